@@ -1,0 +1,184 @@
+"""A raw CSV table of which only the allowed columns are parsed, and which knows the line of each row."""
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from cohortloom.errors import UserError
+from cohortloom.sources.cohort import Audit
+from cohortloom.sources.rawfile import BOM, read_bytes
+
+DATE = r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2})?)?$"
+DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
+
+
+class CsvTable:
+    """Allowed columns of one CSV or CSV.GZ table as trimmed strings [n_rows], by upper-case name.
+
+    Raises UserError for a damaged or empty file, a wrong delimiter, a missing column or a row with another
+    number of fields; `refuse` raises it for a value.
+    """
+
+    def __init__(self, name: str, path: Path, columns: tuple[str, ...], audit: Audit):
+        self.name, self.path = name, path
+        content, digest = read_bytes(path)
+        self._note_form(content, audit)
+        self._content = content.removeprefix(BOM)
+        header = self._header()
+        by_name = {column.strip().upper(): column for column in reversed(header)}
+        for column in columns:
+            if column not in by_name:
+                self._missing(column, header)
+        parse = pa.csv.ParseOptions(newlines_in_values=True)
+        convert = pa.csv.ConvertOptions(
+            include_columns=[by_name[column] for column in columns],
+            column_types={by_name[column]: pa.string() for column in columns},
+            strings_can_be_null=False,
+        )
+        read = pa.csv.ReadOptions(use_threads=False)
+        try:
+            table = pa.csv.read_csv(io.BytesIO(self._content), read, parse, convert)
+        except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+            self._malformed(len(header), str(error))
+        self.columns = {
+            column: self._trim(column, table[by_name[column]].combine_chunks(), audit) for column in columns
+        }
+        self.n = table.num_rows
+        self.rows = np.arange(self.n)  # row of the file behind each row that is left
+        removed = [column for column in header if column.strip().upper() not in columns]
+        audit.read(name, path, digest, self.n, columns, [column.strip().upper() for column in removed])
+        if self.n == 0:
+            raise UserError(f"{path}: the table {name} has a header but no row; give the full table")
+
+    def __getitem__(self, column: str) -> pa.Array:
+        return self.columns[column]
+
+    def filter(self, keep: np.ndarray) -> None:
+        """Keep the rows where `keep` [n_rows] is true."""
+        mask = pa.array(keep)
+        self.columns = {column: values.filter(mask) for column, values in self.columns.items()}
+        self.rows, self.n = self.rows[keep], int(keep.sum())
+
+    def drop_copies(self, audit: Audit, what: str, key: str | None = None) -> None:
+        """Drop and count rows that equal an earlier one in every allowed column.
+
+        With `key`, refuse a row whose key stands in an earlier row with other values.
+        """
+        codes = [values.dictionary_encode() for values in self.columns.values()]
+        whole = np.zeros(self.n, np.int64)
+        for column in codes:
+            joint = whole * (len(column.dictionary) + 1) + column.indices.to_numpy()
+            whole = np.unique(joint, return_inverse=True)[1]
+        first = np.zeros(self.n, bool)
+        first[np.unique(whole, return_index=True)[1]] = True
+        audit.drop(what, "duplicate row", (~first).sum())
+        self.filter(first)
+        if key is not None:
+            numbers = self[key].dictionary_encode().indices.to_numpy()
+            again = np.ones(self.n, bool)
+            again[np.unique(numbers, return_index=True)[1]] = False
+            self.refuse(key, again, "stands in an earlier row with other values; keep one of them")
+
+    def integers(self, column: str, empty: int | None = None) -> np.ndarray:
+        """A column as int64; an empty value becomes `empty` where that is given. Raises UserError."""
+        values = self[column]
+        whole = pc.match_substring_regex(values, r"^-?\d{1,18}$")
+        if empty is not None:
+            blank = pc.equal(values, "")
+            values = pc.if_else(blank, str(empty), values)
+            whole = pc.or_(whole, blank)
+        bad = ~whole.to_numpy(zero_copy_only=False)
+        self.refuse(column, bad, "is not a whole number; mend or remove the row")
+        return values.cast(pa.int64()).to_numpy()
+
+    def dates(self, column: str) -> np.ndarray:
+        """A column of dates, with or without a time, as datetime64[s]: years 0 to 9999 without overflow."""
+        remedy = "is no date of the form 2101-10-20 19:08:00; mend or remove the row"
+        values = self[column]
+        bad = ~pc.match_substring_regex(values, DATE).to_numpy(zero_copy_only=False)
+        self.refuse(column, bad, remedy)
+        try:
+            return values.cast(pa.timestamp("s")).to_numpy()
+        except pa.ArrowInvalid:
+            for row, value in enumerate(values):
+                try:
+                    value.cast(pa.timestamp("s"))
+                except pa.ArrowInvalid:
+                    bad[row] = True
+                    break
+            self.refuse(column, bad, remedy)
+            raise
+
+    def refuse(self, column: str, bad: np.ndarray, what: str) -> None:
+        """Raise UserError for the first row where `bad` [n_rows] is true: file, line, column and value."""
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            value = self[column][row].as_py()[:40]
+            raise UserError(
+                f"{self.path}: line {self._line(self.rows[row])}: column {column}: {value!r} {what}"
+            )
+
+    def _trim(self, column: str, values: pa.Array, audit: Audit) -> pa.Array:
+        if column == "ICD9_CODE":  # codes are put right, and counted, by clean_codes
+            return values
+        trimmed = pc.utf8_trim_whitespace(values)
+        changed = pc.sum(pc.not_equal(trimmed, values)).as_py() or 0
+        if changed:
+            audit.normalized[f"values of {column} with a blank"] += changed
+        return trimmed
+
+    def _note_form(self, content: bytes, audit: Audit) -> None:
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise UserError(f"{self.path}: the file is UTF-16; save it as UTF-8")
+        audit.normalized["byte-order marks"] += content.startswith(BOM)
+        audit.normalized["files with CRLF line ends"] += b"\r\n" in content
+        audit.normalized["files with quoted values"] += b'"' in content
+
+    def _records(self):
+        """(first line, fields) of each record that is not a blank line, as pyarrow counts them."""
+        text = io.StringIO(self._content.decode("utf-8", "replace"), newline="")
+        reader, line = csv.reader(text), 1
+        for fields in reader:
+            if fields:
+                yield line, fields
+            line = reader.line_num + 1
+
+    def _header(self) -> list[str]:
+        return next(self._records())[1]
+
+    def _line(self, row: int) -> int:
+        """Line of the file (from 1) at which data row `row` (from 0) begins."""
+        for number, (line, _) in enumerate(self._records()):
+            if number == row + 1:
+                return line
+        return row + 2
+
+    def _missing(self, column: str, header: list[str]) -> None:
+        first = "".join(header)
+        for delimiter, word in DELIMITERS.items():
+            if len(header) <= 2 and delimiter in first:
+                raise UserError(
+                    f"{self.path}: line 1: the delimiter is {word}, not a comma; save the table with commas"
+                )
+        raise UserError(
+            f"{self.path}: line 1: column {column} is missing from table {self.name};"
+            " give the MIMIC-III table with its header line"
+        )
+
+    def _malformed(self, expected: int, error: str) -> None:
+        """Say where the table breaks; pyarrow's own message holds the row and is never shown."""
+        for line, fields in self._records():
+            if len(fields) != expected:
+                raise UserError(
+                    f"{self.path}: line {line}: {len(fields)} values where the header has {expected} columns;"
+                    " the file is cut off or its quotes or delimiters are wrong"
+                ) from None
+        column = re.search(r"column #(\d+)", error)
+        place = f" column {self._header()[int(column[1])]}" if column else ""
+        raise UserError(f"{self.path}:{place} is not UTF-8 text; save the table as UTF-8") from None

@@ -1,0 +1,46 @@
+"""Read a source's raw tables into the one table of visits; race and all else not allowed ends here."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+from cohortloom.files import write_json
+from cohortloom.sources import mimic3, nhds2010
+from cohortloom.sources.cohort import Audit
+from cohortloom.sources.locate import find_tables
+from cohortloom.step import main
+from cohortloom.version import VERSION
+from cohortloom.visits import check_visits, write_visits
+
+log = logging.getLogger("cohortloom")
+READERS = {"simulated": mimic3.read, "mimic3": mimic3.read, "nhds2010": nhds2010.read}
+
+
+def preprocess(*, raw_dir: Path, visits: Path, audit: Path, source: str) -> None:
+    """Read the raw tables in raw_dir (source: simulated, mimic3 or nhds2010) into visits and audit."""
+    account = Audit()
+    table = check_visits(READERS[source](find_tables(source, raw_dir), account), str(raw_dir))
+    summary = account.summary(source, table)
+    digests = "".join(read["sha256"] for read in account.tables)
+    metadata = {
+        "source": source,
+        "seed": "",
+        "inputs_sha256": hashlib.sha256(digests.encode()).hexdigest(),
+        "tool_version": VERSION,
+    }
+    write_visits(table, visits, metadata)
+    write_json(audit, summary)
+    cohort = summary["cohort"]
+    log.info(
+        "%s: %d patients, %d visits, %d codes (%d distinct); %d columns removed",
+        source,
+        cohort["patients"],
+        cohort["visits"],
+        cohort["codes"],
+        cohort["distinct_codes"],
+        len(summary["columns_removed"]),
+    )
+
+
+if __name__ == "__main__":
+    main(preprocess, globals().get("snakemake"))
