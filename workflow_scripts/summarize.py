@@ -13,7 +13,7 @@ from cohortloom.step import main
 def summarize(
     *,
     records: list[Path],
-    histories: list[Path],
+    models: list[Path],
     audit: Path,
     synthetic: Path,
     naive: list[Path],
@@ -34,26 +34,25 @@ def summarize(
 ) -> None:
     """Join all evaluations into the scorecard, and write the report and the provenance beside it.
 
-    Inputs: `records` are all evaluation/<run>/*.json (models, naive methods, `real`); `histories`
-    models/<run>/history.csv of all models; `synthetic` the main run's synthesize.parquet (with several
-    seeds that of the first); `naive` the synthesize.parquet of the naive methods; `train`, `test` of the
-    dataset; `titles`, `validity`, `metrics`, `template` are resources/icd9_titles.csv,
-    icd9_validity.csv, metrics.csv and report.html.j2. Outputs: `scorecard` to `provenance`.
-    Params: `runs` are the run ids of the models; `config` is the resolved config as JSON text, without
-    the keys that must not cause a rerun (devices, workers, log intervals).
+    Inputs: `records` are all evaluation/<run>/*.json (models, naive methods, `real`); `models` the
+    folders models/<run>, for their history.csv; `synthetic` the main run's synthesize.parquet; `naive`
+    the synthesize.parquet of the naive methods; `train`, `test` of the dataset; `titles`, `validity`,
+    `metrics`, `template` are resources/icd9_titles.csv, icd9_validity.csv, metrics.csv and
+    report.html.j2. Outputs: `scorecard` to `provenance`. Params: `main_run` and `runs` are run ids
+    (with several seeds the main run's first); `config` is the resolved config as JSON text, less the
+    keys that must not cause a rerun.
     """
-    settings = json.loads(config)
     table = scorecards.read_metrics(metrics)
-    main_id = scorecards.main_run_id(main_run, list(runs))
-    card = scorecards.build(experiment, scorecards.read_records(records), main_id, table)
-    history = provenances.collect(settings, read_json(audit))
+    card = scorecards.build(experiment, scorecards.read_records(records), main_run, table)
+    account = read_json(audit)
+    origin = provenances.collect(json.loads(config), account)
     page = reports.render(
         card=card,
         metrics=table,
-        main_id=main_id,
+        main_id=main_run,
         runs=list(runs),
-        histories=list(histories),
-        audit=read_json(audit),
+        models=list(models),
+        audit=account,
         synthetic=synthetic,
         naive=list(naive),
         train=train,
@@ -61,14 +60,14 @@ def summarize(
         titles=titles,
         validity=validity,
         template=template,
-        provenance=history,
+        provenance=origin,
     )
     write_json(scorecard, card)
     with atomic(scorecard_csv) as temporary:
         scorecards.write_csv(temporary, card["records"])
     with atomic(report) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    write_json(provenance, history)
+    write_json(provenance, origin)
 
 
 if __name__ == "__main__":

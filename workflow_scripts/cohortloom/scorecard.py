@@ -169,19 +169,6 @@ def _differ(record: Record, other: Record) -> bool:
     return abs(other["n"] - record["n"]) > SAME_SIZE * record["n"]
 
 
-def main_run_id(main_run: str, runs: list[str]) -> str:
-    """Id of the main run: its name or, with several seeds, its first seed's id (`multitask-s1`).
-
-    Raises UserError where no run bears the name.
-    """
-    if main_run in runs:
-        return main_run
-    seeds = [run for run in runs if run.startswith(f"{main_run}-s") and run[len(main_run) + 2 :].isdigit()]
-    if not seeds:
-        raise UserError(f"main_run: {main_run!r} is none of the runs {', '.join(runs)}")
-    return min(seeds, key=lambda run: int(run[len(main_run) + 2 :]))
-
-
 def criteria(records: list[Record], run: str) -> list[Record]:
     """The six records of a run, in the order of CRITERIA.
 

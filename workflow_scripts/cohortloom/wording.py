@@ -1,0 +1,67 @@
+"""How figures are written for people: in the report and in the terminal."""
+
+SIGNS = {"<": "under", "<=": "at most", "=": "exactly", ">=": "at least", ">": "over"}
+NONE = "–"
+
+
+def number(value: float | None, unit: str) -> str:
+    """A figure in its unit; `fraction` is written as a percentage, null as a dash.
+
+    >>> number(0.00231, "fraction"), number(12345, "count"), number(0.4567, ""), number(None, "")
+    ('0.231%', '12,345', '0.457', '–')
+    """
+    if value is None:
+        return NONE
+    if unit == "fraction":
+        return _short(100 * value) + "%"
+    if unit == "count":
+        return f"{value:,.0f}"
+    return _short(value)
+
+
+def _short(value: float) -> str:
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) < 0.001:
+        return f"{value:.1e}"
+    return f"{value:.{3 if abs(value) < 1 else 2 if abs(value) < 10 else 1}f}"
+
+
+def interval(record: dict, unit: str) -> str:
+    """The 95% interval of a record, a dash where it has none.
+
+    >>> interval({"ci_low": 0.1, "ci_high": 0.25}, "fraction")
+    '10.0% to 25.0%'
+    """
+    if record["ci_low"] is None or record["ci_high"] is None:
+        return NONE
+    return f"{number(record['ci_low'], unit)} to {number(record['ci_high'], unit)}"
+
+
+def target(written: str, unit: str) -> str:
+    """A target of resources/metrics.csv in words.
+
+    >>> target("< 0.02", "fraction"), target(">= 0.42", "")
+    ('under 2%', 'at least 0.42')
+    """
+    sign, bound = written.split()
+    return (
+        f"{SIGNS[sign]} {100 * float(bound):g}%" if unit == "fraction" else f"{SIGNS[sign]} {float(bound):g}"
+    )
+
+
+def verdict(passed: bool | None) -> str:
+    """pass, FAIL, or not judged."""
+    return "not judged" if passed is None else "pass" if passed else "FAIL"
+
+
+def dotted(code: str) -> str:
+    """An ICD-9-CM code as physicians write it.
+
+    >>> dotted("42731"), dotted("V3000"), dotted("E8120"), dotted("042")
+    ('427.31', 'V30.00', 'E812.0', '042')
+    """
+    head = 4 if code.startswith("E") else 3
+    return f"{code[:head]}.{code[head:]}" if len(code) > head else code

@@ -1,0 +1,70 @@
+"""Print the criteria of a finished experiment and where its report lies."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+from cohortloom.errors import UserError
+from cohortloom.files import read_json
+from cohortloom.scorecard import read_metrics
+from cohortloom.step import main
+from cohortloom.wording import interval, number, target, verdict
+
+METRICS = Path(__file__).resolve().parents[1] / "resources" / "metrics.csv"
+HEAD = ("criterion", "value", "95% interval", "target", "verdict", "real", "naive", "n")
+
+
+def show_scorecard(*, results: Path = Path("results/demo")) -> None:
+    """Print the table of criteria of results/<experiment> and the path of its report."""
+    scorecard = results / "scorecard.json"
+    if not scorecard.is_file():
+        raise UserError(f"{scorecard}: no such file; run `snakemake evaluate_all` first")
+    card, metrics = read_json(scorecard), read_metrics(METRICS)
+    rows = [row(record, metrics[record["metric"]]) for record in card["criteria"]]
+    passed = sum(record["pass"] is True for record in card["criteria"])
+    title = f"{card['experiment']}, run {card['criteria'][0]['run']}: {passed} of {len(rows)} criteria pass"
+    print_table(title, rows)
+    small = [r["n"] for r in card["criteria"] if r["metric"] == "age_head_loss" and r["n"] is not None]
+    if small and small[0] < 2000:
+        print(f"WARNING: only {small[0]:,} test visits; figures mean nothing at this size.")
+    print(f"report: {(results / 'report.html').resolve()}")
+
+
+def row(record: dict, metric: dict[str, str]) -> tuple[str, ...]:
+    """One criterion in words: the cells of HEAD."""
+    unit = metric["unit"]
+    return (
+        metric["title"],
+        number(record["value"], unit),
+        interval(record, unit),
+        target(metric["target"], unit),
+        verdict(record["pass"]),
+        number(record["real"], unit),
+        number(record["naive"], unit),
+        number(record["n"], "count"),
+    )
+
+
+def print_table(title: str, rows: list[tuple[str, ...]]) -> None:
+    """The table by rich where it is installed (typer brings it), else by tabulate."""
+    if importlib.util.find_spec("rich") is None:
+        from tabulate import tabulate
+
+        print(title)
+        print(tabulate(rows, HEAD, disable_numparse=True))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in HEAD:
+        table.add_column(name, justify="left" if name in ("criterion", "verdict") else "right")
+    for cells in rows:
+        color = {"pass": "green", "FAIL": "bold red"}.get(cells[4], "yellow")
+        table.add_row(*cells[:4], f"[{color}]{cells[4]}[/]", *cells[5:])
+    # Whole numbers rather than cells cut at the edge of a narrow log.
+    Console(width=max(110, shutil.get_terminal_size().columns)).print(table)
+
+
+if __name__ == "__main__":
+    main(show_scorecard)
