@@ -1,0 +1,27 @@
+# Cohortloom: synthetic patient records, from raw tables to a scorecard.
+#
+#   raw tables -> preprocess -> build_dataset -> train -> generate -> evaluate_* -> summarize
+#
+# `snakemake evaluate_all` makes everything; config/README.md says what can be set.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+# The demo. An overlay (--configfile config/mimic3.yaml) holds only what differs from it.
+configfile: f"{workflow.basedir}/config/config.yaml"
+
+
+include: "rules/common.smk"  # helpers; checks the config and fills its defaults
+include: "rules/cohort.smk"  # raw tables -> visits, without race
+include: "rules/dataset.smk"  # visits -> split, vocabulary, token ids
+include: "rules/train.smk"  # token ids -> one model a run
+include: "rules/generate.smk"  # models and naive methods -> synthetic visits
+include: "rules/evaluate.smk"  # synthetic visits -> records, scorecard, report
+
+
+# Every run in every mode, the scorecard and the report.
+rule evaluate_all:
+    default_target: True
+    input:
+        rules.summarize.output,

@@ -1,0 +1,116 @@
+# Helpers only, no rules: the checked config, names of files, run ids, imported modules, params.
+# Nothing here imports more than the standard library and the schema check, so that parsing is fast.
+import ast
+import os
+import sys
+from pathlib import Path
+
+WORKFLOW = Path(str(workflow.current_basedir)).parent
+SCRIPTS = WORKFLOW / "workflow_scripts"
+if str(SCRIPTS) not in sys.path:
+    sys.path.append(str(SCRIPTS))
+
+from cohortloom.config import (
+    UNTRACKED,
+    check_config,
+    main_run_id,
+    raw_dir,
+    raw_tables,
+    run_ids,
+    tracked_config,
+    train_keywords,
+)
+from cohortloom.errors import UserError
+
+try:
+    config = check_config(config, WORKFLOW / "config" / "schema.yaml")
+    RAW_TABLES = raw_tables(config)
+except UserError as error:
+    sys.exit(f"error: {error}")
+
+RAW_DIR = raw_dir(config)
+RESULTS = f"results/{config['experiment']}"
+RUNS = run_ids(config)  # run id -> (name under `runs`, seed)
+NAIVE = {
+    "prevalence": ("synthesize", "reconstruct"),
+    "markov": ("synthesize", "reconstruct"),
+    "copy": ("synthesize",),
+    "echo": ("reconstruct",),
+}
+MODES = ("reconstruct", "synthesize")
+METHODS = {method: NAIVE[method] for method in config["naive"]}
+
+
+wildcard_constraints:
+    run="|".join(RUNS),
+    method="|".join(METHODS) or "none",
+    name="|".join([*RUNS, *METHODS, "real"]),
+    mode="|".join(MODES),
+
+
+def results(*parts: str) -> str:
+    """A path below the experiment's folder, relative to the working directory."""
+    return "/".join((RESULTS, *parts))
+
+
+def log_of(rule: str, *wildcards: str) -> str:
+    """The log of a rule's job: results/<experiment>/logs/<rule>.<wildcards>.log."""
+    return results("logs", ".".join((rule, *wildcards, "log")))
+
+
+def timing_of(rule: str, *wildcards: str) -> str:
+    """The benchmark of a rule's job: results/<experiment>/timings/<rule>.<wildcards>.tsv."""
+    return results("timings", ".".join((rule, *wildcards, "tsv")))
+
+
+def workflow_file(*parts: str) -> str:
+    """A file of the workflow itself, relative to the working directory.
+
+    A relative name survives moving the repository and its results together.
+    """
+    return os.path.relpath(WORKFLOW.joinpath(*parts))
+
+
+def modules_of(script: str) -> list[str]:
+    """The script's own file and every module of this repository that it imports, in order of name.
+
+    Named as inputs, they make a changed library module rerun the steps that use it, and no other.
+    """
+    found: set[Path] = set()
+    waiting = [SCRIPTS / f"{script}.py"]
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.is_file():
+            found.add(path)
+            waiting += [file for name in _imports(path) for file in _module_files(name)]
+    return [workflow_file(path.relative_to(WORKFLOW)) for path in sorted(found)]
+
+
+_IMPORTS: dict[Path, set[str]] = {}
+
+
+def _imports(path: Path) -> set[str]:
+    """Dotted names that a file imports, at its top or inside a function."""
+    if path not in _IMPORTS:
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                base = node.module or ""
+                if node.level:  # from . import x
+                    package = path.relative_to(SCRIPTS).parts[: -node.level]
+                    base = ".".join([*package, *base.split(".")] if base else package)
+                names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+        _IMPORTS[path] = names
+    return _IMPORTS[path]
+
+
+def _module_files(name: str) -> list[Path]:
+    """Files of this repository that importing a dotted name runs: the module and its packages."""
+    parts = name.split(".")
+    files = []
+    for length in range(1, len(parts) + 1):
+        stem = SCRIPTS.joinpath(*parts[:length])
+        files += [stem / "__init__.py", stem.with_suffix(".py")]
+    return files

@@ -1,0 +1,39 @@
+# Train: one model a run and seed. `runs` in the config says what differs between the runs.
+#
+# needs  dataset/{train,val}.parquet, dataset/vocabulary.json
+# makes  models/<run>/        a save_pretrained folder with vocabulary, loss history and model card
+# keeps  checkpoints/<run>/   training state; not an output, so that a killed job can resume
+
+
+def trained(key: str):
+    """The value of a train key for the run in the wildcard."""
+    return lambda wildcards: train_keywords(config, wildcards.run)[key]
+
+
+rule train:
+    input:
+        train=rules.build_dataset.output.train,
+        val=rules.build_dataset.output.val,
+        vocabulary=rules.build_dataset.output.vocabulary,
+        modules=modules_of("train"),
+    output:
+        model=directory(results("models", "{run}")),
+    log:
+        log_of("train", "{run}"),
+    benchmark:
+        timing_of("train", "{run}")
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=16000,
+        runtime=2880,
+    params:
+        **{
+            key: trained(key)
+            for key in config["train"]
+            if key not in UNTRACKED["train"]
+        },
+        checkpoints=lambda wildcards: results("checkpoints", wildcards.run),
+    script:
+        "../workflow_scripts/train.py"

@@ -1,0 +1,158 @@
+"""The config: checked against its schema, defaults filled in, names of runs and raw tables derived.
+
+Imported while Snakemake parses the workflow, so it stays light: neither data nor torch is touched.
+"""
+
+import copy
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from cohortloom.errors import UserError
+from cohortloom.sources.locate import MIMIC3, find_tables
+
+# Where and how often, not what: these keys change no result, so that changing them reruns nothing.
+UNTRACKED = {
+    "train": ("device", "workers", "log_every", "checkpoint_every_tokens"),
+    "generate": ("device",),
+}
+RAW_DIR_VARIABLE = "COHORTLOOM_RAW_DIR"
+RESERVED_NAMES = ("real", "prevalence", "markov", "copy", "echo")
+
+
+def load_schema(path: Path) -> dict[str, Any]:
+    """The schema as a mapping; a run takes the keys of train, less its seed and the untracked ones."""
+    import yaml
+
+    with open(path, encoding="utf-8") as file:
+        schema = yaml.safe_load(file)
+    run, train = (schema["properties"][key] for key in ("runs", "train"))
+    other = ("seed", *UNTRACKED["train"])
+    run["additionalProperties"]["properties"] = {
+        key: part for key, part in train["properties"].items() if key not in other
+    }
+    return schema
+
+
+def check_config(config: dict[str, Any], schema_path: Path) -> dict[str, Any]:
+    """Fill in the schema's defaults and return the config.
+
+    Raises UserError for the first unknown key, wrong type, value out of range or clash of names.
+    """
+    import jsonschema
+
+    schema = load_schema(schema_path)
+    fill_defaults(config, schema)
+    config["raw_dir"] = config["raw_dir"] or os.environ.get(RAW_DIR_VARIABLE) or None
+    validator = jsonschema.Draft202012Validator(schema)
+    errors = sorted(validator.iter_errors(config), key=lambda error: len(error.absolute_path))
+    if errors:
+        raise UserError(explain(errors[0]))
+    runs = {name: run for name, run in config["runs"].items() if run is not None}
+    config["runs"] = runs
+    for name in runs:
+        if name in RESERVED_NAMES or re.search(r"-s\d+$", name):
+            raise UserError(f"config: runs.{name}: this name is taken; choose another one for the run")
+    if config["main_run"] not in runs:
+        known = ", ".join(runs)
+        raise UserError(f"config: main_run: {config['main_run']!r} is not among runs; choose from {known}")
+    dataset = config["dataset"]
+    if dataset["val_fraction"] + dataset["test_fraction"] >= 1:
+        raise UserError("config: dataset: val_fraction and test_fraction leave nothing to train on")
+    return config
+
+
+def fill_defaults(config: dict[str, Any], schema: dict[str, Any]) -> None:
+    """Set what the config leaves out to the schema's defaults, section by section, in place."""
+    for key, part in schema.get("properties", {}).items():
+        if part.get("type") == "object" and "properties" in part:
+            if config.get(key) is None:
+                config[key] = {}
+            if isinstance(config[key], dict):
+                fill_defaults(config[key], part)
+        elif key not in config and "default" in part:
+            config[key] = copy.deepcopy(part["default"])
+
+
+def explain(error: Any) -> str:
+    """One line on a schema error: which key, what is wrong with it, what to do."""
+    where = ".".join(str(part) for part in error.absolute_path)
+    if error.validator == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        extra = [key for key in error.instance if key not in known]
+        key = f"{where}.{extra[0]}" if where else extra[0]
+        return f"config: {key}: unknown key; {nearest(extra[0], known)}"
+    if error.validator == "propertyNames":
+        return f"config: {where}: {error.instance!r} is not a name of letters, digits, _ and -"
+    remedy = str(error.schema.get("description", "")).strip().rstrip(".") or "see config/schema.yaml"
+    value = str(error.instance)
+    value = value if len(value) <= 60 else value[:57] + "..."
+    limits = {
+        "minimum": "is below {}",
+        "exclusiveMinimum": "must be above {}",
+        "maximum": "is above {}",
+        "exclusiveMaximum": "must be below {}",
+        "enum": "is not one of {}",
+        "type": "is not of type {}",
+        "minItems": "has fewer than {} entries",
+        "pattern": "does not match {}",
+    }
+    limit = error.validator_value
+    limit = ", ".join(map(str, limit)) if isinstance(limit, list) else limit
+    reason = limits.get(error.validator, "is wrong ({})").format(limit)
+    return f"config: {where}: {value} {reason} ({remedy})"
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A hint at the key that was probably meant."""
+    import difflib
+
+    match = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {match[0]}?" if match else f"known here: {', '.join(known)}"
+
+
+def run_ids(config: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """Run id -> (name under `runs`, training seed): `<run>`, or `<run>-s<seed>` with several seeds."""
+    first, count = config["train"]["seed"], config["seeds"]
+    seeds = range(first, first + count)
+    return {f"{run}-s{seed}" if count > 1 else run: (run, seed) for run in config["runs"] for seed in seeds}
+
+
+def main_run_id(config: dict[str, Any]) -> str:
+    """Id of the main run, with several seeds that of its first."""
+    return next(run_id for run_id, (run, _) in run_ids(config).items() if run == config["main_run"])
+
+
+def train_keywords(config: dict[str, Any], run_id: str) -> dict[str, Any]:
+    """The train section with the run's own keys and seed, less what must not cause a rerun."""
+    run, seed = run_ids(config)[run_id]
+    keywords = {**config["train"], **config["runs"][run], "seed": seed}
+    return {key: value for key, value in keywords.items() if key not in UNTRACKED["train"]}
+
+
+def tracked_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without the keys that must not cause a rerun; what provenance.json holds."""
+    return {
+        section: {key: value for key, value in content.items() if key not in UNTRACKED.get(section, ())}
+        if isinstance(content, dict)
+        else content
+        for section, content in config.items()
+    }
+
+
+def raw_dir(config: dict[str, Any]) -> str:
+    """Folder of the raw tables; the simulated ones lie outside results/, because they hold ethnicity."""
+    if config["cohort"]["source"] == "simulated":
+        return f"raw/{config['experiment']}"
+    return config["raw_dir"] or ""
+
+
+def raw_tables(config: dict[str, Any]) -> list[str]:
+    """Paths of the raw tables that the source reads; the simulated ones need not exist yet.
+
+    Raises UserError where raw_dir is not set or a table is missing.
+    """
+    if config["cohort"]["source"] == "simulated":
+        return [f"{raw_dir(config)}/{table}.csv" for table in MIMIC3]
+    return [str(path) for path in find_tables(config["cohort"]["source"], config["raw_dir"]).values()]
