@@ -47,7 +47,7 @@ rule preprocess:
         mem_mb=8000,
         runtime=60,
     params:
-        raw_dir=RAW_DIR,
+        raw_dir=lambda wildcards: RAW_DIR,
         source=config["cohort"]["source"],
     script:
         "../workflow_scripts/preprocess.py"

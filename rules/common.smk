@@ -71,6 +71,30 @@ def workflow_file(*parts: str) -> str:
     return os.path.relpath(WORKFLOW.joinpath(*parts))
 
 
+def trained(key: str):
+    """The value of a train key for the run in the wildcard."""
+    return lambda wildcards: train_keywords(config, wildcards.run)[key]
+
+
+def seed_of(name: str) -> int:
+    """The training seed of a run; 0 for what was not trained."""
+    return RUNS[name][1] if name in RUNS else 0
+
+
+def scored(mode: str) -> list[str]:
+    """Runs and naive methods that write a mode."""
+    return [*RUNS, *(method for method, modes in METHODS.items() if mode in modes)]
+
+
+def visits_of(name: str, mode: str) -> str:
+    """The visits to score: `real` stands for the held-out visits themselves."""
+    return (
+        results("dataset", "test.parquet")
+        if name == "real"
+        else results("synthetic", name, f"{mode}.parquet")
+    )
+
+
 def modules_of(script: str) -> list[str]:
     """The script's own file and every module of this repository that it imports, in order of name.
 

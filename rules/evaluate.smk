@@ -6,26 +6,6 @@
 #        scorecard.json, scorecard.csv, report.html, provenance.json
 import json
 
-
-def seed_of(name: str) -> int:
-    """The training seed of a run; 0 for what was not trained."""
-    return RUNS[name][1] if name in RUNS else 0
-
-
-def visits_of(name: str, mode: str) -> str:
-    """The visits to score: `real` stands for the held-out visits themselves."""
-    return (
-        rules.build_dataset.output.test
-        if name == "real"
-        else results("synthetic", name, f"{mode}.parquet")
-    )
-
-
-def scored(mode: str) -> list[str]:
-    """Runs and naive methods that write a mode."""
-    return [*RUNS, *(method for method, modes in METHODS.items() if mode in modes)]
-
-
 # evaluation -> what it scores
 EVALUATIONS = {
     "heads": [*RUNS],
@@ -38,6 +18,7 @@ EVALUATIONS = {
 
 rule evaluate_heads:
     input:
+        weights=rules.train.output.weights,
         model_files=rules.train.output,
         test=rules.build_dataset.output.test,
         modules=modules_of("evaluate_heads"),
@@ -54,8 +35,8 @@ rule evaluate_heads:
         mem_mb=16000,
         runtime=60,
     params:
-        model=results("models", "{run}"),
         **config["evaluate"]["heads"],
+        model=lambda wildcards, input: os.path.dirname(input.weights),
         run="{run}",
         seed=lambda wildcards: seed_of(wildcards.run),
     script:
@@ -64,6 +45,7 @@ rule evaluate_heads:
 
 rule evaluate_duplicates:
     input:
+        weights=rules.train.output.weights,
         model_files=rules.train.output,
         test=rules.build_dataset.output.test,
         counts=[results("synthetic", "{run}", f"{mode}.json") for mode in MODES],
@@ -81,8 +63,8 @@ rule evaluate_duplicates:
         mem_mb=16000,
         runtime=60,
     params:
-        model=results("models", "{run}"),
         **config["evaluate"]["duplicates"],
+        model=lambda wildcards, input: os.path.dirname(input.weights),
         run="{run}",
         seed=lambda wildcards: seed_of(wildcards.run),
     script:
@@ -168,18 +150,12 @@ rule evaluate_fidelity:
 rule summarize:
     input:
         records=[
-            results("evaluation", name, f"{kind}.json")
-            for kind in EVALUATIONS
-            for name in EVALUATIONS[kind]
+            results("evaluation", name, f"{kind}.json") for kind in EVALUATIONS for name in EVALUATIONS[kind]
         ],
-        histories=[results("models", run, "history.csv") for run in RUNS],
+        histories=expand(rules.train.output.history, run=RUNS),
         audit=rules.preprocess.output.audit,
         synthetic=results("synthetic", main_run_id(config), "synthesize.parquet"),
-        naive=[
-            visits_of(name, "synthesize")
-            for name in METHODS
-            if "synthesize" in METHODS[name]
-        ],
+        naive=[visits_of(name, "synthesize") for name in METHODS if "synthesize" in METHODS[name]],
         train=rules.build_dataset.output.train,
         test=rules.build_dataset.output.test,
         titles=workflow_file("resources", "icd9_titles.csv"),
@@ -203,8 +179,9 @@ rule summarize:
         runtime=60,
     params:
         experiment=config["experiment"],
-        main_run=config["main_run"],
+        main_run=main_run_id(config),
         runs=list(RUNS),
+        models=lambda wildcards: [results("models", run) for run in RUNS],
         config=json.dumps(tracked_config(config), sort_keys=True),
     script:
         "../workflow_scripts/summarize.py"

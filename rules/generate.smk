@@ -12,6 +12,7 @@ DEMOGRAPHICS = config["generate"]["demographics"]
 
 rule generate:
     input:
+        weights=rules.train.output.weights,
         model_files=rules.train.output,
         train=rules.build_dataset.output.train,
         test=rules.build_dataset.output.test,
@@ -31,7 +32,7 @@ rule generate:
         mem_mb=16000,
         runtime=60,
     params:
-        model=results("models", "{run}"),
+        model=lambda wildcards, input: os.path.dirname(input.weights),
         mode="{mode}",
         seed=config["generate"]["seed"],
         batch_size=config["generate"]["batch_size"],

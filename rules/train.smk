@@ -5,11 +5,6 @@
 # keeps  checkpoints/<run>/   training state; not an output, so that a killed job can resume
 
 
-def trained(key: str):
-    """The value of a train key for the run in the wildcard."""
-    return lambda wildcards: train_keywords(config, wildcards.run)[key]
-
-
 rule train:
     input:
         train=rules.build_dataset.output.train,
@@ -17,7 +12,12 @@ rule train:
         vocabulary=rules.build_dataset.output.vocabulary,
         modules=modules_of("train"),
     output:
-        model=directory(results("models", "{run}")),
+        weights=results("models", "{run}", "model.safetensors"),
+        settings=results("models", "{run}", "config.json"),
+        sampling=results("models", "{run}", "generation_config.json"),
+        words=results("models", "{run}", "vocabulary.json"),
+        history=results("models", "{run}", "history.csv"),
+        card=results("models", "{run}", "README.md"),
     log:
         log_of("train", "{run}"),
     benchmark:
@@ -29,11 +29,8 @@ rule train:
         mem_mb=16000,
         runtime=2880,
     params:
-        **{
-            key: trained(key)
-            for key in config["train"]
-            if key not in UNTRACKED["train"]
-        },
+        **{key: trained(key) for key in config["train"] if key not in UNTRACKED["train"]},
+        model=lambda wildcards, output: os.path.dirname(output.weights),
         checkpoints=lambda wildcards: results("checkpoints", wildcards.run),
     script:
         "../workflow_scripts/train.py"

@@ -87,7 +87,10 @@ def arguments(function: Callable[..., None], snakemake: Any, untracked: str | No
             raise TypeError(
                 f"rule {snakemake.rule} passes the param {key}, which {function.__name__} does not take"
             )
-        found[key] = Path(value) if names[key].annotation is Path else value
+        kind = names[key].annotation
+        found[key] = (
+            Path(value) if kind is Path else [Path(item) for item in value] if kind == list[Path] else value
+        )
     if "threads" in names:
         found.setdefault("threads", snakemake.threads)
     return found
