@@ -17,25 +17,8 @@ from pathlib import Path
 
 from cohortloom.errors import UserError
 from cohortloom.files import read_json
+from cohortloom.metrics.records import FIELDS
 
-RECORD_KEYS = (
-    "run",
-    "seed",
-    "mode",
-    "metric",
-    "subset",
-    "value",
-    "ci_low",
-    "ci_high",
-    "n",
-    "n_reference",
-    "higher_is_better",
-    "real",
-    "copy",
-    "naive",
-    "target",
-    "pass",
-)
 # The user's six, in the order in which they are asked for; None takes whichever mode the metric has.
 CRITERIA = {
     "age_head_loss": None,
@@ -71,10 +54,10 @@ def read_records(paths: Iterable[Path]) -> list[Record]:
         if not isinstance(found, list):
             raise UserError(f"{path}: not a list of records; run the evaluation again")
         for record in found:
-            missing = [name for name in RECORD_KEYS if name not in record]
+            missing = [name for name in FIELDS if name not in record]
             if missing:
                 raise UserError(f"{path}: a record lacks {missing[0]}; run the evaluation again")
-            records.append({name: record[name] for name in RECORD_KEYS})
+            records.append({name: record[name] for name in FIELDS})
     return sorted(records, key=lambda r: (str(r["run"]), str(r["mode"]), str(r["metric"]), str(r["subset"])))
 
 
@@ -197,8 +180,8 @@ def build(experiment: str, records: list[Record], main: str, metrics: dict[str, 
 def write_csv(path: Path, records: list[Record]) -> None:
     """The records as a flat table, one line a record; null is an empty field."""
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, RECORD_KEYS, lineterminator="\n")
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
         for record in records:
-            cells = {name: "" if record[name] is None else record[name] for name in RECORD_KEYS}
+            cells = {name: "" if record[name] is None else record[name] for name in FIELDS}
             writer.writerow({n: str(v).lower() if isinstance(v, bool) else v for n, v in cells.items()})

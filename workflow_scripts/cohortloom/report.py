@@ -1,0 +1,206 @@
+"""report.html: one self-contained page from the scorecard, the audit, the losses and the synthetic visits.
+
+The page holds rates and shares of real data, and rows of synthetic data only: it never opens
+reconstruct.parquet, which holds real codes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from cohortloom import report_examples, report_figures, wording
+from cohortloom.scorecard import CRITERIA, NAIVE, REAL, Record, key, unequal_sizes
+from cohortloom.visits import patient_starts, read_visits
+
+MEANINGFUL_VISITS = 2000  # test visits below which no figure says anything
+GROUPS = {
+    "medical validity": "Do ages, sexes and codes fit together?",
+    "reconstruction": "Half of the codes of a real visit are shown. Does the model find the hidden rest?",
+    "fidelity": "Do the synthetic visits, taken together, look like the real ones?",
+    "heads": "What the model's own heads make of age and sex on real test visits.",
+    "generation": "What generation put out before anything was written.",
+}
+MODES = {"synthesize": "written from nothing", "reconstruct": "half revealed"}
+
+
+def render(
+    *,
+    card: dict[str, Any],
+    metrics: dict[str, dict[str, str]],
+    main_id: str,
+    runs: list[str],
+    models: list[Path],
+    audit: dict[str, Any],
+    synthetic: Path,
+    naive: list[Path],
+    train: Path,
+    test: Path,
+    titles: Path,
+    validity: Path,
+    template: Path,
+    provenance: dict[str, Any],
+) -> str:
+    """The page as a string; see summarize for the files. Equal inputs give an equal page (no date in it)."""
+    made, real, training = read_visits(synthetic), read_visits(test), read_visits(train)
+    methods = {path.parent.name: read_visits(path) for path in naive}
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["dotted"] = wording.dotted
+    environment.filters["count"] = lambda value: wording.number(value, "count")
+    marks = unequal_sizes(card["records"])
+    figures = {
+        "losses": report_figures.losses(models),
+        "synthetic": report_figures.synthetic(made, real, training, methods, main_id),
+        "violations": report_figures.violations(card["records"], main_id),
+    }
+    return environment.from_string(template.read_text(encoding="utf-8")).render(
+        experiment=card["experiment"],
+        main_id=main_id,
+        source=audit.get("source", "unknown"),
+        simulated=audit.get("source") == "simulated",
+        too_small=real.num_rows < MEANINGFUL_VISITS,
+        meaningful=MEANINGFUL_VISITS,
+        sizes={
+            "training": _size(training),
+            "held-out test": _size(real),
+            f"synthetic ({main_id})": _size(made),
+        },
+        criteria=[_row(record, metrics, marks) for record in card["criteria"]],
+        passed=sum(record["pass"] is True for record in card["criteria"]),
+        runs=_runs(card["records"], metrics, runs),
+        groups=_groups(card["records"], metrics, main_id, marks),
+        methods=_side_by_side(card["records"], metrics, runs),
+        audit=audit,
+        figures=figures,
+        examples=report_examples.choose(made, [training, real], titles, validity),
+        meanings=_meanings(card["records"], metrics),
+        provenance=provenance,
+        settings=_settings(provenance["config"]),
+    )
+
+
+def _size(table) -> dict[str, int]:
+    return {"visits": table.num_rows, "patients": len(patient_starts(table))}
+
+
+def _row(record: Record, metrics: dict[str, dict[str, str]], marks: dict) -> dict[str, Any]:
+    """A record in words, for any of the tables."""
+    metric = metrics[str(record["metric"])]
+    unit = metric["unit"]
+    off = marks.get((str(record["run"]), key(record)), [])
+    cells = {
+        name: wording.number(record[name], unit) + ("†" if name in off else "")
+        for name in (REAL, "copy", "naive")
+    }
+    return {
+        "metric": record["metric"],
+        "title": metric["title"],
+        "unit": "" if unit in ("fraction", "count") else unit,
+        "mode": MODES.get(str(record["mode"]), ""),
+        "subset": record["subset"] or "",
+        "value": wording.number(record["value"], unit),
+        "interval": wording.interval(record, unit),
+        "target": wording.target(metric["target"], unit) if record["target"] is not None else "",
+        "verdict": wording.verdict(record["pass"]),
+        "n": wording.number(record["n"], "count"),
+        "unequal": bool(off),
+        **cells,
+    }
+
+
+def _runs(records: list[Record], metrics: dict, runs: list[str]) -> dict[str, Any]:
+    """The six criteria of every model, a column a run."""
+    rows = []
+    for name, mode in CRITERIA.items():
+        found = {
+            r["run"]: r
+            for r in records
+            if r["metric"] == name and not r["subset"] and mode in (None, r["mode"])
+        }
+        unit = metrics[name]["unit"]
+        cells = [
+            {
+                "value": wording.number(found[run]["value"], unit),
+                "verdict": wording.verdict(found[run]["pass"]),
+            }
+            if run in found
+            else {"value": wording.NONE, "verdict": wording.verdict(None)}
+            for run in runs
+        ]
+        rows.append({"title": metrics[name]["title"], "cells": cells})
+    return {"names": runs, "rows": rows}
+
+
+def _ordered(records: list[Record], metrics: dict) -> list[Record]:
+    """Records in the order of metrics.csv, then by mode and subset."""
+    order = {name: number for number, name in enumerate(metrics)}
+    return sorted(
+        records, key=lambda r: (order[r["metric"]], str(r["mode"]), _natural(str(r["subset"] or "")))
+    )
+
+
+def _natural(subset: str) -> tuple:
+    """Sort key that puts `decile 10` behind `decile 9`."""
+    digits = "".join(c for c in subset if c.isdigit())
+    return (subset.rstrip("0123456789"), int(digits) if digits and len(digits) < 6 else 0, subset)
+
+
+def _groups(records: list[Record], metrics: dict, main_id: str, marks: dict) -> list[dict[str, Any]]:
+    """The main run's records by group: whole figures, and those of a subset apart. Criteria join in."""
+    mine = _ordered([r for r in records if r["run"] == main_id], metrics)
+    found: dict[str, dict[str, Any]] = {}
+    for record in mine:
+        name = metrics[str(record["metric"])]["group"]
+        if name == "criteria":  # those that are not among the six, such as the same rate in the other mode
+            name = "generation" if record["metric"] == "duplicate_rate" else "medical validity"
+            if record["target"] is not None:
+                continue
+        group = found.setdefault(
+            name, {"name": name, "question": GROUPS.get(name, ""), "rows": [], "subsets": []}
+        )
+        group["subsets" if record["subset"] else "rows"].append(_row(record, metrics, marks))
+    known = [found[name] for name in GROUPS if name in found]
+    return known + [group for name, group in found.items() if name not in GROUPS]
+
+
+def _side_by_side(records: list[Record], metrics: dict, runs: list[str]) -> dict[str, Any]:
+    """Every whole figure of every run, naive method and real data: a row a metric, a column a method."""
+    columns = [*runs, *(name for name in ("copy", *NAIVE, REAL) if any(r["run"] == name for r in records))]
+    values = {(r["run"], key(r)): r for r in records if not r["subset"]}
+    rows = []
+    for record in _ordered(list({key(r): r for r in values.values()}.values()), metrics):
+        metric = metrics[str(record["metric"])]
+        cells = [
+            wording.number(values[name, key(record)]["value"], metric["unit"])
+            if (name, key(record)) in values
+            else ""
+            for name in columns
+        ]
+        rows.append({"title": metric["title"], "mode": MODES.get(str(record["mode"]), ""), "cells": cells})
+    return {"names": columns, "rows": rows}
+
+
+def _meanings(records: list[Record], metrics: dict) -> list[dict[str, str]]:
+    """What each emitted metric means, in the order of metrics.csv."""
+    emitted = {r["metric"] for r in records}
+    better = {"true": "higher is better", "false": "lower is better", "": "neither side is better"}
+    return [
+        {**metric, "better": better[metric["higher_is_better"]]}
+        for name, metric in metrics.items()
+        if name in emitted
+    ]
+
+
+def _settings(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """The config as (path, value) pairs; where the raw data lie is nobody else's business."""
+    found = []
+    for name, value in config.items():
+        if isinstance(value, dict):
+            found += _settings(value, f"{prefix}{name}.")
+        elif name != "raw_dir":
+            found.append(
+                (f"{prefix}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+            )
+    return found
