@@ -1,0 +1,74 @@
+# make help says what there is. The environment is .venv, made from pinned requirements.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+CORES ?= all
+# A CPU-only machine saves gigabytes of CUDA wheels with
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+SNAKEMAKE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake
+
+.PHONY: help demo test lint format bench clean
+
+help:
+	@echo "make demo    install, run the simulated cohort to its scorecard (results/demo/report.html)"
+	@echo "make test    install, run all tests"
+	@echo "make lint    formatting and lint checks"
+	@echo "make format  format the sources"
+	@echo "make bench   measure reading, training and generating"
+	@echo "make clean   remove the demo's results (results/demo, raw/demo)"
+	@echo
+	@echo "PYTHON=python3.12   another interpreter, 3.11 or newer"
+	@echo "CORES=2             fewer cores than the machine has"
+	@echo "TORCH_INDEX=https://download.pytorch.org/whl/cpu"
+	@echo "                    PyTorch without CUDA: saves gigabytes where there is no GPU"
+
+demo: $(VENV)/.installed
+	@echo "demo: snakemake evaluate_all (logs: results/demo/logs/)"
+	@$(SNAKEMAKE) evaluate_all --cores $(CORES) --quiet host rules reason
+	@$(BIN)/python workflow_scripts/show_scorecard.py --results results/demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(SNAKEMAKE) --lint
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/snakefmt Snakefile rules
+
+bench: $(VENV)/.installed-dev
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:
+	rm -rf results/demo raw/demo
+
+$(VENV)/.installed: requirements.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: $(PYTHON) is missing or older than 3.11; give another one: make demo PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "error: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }
+	@if [ -z "$(TORCH_INDEX)" ] && [ "$$(uname)" = Linux ] && ! command -v nvidia-smi > /dev/null; then \
+		echo "note: no NVIDIA GPU here, yet pip's own PyTorch may bring gigabytes of CUDA libraries."; \
+		echo "      To save them: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu"; fi
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@echo "install: pinned requirements into $(VENV) (some minutes, once)"
+	@$(PIP) --requirement requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	@echo "install: tools for tests and lint"
+	@$(PIP) --requirement requirements-dev.txt
+	@touch $@
