@@ -1,0 +1,43 @@
+"""Score how often a set of visits breaks the age and sex edits, as records."""
+
+from pathlib import Path
+
+from cohortloom.files import write_json
+from cohortloom.metrics.medical import medical_validity
+from cohortloom.metrics.records import record
+from cohortloom.step import log, main
+from cohortloom.validity import load_rules
+from cohortloom.visits import read_visits
+
+
+def evaluate_medical_validity(
+    *,
+    synthetic: Path,
+    rules: Path,
+    records: Path,
+    run: str,
+    seed: int = 0,
+    mode: str = "synthesize",
+    group_seed: int = 0,
+) -> None:
+    """Score how often the visits of a file break the age and sex edits of a validity table.
+
+    `seed` is the run's own and only written down; `group_seed` draws the groups of the intervals.
+    """
+    table, edits = read_visits(synthetic), load_rules(rules)
+    found = [
+        record(run, seed, mode, metric, subset, part.value, part.low, part.high, part.n, None, better)
+        for metric, subset, part, better in medical_validity(table, edits, group_seed)
+    ]
+    write_json(records, found)
+    shown = {row["metric"]: row["value"] for row in found if not row["subset"]}
+    log.info("%s %s: %d visits, %s", run, mode, table.num_rows, _line(shown))
+
+
+def _line(shown: dict[str, float | None]) -> str:
+    wanted = ("any_violation_rate", "hard_per_100k_visits", "restricted_share")
+    return ", ".join(f"{name} {shown[name]:.4g}" for name in wanted if shown.get(name) is not None)
+
+
+if __name__ == "__main__":
+    main(evaluate_medical_validity, globals().get("snakemake"))
