@@ -4,16 +4,18 @@
 # needs  the tables in raw_dir (sources mimic3 and nhds2010), or nothing (source simulated)
 # makes  cohort/visits.parquet   one row a visit
 #        cohort/audit.json       what was read, dropped, removed and put right, with counts
-#        raw/<experiment>/*.csv  the simulated tables, in the shape of MIMIC-III
+#        raw/<experiment>/*.csv.gz  the simulated tables, in the shape of MIMIC-III
 
 
 rule simulate_raw:
     input:
+        counts=workflow_files("resources", "simulation_*.csv"),
+        rules=workflow_file("resources", "icd9_validity.csv"),
         modules=modules_of("simulate_raw"),
     output:
-        patients_table=f"raw/{config['experiment']}/PATIENTS.csv",
-        admissions_table=f"raw/{config['experiment']}/ADMISSIONS.csv",
-        diagnoses_table=f"raw/{config['experiment']}/DIAGNOSES_ICD.csv",
+        patients_table=f"raw/{config['experiment']}/PATIENTS.csv.gz",
+        admissions_table=f"raw/{config['experiment']}/ADMISSIONS.csv.gz",
+        diagnoses_table=f"raw/{config['experiment']}/DIAGNOSES_ICD.csv.gz",
     log:
         log_of("simulate_raw"),
     benchmark:

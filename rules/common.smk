@@ -71,6 +71,11 @@ def workflow_file(*parts: str) -> str:
     return os.path.relpath(WORKFLOW.joinpath(*parts))
 
 
+def workflow_files(folder: str, pattern: str) -> list[str]:
+    """Files of the workflow that match a pattern, in order of name."""
+    return [workflow_file(folder, path.name) for path in sorted((WORKFLOW / folder).glob(pattern))]
+
+
 def trained(key: str):
     """The value of a train key for the run in the wildcard."""
     return lambda wildcards: train_keywords(config, wildcards.run)[key]

@@ -89,6 +89,7 @@ rule evaluate_medical_validity:
         runtime=60,
     params:
         **config["evaluate"]["medical_validity"],
+        group_seed=config["evaluate"]["seed"],
         run="{name}",
         seed=lambda wildcards: seed_of(wildcards.name),
         mode="synthesize",
@@ -99,7 +100,6 @@ rule evaluate_medical_validity:
 rule evaluate_reconstruction:
     input:
         reconstruct=lambda wildcards: visits_of(wildcards.name, "reconstruct"),
-        train=rules.build_dataset.output.train,
         test=rules.build_dataset.output.test,
         modules=modules_of("evaluate_reconstruction"),
     output:
@@ -115,6 +115,7 @@ rule evaluate_reconstruction:
         runtime=60,
     params:
         **config["evaluate"]["reconstruction"],
+        group_seed=config["evaluate"]["seed"],
         run="{name}",
         seed=lambda wildcards: seed_of(wildcards.name),
     script:
@@ -125,7 +126,6 @@ rule evaluate_fidelity:
     input:
         synthetic=lambda wildcards: visits_of(wildcards.name, "synthesize"),
         train=rules.build_dataset.output.train,
-        vocabulary=rules.build_dataset.output.vocabulary,
         modules=modules_of("evaluate_fidelity"),
     output:
         records=results("evaluation", "{name}", "fidelity.json"),
@@ -140,6 +140,7 @@ rule evaluate_fidelity:
         runtime=60,
     params:
         **config["evaluate"]["fidelity"],
+        sample_seed=config["evaluate"]["seed"],
         run="{name}",
         seed=lambda wildcards: seed_of(wildcards.name),
         mode="synthesize",

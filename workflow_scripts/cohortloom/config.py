@@ -14,7 +14,7 @@ from cohortloom.sources.locate import MIMIC3, find_tables
 
 # Where and how often, not what: these keys change no result, so that changing them reruns nothing.
 UNTRACKED = {
-    "train": ("device", "workers", "log_every", "checkpoint_every_tokens"),
+    "train": ("device", "log_every_tokens", "checkpoint_every_tokens"),
     "generate": ("device",),
 }
 RAW_DIR_VARIABLE = "COHORTLOOM_RAW_DIR"
@@ -154,5 +154,5 @@ def raw_tables(config: dict[str, Any]) -> list[str]:
     Raises UserError where raw_dir is not set or a table is missing.
     """
     if config["cohort"]["source"] == "simulated":
-        return [f"{raw_dir(config)}/{table}.csv" for table in MIMIC3]
+        return [f"{raw_dir(config)}/{table}.csv.gz" for table in MIMIC3]
     return [str(path) for path in find_tables(config["cohort"]["source"], config["raw_dir"]).values()]
