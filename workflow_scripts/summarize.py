@@ -51,7 +51,7 @@ def summarize(
         metrics=table,
         main_id=main_run,
         runs=list(runs),
-        models=list(models),
+        models=[Path(model) for model in models],
         audit=account,
         synthetic=synthetic,
         naive=list(naive),

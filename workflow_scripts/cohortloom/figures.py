@@ -102,7 +102,7 @@ def prevalence(reference: np.ndarray, scored: np.ndarray, floor: float, ylabel: 
     axes.yaxis.set_major_formatter(FuncFormatter(_percent))
     if missed:
         axes.text(
-            0.97, 0.03, f"{missed:,} codes never drawn", transform=axes.transAxes, ha="right", fontsize=8
+            0.97, 0.03, f"{missed:,} codes never occur", transform=axes.transAxes, ha="right", fontsize=8
         )
     axes.legend(loc="upper left")
     return _uri(figure)

@@ -21,7 +21,6 @@ GROUPS = {
     "heads": "What the model's own heads make of age and sex on real test visits.",
     "generation": "What generation put out before anything was written.",
 }
-MODES = {"synthesize": "written from nothing", "reconstruct": "half revealed"}
 
 
 def render(
@@ -70,7 +69,7 @@ def render(
         criteria=[_row(record, metrics, marks) for record in card["criteria"]],
         passed=sum(record["pass"] is True for record in card["criteria"]),
         runs=_runs(card["records"], metrics, runs),
-        groups=_groups(card["records"], metrics, main_id, marks),
+        groups=_groups(card["records"], metrics, main_id, marks, report_examples.read_titles(titles)),
         methods=_side_by_side(card["records"], metrics, runs),
         audit=audit,
         figures=figures,
@@ -90,15 +89,16 @@ def _row(record: Record, metrics: dict[str, dict[str, str]], marks: dict) -> dic
     metric = metrics[str(record["metric"])]
     unit = metric["unit"]
     off = marks.get((str(record["run"]), key(record)), [])
+    # `copied`, because in a template row.copy is the method of a dict
     cells = {
-        name: wording.number(record[name], unit) + ("†" if name in off else "")
-        for name in (REAL, "copy", "naive")
+        cell: wording.number(record[name], unit) + ("†" if name in off else "")
+        for cell, name in (("real", "real"), ("copied", "copy"), ("naive", "naive"))
     }
     return {
         "metric": record["metric"],
         "title": metric["title"],
         "unit": "" if unit in ("fraction", "count") else unit,
-        "mode": MODES.get(str(record["mode"]), ""),
+        "mode": _mode(record, metric),
         "subset": record["subset"] or "",
         "value": wording.number(record["value"], unit),
         "interval": wording.interval(record, unit),
@@ -108,6 +108,12 @@ def _row(record: Record, metrics: dict[str, dict[str, str]], marks: dict) -> dic
         "unequal": bool(off),
         **cells,
     }
+
+
+def _mode(record: Record, metric: dict[str, str]) -> str:
+    """A remark where a figure that one expects of synthesize is of the other mode."""
+    expected = metric["group"] == "reconstruction" or CRITERIA.get(metric["metric"]) == "reconstruct"
+    return "half revealed" if record["mode"] == "reconstruct" and not expected else ""
 
 
 def _runs(records: list[Record], metrics: dict, runs: list[str]) -> dict[str, Any]:
@@ -147,7 +153,9 @@ def _natural(subset: str) -> tuple:
     return (subset.rstrip("0123456789"), int(digits) if digits and len(digits) < 6 else 0, subset)
 
 
-def _groups(records: list[Record], metrics: dict, main_id: str, marks: dict) -> list[dict[str, Any]]:
+def _groups(
+    records: list[Record], metrics: dict, main_id: str, marks: dict, titles: dict[str, str]
+) -> list[dict[str, Any]]:
     """The main run's records by group: whole figures, and those of a subset apart. Criteria join in."""
     mine = _ordered([r for r in records if r["run"] == main_id], metrics)
     found: dict[str, dict[str, Any]] = {}
@@ -160,7 +168,10 @@ def _groups(records: list[Record], metrics: dict, main_id: str, marks: dict) -> 
         group = found.setdefault(
             name, {"name": name, "question": GROUPS.get(name, ""), "rows": [], "subsets": []}
         )
-        group["subsets" if record["subset"] else "rows"].append(_row(record, metrics, marks))
+        row = _row(record, metrics, marks)
+        if row["subset"] in titles:
+            row["subset"] = f"{wording.dotted(row['subset'])} {titles[row['subset']]}"
+        group["subsets" if record["subset"] else "rows"].append(row)
     known = [found[name] for name in GROUPS if name in found]
     return known + [group for name, group in found.items() if name not in GROUPS]
 
@@ -178,7 +189,7 @@ def _side_by_side(records: list[Record], metrics: dict, runs: list[str]) -> dict
             else ""
             for name in columns
         ]
-        rows.append({"title": metric["title"], "mode": MODES.get(str(record["mode"]), ""), "cells": cells})
+        rows.append({"title": metric["title"], "mode": _mode(record, metric), "cells": cells})
     return {"names": columns, "rows": rows}
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from cohortloom import bands
 from cohortloom.validity import load_rules
 from cohortloom.visits import code_lists, patient_starts, sex_index
 from cohortloom.wording import dotted
 
-BANDS = ((0, 1, "newborn"), (1, 18, "child"), (18, 40, "adult"), (40, 65, "adult"), (65, 91, "elderly"))
 COPY_CODES = 5  # shorter visits coincide by chance
 SHOWN_VISITS = 4
 
@@ -34,8 +34,8 @@ def choose(synthetic: pa.Table, real: list[pa.Table], titles: Path, validity: Pa
     clean = np.add.reduceat(copied, starts) == 0 if len(starts) else np.zeros(0, bool)
     ages = synthetic["age"].to_numpy()[starts]
     picks: list[int] = []
-    for low, high, _ in BANDS:
-        match = np.flatnonzero(clean & (ages >= low) & (ages < high))
+    for number in range(len(bands.BROAD)):
+        match = np.flatnonzero(clean & (bands.band(ages, bands.BROAD) == number))
         picks += [int(match[0])] if len(match) else []
     several = np.flatnonzero(clean & (ends - starts >= 3))
     if len(several) and int(several[0]) not in picks:

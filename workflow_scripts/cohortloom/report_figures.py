@@ -2,7 +2,6 @@
 
 import csv
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,25 +12,42 @@ from cohortloom.errors import UserError
 from cohortloom.scorecard import REAL, Record
 from cohortloom.visits import code_lists, patient_starts
 
-# column of history.csv (the first that is there) -> title, axis label, caption
+# column of history.csv -> title, axis label, caption
 LOSSES = {
-    ("lm",): (
+    "lm_loss": (
         "Language-model loss",
         "loss (nats a code)",
         "How surprised the model is by the next code of a visit, in nats: the lower, the better it predicts."
         " Validation patients (solid) were never trained on; when their line rises while training falls,"
         " the model has begun to memorize.",
     ),
-    ("age_years2", "age"): (
+    "age_loss_years2": (
         "Age loss",
         "squared error (years²)",
         "How far the model's own age head is off, squared. 25 years² is an error of 5 years.",
     ),
-    ("sex",): (
+    "sex_loss": (
         "Sex loss",
         "cross-entropy (nats)",
         "How unsure the model's own sex head is: 0.69 is a coin toss, 0 is certain and right.",
     ),
+}
+VIOLATIONS = "category_per_100k_visits"
+# category of resources/icd9_validity.csv -> in words
+KINDS = {
+    "newborn": "newborn",
+    "pediatric": "child (0-17)",
+    "maternity": "maternity (12-55)",
+    "maternity+adult": "maternity, adult",
+    "adult": "adult (15 and over)",
+    "female": "women only",
+    "male": "men only",
+}
+CLOUDS = {
+    "synthetic": "Compare the cloud with the one of held-out real visits beside it: that is how wide chance"
+    " alone makes it. Ticks at the bottom are codes that never occur.",
+    "held-out real": "These are real patients that no model saw: no honest generator comes closer to the line"
+    " at this size.",
 }
 
 
@@ -48,24 +64,24 @@ def losses(models: list[Path]) -> list[dict[str, str]]:
     """One figure a loss, all runs in it."""
     histories = {folder.name: read_history(folder / "history.csv") for folder in models}
     made = []
-    for columns, (title, ylabel, caption) in LOSSES.items():
-        curves = {}
-        for run, rows in histories.items():
-            for split in dict.fromkeys(row.get("split", "train") for row in rows):
-                column = next((c for c in columns if rows and c in rows[0]), None)
-                points = [
-                    (float(row["tokens"]), float(row[column]))
-                    for row in rows
-                    if column and row.get("split", "train") == split and row[column]
-                ]
-                points = [point for point in points if np.isfinite(point[1])]
-                if points:
-                    tokens, values = np.array(points).T
-                    curves[run, split] = tokens, values
+    for column, (title, ylabel, caption) in LOSSES.items():
+        curves = {
+            (run, split): points
+            for run, rows in histories.items()
+            for split in ("train", "val")
+            if len((points := _points(rows, split, column))[0])
+        }
         if curves:
             alt = f"{title} over training for the runs {', '.join(dict.fromkeys(r for r, _ in curves))}"
             made.append(_figure(title, figures.loss_curve(curves, ylabel), alt, caption))
     return made
+
+
+def _points(rows: list[dict[str, str]], split: str, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and loss of a split's rows that hold a number, both [n_points]."""
+    found = [(row["tokens"], row[column]) for row in rows if row.get("split") == split and row.get(column)]
+    tokens, loss = np.array(found, float).reshape(-1, 2).T
+    return tokens[np.isfinite(loss)], loss[np.isfinite(loss)]
 
 
 def synthetic(
@@ -87,15 +103,8 @@ def synthetic(
                 f"How common each diagnosis is: {name} against training",
                 figures.prevalence(reference, values, floor, f"share of {name} visits with the code", color),
                 f"Scatter of the share of {name} visits with each code over its share of training visits",
-                f"Each dot is one diagnosis code; on the line it is as common among the {n:,} {name} visits as in"
-                " training. Both axes are logarithmic. "
-                + (
-                    "Compare the cloud with the one of held-out real visits beside it: that is how wide chance"
-                    " alone makes it. Ticks at the bottom are codes that were never drawn."
-                    if name == "synthetic"
-                    else "These are real patients that no model saw: no honest generator comes closer to the line"
-                    " at this size."
-                ),
+                f"Each dot is one diagnosis code; on the line it is as common among the {n:,} {name} visits"
+                " as in training. Both axes are logarithmic. " + CLOUDS[name],
             )
         )
     real_name, made_name = "real, held out", f"synthetic ({main_id})"
@@ -150,8 +159,39 @@ def visits_each(table: pa.Table) -> np.ndarray:
 
 
 def violations(records: list[Record], main_id: str) -> list[dict[str, str]]:
-    """Violations by category: the main run, the naive methods and held-out real visits."""
-    return []
+    """Codes that break a limit, by kind of limit: held-out real, the main run and the naive methods."""
+    found = {(r["run"], r["subset"]): r for r in records if r["metric"] == VIOLATIONS}
+    kinds = [kind for kind in KINDS if any(subset == kind for _, subset in found)]
+    names = {
+        REAL: "real, held out",
+        main_id: f"synthetic ({main_id})",
+        "prevalence": "prevalence (naive)",
+        "markov": "markov (naive)",
+    }
+    runs = [run for run in names if any(name == run for name, _ in found)]
+    if not kinds or main_id not in runs:
+        return []
+
+    def column(run: str, field: str) -> list[float]:
+        # A set without any code of a kind cannot break its limit.
+        return [float(found.get((run, kind), {}).get(field) or 0) for kind in kinds]
+
+    picture = figures.bars(
+        [KINDS[kind] for kind in kinds],
+        {names[run]: np.array(column(run, "value")) for run in runs},
+        "codes out of place for 100,000 visits",
+        {names[run]: np.array([column(run, "ci_low"), column(run, "ci_high")]).T for run in runs},
+    )
+    return [
+        _figure(
+            "Diagnoses that do not fit",
+            picture,
+            "Bars of violations per 100,000 visits by kind of limit, for "
+            + ", ".join(names[run] for run in runs),
+            "How often a code stands with a patient whose age or sex it does not allow, by kind of code."
+            " Thin lines are 95% intervals. Real records have such errors too, but few.",
+        )
+    ]
 
 
 def _figure(title: str, uri: str, alt: str, caption: str) -> dict[str, str]:

@@ -172,7 +172,13 @@ def criteria(records: list[Record], run: str) -> list[Record]:
 
 
 def build(experiment: str, records: list[Record], main: str, metrics: dict[str, dict[str, str]]) -> dict:
-    """The content of scorecard.json from the records as the evaluations wrote them."""
+    """The content of scorecard.json from the records as the evaluations wrote them.
+
+    Raises UserError for a metric that metrics.csv does not explain: no figure without its meaning.
+    """
+    unknown = sorted({str(record["metric"]) for record in records} - set(metrics))
+    if unknown:
+        raise UserError(f"metrics.csv: no row for the metric {unknown[0]}; say there what it means")
     joined = join(records, metrics)
     return {"experiment": experiment, "criteria": criteria(joined, main), "records": joined}
 
