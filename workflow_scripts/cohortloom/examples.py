@@ -1,0 +1,201 @@
+"""Training examples: what the encoder sees and what the decoder must write, corrupted by a seeded generator.
+
+Everything works on flat arrays with offsets ("ragged" rows); only `pad` makes rectangles.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from cohortloom.visits import code_lists, sex_index
+from cohortloom.vocabulary import MASK, NOW, PAD, START, Vocabulary
+
+
+@dataclass
+class Examples:
+    """The visits of one split as arrays.
+
+    ids [n_codes] flat vocabulary ids, offsets [n_visits + 1]; terminator, age, sex, visit [n_visits].
+    A patient's visits stand together in time order.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    terminator: np.ndarray
+    age: np.ndarray
+    sex: np.ndarray
+    visit: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.terminator)
+
+    @classmethod
+    def load(cls, path: Path) -> "Examples":
+        """Read a dataset file (train, val or test)."""
+        table = pq.read_table(path, columns=["visit", "age", "sex", "diagnoses_ids", "terminator"])
+        values, offsets = code_lists(table, "diagnoses_ids")
+        return cls(
+            values.to_numpy(),
+            offsets.astype(np.int64),
+            table["terminator"].to_numpy(),
+            table["age"].to_numpy(),
+            sex_index(table).astype(np.int64),
+            table["visit"].to_numpy().astype(np.int64),
+        )
+
+
+@dataclass
+class Pairs:
+    """Encoder and decoder sequences of n examples, ragged; `dropped_visits` of history did not fit."""
+
+    encoder_ids: np.ndarray
+    encoder_offsets: np.ndarray
+    decoder_ids: np.ndarray
+    decoder_offsets: np.ndarray
+    dropped_visits: int = 0
+
+
+def ragged_range(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenation of starts[i], starts[i] + 1, ... of lengths[i] numbers each."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+
+
+def row_offsets(lengths: np.ndarray) -> np.ndarray:
+    """Offsets [n + 1] of rows of these lengths."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def join_rows(*parts: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Row-wise concatenation of ragged arrays (values, lengths); returns values and lengths."""
+    lengths = np.sum([length for _, length in parts], axis=0).astype(np.int64)
+    out = np.empty(int(lengths.sum()), np.int64)
+    position = row_offsets(lengths)[:-1].copy()
+    for values, length in parts:
+        out[ragged_range(position, length)] = values
+        position += length
+    return out, lengths
+
+
+def history(data: Examples, max_tokens: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Earlier visits of each visit: flat ids, lengths, and how many earlier visits did not fit.
+
+    An earlier visit is its codes and its terminator. The latest visits are kept, whole.
+    """
+    n = len(data)
+    stream, stream_lengths = join_rows(
+        (data.ids, np.diff(data.offsets)), (data.terminator, np.ones(n, np.int64))
+    )
+    starts = row_offsets(stream_lengths)
+    rows = np.arange(n)
+    first = rows - data.visit
+    # the first row whose stream still fits in front of this visit
+    fitting = np.searchsorted(starts, starts[:-1] - max_tokens, side="left")
+    begin = np.minimum(np.maximum(first, fitting), rows)
+    lengths = starts[rows] - starts[begin]
+    return stream[ragged_range(starts[begin], lengths)], lengths, int((begin - first).sum())
+
+
+def plain_pairs(data: Examples, revealed: np.ndarray, max_tokens: int) -> Pairs:
+    """Encoder and decoder sequences with exactly the codes of `revealed` [n_codes] bool shown, uncorrupted."""
+    return _pairs(data, revealed, np.where(revealed, data.ids, -1), max_tokens)
+
+
+def corrupted_pairs(
+    data: Examples,
+    words: Vocabulary,
+    rng: np.random.Generator,
+    max_tokens: int,
+    reveal_probability: float,
+    mask: float,
+    delete: float,
+    replace: float,
+) -> Pairs:
+    """One epoch of denoising examples.
+
+    With `reveal_probability` a visit shows a uniformly drawn fraction of its codes, else none. Of the
+    shown codes, `mask` become the mask token, `delete` vanish and `replace` turn into a code drawn by
+    training frequency. The decoder writes every code that is not shown intact.
+    """
+    lengths = np.diff(data.offsets)
+    fraction = np.where(rng.random(len(data)) < reveal_probability, rng.random(len(data)), 0.0)
+    shown = rng.random(len(data.ids)) < np.repeat(fraction, lengths)
+    draw = rng.random(len(data.ids))
+    damaged = shown & (draw < mask + delete + replace)
+    seen = np.where(shown & ~damaged, data.ids, -1)
+    seen[damaged & (draw < mask)] = MASK
+    wrong = np.flatnonzero(damaged & (draw >= mask + delete))
+    share = np.asarray(words.counts, float)
+    seen[wrong] = words.first_code + rng.choice(len(share), len(wrong), p=share / share.sum())
+    return _pairs(data, shown & ~damaged, seen, max_tokens)
+
+
+def _pairs(data: Examples, intact: np.ndarray, seen: np.ndarray, max_tokens: int) -> Pairs:
+    n, lengths = len(data), np.diff(data.offsets)
+    row = np.repeat(np.arange(n), lengths)
+    past, past_lengths, dropped = history(data, max_tokens - int(lengths.max(initial=0)) - 1)
+    ones = np.ones(n, np.int64)
+    shown = seen >= 0
+    encoder, encoder_lengths = join_rows(
+        (past, past_lengths), (np.full(n, NOW), ones), (seen[shown], np.bincount(row[shown], minlength=n))
+    )
+    decoder, decoder_lengths = join_rows(
+        (np.full(n, START), ones),
+        (data.ids[~intact], np.bincount(row[~intact], minlength=n)),
+        (data.terminator, ones),
+    )
+    return Pairs(encoder, row_offsets(encoder_lengths), decoder, row_offsets(decoder_lengths), dropped)
+
+
+def batches(
+    pairs: Pairs, batch_tokens: int, rng: np.random.Generator | None, keep: np.ndarray
+) -> list[np.ndarray]:
+    """Rows of each batch: of near lengths, at most `batch_tokens` decoder tokens after padding.
+
+    keep [n] bool: rows to use. With a generator rows of one length and the batches are shuffled.
+    """
+    decoder, encoder = np.diff(pairs.decoder_offsets), np.diff(pairs.encoder_offsets)
+    rows = np.flatnonzero(keep)
+    if rng is not None:
+        rows = rng.permutation(rows)
+    # Encoder lengths in steps of 8: rows of one decoder length that read about as much history.
+    rows = rows[np.lexsort((encoder[rows] // 8, decoder[rows]))]
+    made, start = [], 0
+    while start < len(rows):
+        size = max(1, batch_tokens // int(decoder[rows[start]]))
+        # rows are sorted by length: the last one fitting tells how many fit
+        while (
+            size > 1 and start + size <= len(rows) and size * decoder[rows[start + size - 1]] > batch_tokens
+        ):
+            size -= 1
+        made.append(rows[start : start + size])
+        start += size
+    return [made[i] for i in rng.permutation(len(made))] if rng is not None else made
+
+
+def pad(
+    values: np.ndarray, offsets: np.ndarray, rows: np.ndarray, fill: int = PAD
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows as a right-padded rectangle [n, longest] and their lengths [n]."""
+    lengths = offsets[rows + 1] - offsets[rows]
+    out = np.full((len(rows), int(lengths.max(initial=0))), fill, np.int64)
+    out[np.arange(out.shape[1]) < lengths[:, None]] = values[ragged_range(offsets[rows], lengths)]
+    return out, lengths
+
+
+def collate(data: Examples, pairs: Pairs, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Model inputs of a batch as arrays: input_ids, attention_mask, decoder_input_ids, labels, x_num, x_cat."""
+    encoder, encoder_lengths = pad(pairs.encoder_ids, pairs.encoder_offsets, rows)
+    decoder, lengths = pad(pairs.decoder_ids, pairs.decoder_offsets, rows)
+    inside = np.arange(decoder.shape[1] - 1) < (lengths - 1)[:, None]
+    return {
+        "input_ids": encoder,
+        "attention_mask": (np.arange(encoder.shape[1]) < encoder_lengths[:, None]).astype(np.int64),
+        "decoder_input_ids": np.where(inside, decoder[:, :-1], PAD),
+        "labels": np.where(inside, decoder[:, 1:], -100),
+        "x_num": data.age[rows, None],
+        "x_cat": data.sex[rows, None],
+    }

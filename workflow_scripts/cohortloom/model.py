@@ -1,0 +1,219 @@
+"""PromptBartWithDemographicPrediction: a BART that is told age and sex, and also predicts them.
+
+Design choices, in the order of the forward pass:
+- Age and sex enter as two prompt vectors, made separately for encoder and decoder and put in front of
+  each: age as value * weight + bias, summed over a thermometer of age (one linear ramp between two
+  neighbouring knots) so that newborn, child and adult are told apart sharply; sex as embedding + bias;
+  then a bottleneck and a projection to d_model.
+- Every diagnosis code is one token. The encoder reads the earlier visits and the revealed codes of this
+  visit, the decoder writes the codes of this visit that are not revealed, then a terminator.
+- In cached decoding the prompts enter once, when the cache is empty, and stay in the cache.
+- Two heads read decoder states mean-pooled over code positions: age (standardized) and sex.
+- loss = lm + age_weight * age + sex_weight * sex. With no code position to pool, a visit adds nothing to
+  the head losses.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import BartConfig, BartForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+
+N_PROMPTS = 2  # one vector of age, one of sex
+AGE_KNOTS = (0.0, 1 / 365.25, 28 / 365.25, 0.25, 0.5, *(float(year) for year in range(1, 91)))
+
+
+class PromptBartConfig(BartConfig):
+    """BartConfig and what the prompts, the heads and their losses need.
+
+    age_mean, age_std: years, over the training visits. age_loss_unit: `standardized` or `years`.
+    first_code_id: every id from here on is a diagnosis code.
+    """
+
+    model_type = "prompt_bart"
+
+    def __init__(
+        self,
+        cat_cardinalities: list[int] | None = None,
+        d_hidden: int = 128,
+        age_knots: list[float] | None = None,
+        age_mean: float = 50.0,
+        age_std: float = 25.0,
+        age_weight: float = 0.3,
+        sex_weight: float = 0.2,
+        age_loss_unit: str = "standardized",
+        first_code_id: int = 5,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.cat_cardinalities = list(cat_cardinalities or [2])
+        self.d_hidden = d_hidden
+        self.age_knots = list(age_knots or AGE_KNOTS)
+        self.age_mean, self.age_std = age_mean, age_std
+        self.age_weight, self.sex_weight = age_weight, sex_weight
+        self.age_loss_unit = age_loss_unit
+        self.first_code_id = first_code_id
+
+
+@dataclass
+class PromptBartOutput(Seq2SeqLMOutput):
+    """Seq2SeqLMOutput and the three losses apart.
+
+    lm_loss: mean negative log likelihood a target token (nats). age_loss: mean squared error in
+    standard deviations squared. sex_loss: cross entropy (nats). age [batch]: predicted years.
+    sex_logits [batch, 2]. has_codes [batch] bool: visits that the heads could read.
+    """
+
+    lm_loss: torch.Tensor | None = None
+    age_loss: torch.Tensor | None = None
+    sex_loss: torch.Tensor | None = None
+    age: torch.Tensor | None = None
+    sex_logits: torch.Tensor | None = None
+    has_codes: torch.Tensor | None = None
+
+
+class ConditionalPrompt(nn.Module):
+    """Age and sex as two vectors in front of a sequence: [batch, 2, d_model]."""
+
+    def __init__(self, config: PromptBartConfig):
+        super().__init__()
+        low, high = torch.tensor(config.age_knots[:-1]), torch.tensor(config.age_knots[1:])
+        self.register_buffer("low", low)
+        self.register_buffer("width", high - low)
+        self.age_weight = nn.Parameter(torch.empty(len(low), config.d_hidden))
+        self.age_bias = nn.Parameter(torch.empty(config.d_hidden))
+        self.sex_embeddings = nn.ModuleList(
+            nn.Embedding(n, config.d_hidden) for n in config.cat_cardinalities
+        )
+        self.sex_bias = nn.Parameter(torch.empty(len(config.cat_cardinalities), config.d_hidden))
+        self.projection = nn.Linear(config.d_hidden, config.d_model)
+
+    def forward(self, x_num: torch.Tensor, x_cat: torch.Tensor) -> torch.Tensor:
+        """x_num [batch, 1] age in years; x_cat [batch, 1] sex, 0 F and 1 M."""
+        ramps = ((x_num.float() - self.low) / self.width).clamp(0, 1)
+        age = ramps.to(self.age_weight.dtype) @ self.age_weight + self.age_bias
+        sexes = [table(x_cat[:, i]) + self.sex_bias[i] for i, table in enumerate(self.sex_embeddings)]
+        return self.projection(torch.stack([age, *sexes], dim=1))
+
+
+class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
+    """BartForConditionalGeneration with demographic prompts and heads; see the top of this file."""
+
+    config_class = PromptBartConfig
+
+    def __init__(self, config: PromptBartConfig):
+        super().__init__(config)
+        self.encoder_prompt = ConditionalPrompt(config)
+        self.decoder_prompt = ConditionalPrompt(config)
+        self.age_predictor = nn.Sequential(
+            nn.Linear(config.d_model, 256), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(256, 1)
+        )
+        self.sex_predictor = nn.Linear(config.d_model, config.cat_cardinalities[0])
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ConditionalPrompt):
+            # Buffers are made anew because from_pretrained builds the module without memory.
+            knots = torch.tensor(self.config.age_knots, device=module.low.device)
+            module.low.copy_(knots[:-1])
+            module.width.copy_(knots[1:] - knots[:-1])
+            nn.init.normal_(module.age_weight, std=0.1)
+            nn.init.normal_(module.age_bias, std=0.1)
+            nn.init.normal_(module.sex_bias, std=0.1)
+
+    def encode(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor
+    ) -> BaseModelOutput:
+        """Encoder states [batch, 2 + length, d_model] of the prompts and the tokens."""
+        prompts = self.encoder_prompt(x_num, x_cat)
+        embedded = self.model.encoder.embed_tokens(input_ids)
+        return self.model.encoder(
+            inputs_embeds=torch.cat([prompts.to(embedded.dtype), embedded], dim=1),
+            attention_mask=_with_prompts(attention_mask),
+        )
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        x_num: torch.Tensor | None = None,
+        x_cat: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        past_key_values=None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> PromptBartOutput:
+        """Logits, and with `labels` the losses.
+
+        Args:
+            input_ids: [batch, length] revealed codes and earlier visits; attention_mask likewise, without
+                the prompts.
+            decoder_input_ids: [batch, target] start token and codes; right-padded.
+            x_num: [batch, 1] age in years. x_cat: [batch, 1] sex, 0 F and 1 M.
+            labels: [batch, target] the next token, -100 where padded. With labels no logits are returned:
+                only the scored positions meet the output layer.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encode(input_ids, attention_mask, x_num, x_cat)
+        embedded = self.model.decoder.embed_tokens(decoder_input_ids)
+        first = past_key_values is None or past_key_values.get_seq_length() == 0
+        if first:
+            embedded = torch.cat([self.decoder_prompt(x_num, x_cat).to(embedded.dtype), embedded], dim=1)
+        decoded = self.model.decoder(
+            inputs_embeds=embedded,
+            encoder_hidden_states=encoder_outputs[0],
+            encoder_attention_mask=_with_prompts(attention_mask),
+            past_key_values=past_key_values,
+            use_cache=bool(use_cache) and labels is None,
+        )
+        states = decoded.last_hidden_state[:, N_PROMPTS:] if first else decoded.last_hidden_state
+        output = PromptBartOutput(
+            past_key_values=decoded.past_key_values, encoder_last_hidden_state=encoder_outputs[0]
+        )
+        if labels is None:
+            output.logits = self.lm_head(states) + self.final_logits_bias
+            return output
+        scored = labels != -100
+        logits = self.lm_head(states[scored]) + self.final_logits_bias
+        output.lm_loss = F.cross_entropy(logits.float(), labels[scored])
+        self._demographic_losses(output, states, decoder_input_ids, x_num, x_cat)
+        output.loss = self.combine(output.lm_loss, output.age_loss, output.sex_loss)
+        return output
+
+    def combine(self, lm: torch.Tensor, age: torch.Tensor, sex: torch.Tensor) -> torch.Tensor:
+        """The loss: lm + age_weight * age + sex_weight * sex, the age in the unit that the config names."""
+        if self.config.age_loss_unit == "years":
+            age = age * self.config.age_std**2
+        return lm + self.config.age_weight * age + self.config.sex_weight * sex
+
+    def _demographic_losses(self, output, states, decoder_input_ids, x_num, x_cat) -> None:
+        at_code = (decoder_input_ids >= self.config.first_code_id).to(states.dtype)
+        counts = at_code.sum(1, keepdim=True)
+        pooled = (states * at_code[..., None]).sum(1) / counts.clamp(min=1)
+        readable = counts[:, 0] > 0
+        score = self.age_predictor(pooled)[:, 0].float()
+        target = (x_num[:, 0].float() - self.config.age_mean) / self.config.age_std
+        weight = readable.float() / readable.sum().clamp(min=1)
+        output.age_loss = ((score - target) ** 2 * weight).sum()
+        output.sex_logits = self.sex_predictor(pooled).float()
+        output.sex_loss = (F.cross_entropy(output.sex_logits, x_cat[:, 0], reduction="none") * weight).sum()
+        output.age = score * self.config.age_std + self.config.age_mean
+        output.has_codes = readable
+
+    def generate(self, input_ids=None, *, attention_mask, x_num, x_cat, **kwargs):
+        """transformers' generate(), after the encoder has read the prompts, which it cannot do by itself."""
+        with torch.no_grad():
+            encoded = self.encode(input_ids, attention_mask, x_num, x_cat)
+        return super().generate(
+            encoder_outputs=encoded, attention_mask=attention_mask, x_num=x_num, x_cat=x_cat, **kwargs
+        )
+
+
+def _with_prompts(attention_mask: torch.Tensor) -> torch.Tensor:
+    return F.pad(attention_mask, (N_PROMPTS, 0), value=1)

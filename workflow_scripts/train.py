@@ -1,0 +1,144 @@
+"""Train PromptBartWithDemographicPrediction on the training visits."""
+
+import csv
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from cohortloom.files import sha256
+from cohortloom.step import log, main, quiet_libraries
+from cohortloom.vocabulary import Vocabulary
+
+
+def train(
+    *,
+    train: Path,
+    val: Path,
+    vocabulary: Path,
+    model: Path,
+    checkpoints: Path | None = None,
+    preset: Literal["tiny", "small", "base"] = "small",
+    seed: int = 0,
+    age_weight: float = 0.3,
+    sex_weight: float = 0.2,
+    age_loss_unit: Literal["standardized", "years"] = "standardized",
+    tokens: int = 2_000_000,
+    batch_tokens: int = 1024,
+    learning_rate: float = 1e-3,
+    warmup_fraction: float = 0.05,
+    weight_decay: float = 0.01,
+    max_grad_norm: float = 1.0,
+    dropout: float = 0.05,
+    max_positions: int = 512,
+    reveal_probability: float = 0.3,
+    mask_probability: float = 0.05,
+    delete_probability: float = 0.05,
+    replace_probability: float = 0.05,
+    evaluations: int = 4,
+    selection_patients: int = 1000,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    log_every_tokens: int = 50_000,
+    checkpoint_every_tokens: int = 1_000_000,
+) -> None:
+    """Train on train.parquet and write a save_pretrained folder, vocabulary.json, history.csv and a model card.
+
+    `tokens` is the budget in target tokens. Checkpoints go to the folder `checkpoints` (none without it).
+    Raises UserError for a missing GPU, a loss that is not finite and an unwritable folder.
+    """
+    plan_values = dict(
+        seed=seed,
+        tokens=tokens,
+        batch_tokens=batch_tokens,
+        learning_rate=learning_rate,
+        warmup_fraction=warmup_fraction,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        reveal_probability=reveal_probability,
+        mask_probability=mask_probability,
+        delete_probability=delete_probability,
+        replace_probability=replace_probability,
+        evaluations=evaluations,
+        selection_patients=selection_patients,
+    )
+    shape = dict(dropout=dropout, max_positions=max_positions, preset=preset)
+    losses = dict(age_weight=age_weight, sex_weight=sex_weight, age_loss_unit=age_loss_unit)
+    quiet_libraries()
+    from cohortloom.examples import Examples
+    from cohortloom.training import Plan, Trainer, make_model
+
+    words, data = Vocabulary.load(vocabulary), Examples.load(train)
+    fresh = make_model(words, data, seed=seed, **shape, **losses)
+    log.info(
+        "%s: %.1f million parameters, %d training visits, %d target tokens an epoch",
+        preset,
+        sum(p.numel() for p in fresh.parameters()) / 1e6,
+        len(data),
+        len(data.ids) + len(data),
+    )
+    trainer = Trainer(
+        fresh,
+        words,
+        data,
+        Examples.load(val),
+        Plan(**plan_values),
+        checkpoints,
+        digest([train, val, vocabulary], plan_values | shape | losses),
+        device,
+        log_every_tokens,
+        checkpoint_every_tokens,
+    )
+    trained = trainer.fit()
+    write_model(trained, model, vocabulary, trainer.state.history, plan_values | shape | losses)
+
+
+def digest(inputs: list[Path], parameters: dict) -> str:
+    """Hex digest of all that shapes the weights: the dataset, the parameters and this code."""
+    library = Path(__file__).parent / "cohortloom"
+    code = [library / f"{name}.py" for name in ("training", "model", "examples", "selection", "generation")]
+    parts = [sha256(path) for path in (*inputs, *code)] + [json.dumps(parameters, sort_keys=True)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def write_model(trained, folder: Path, vocabulary: Path, history: list[dict], parameters: dict) -> None:
+    """Write the model folder under a temporary name and rename it."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    trained.save_pretrained(temporary)
+    shutil.copyfile(vocabulary, temporary / "vocabulary.json")
+    with open(temporary / "history.csv", "w", newline="", encoding="utf-8") as file:
+        columns = list(dict.fromkeys(key for row in history for key in row))
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(history)
+    (temporary / "README.md").write_text(model_card(trained, history, parameters), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def model_card(trained, history: list[dict], parameters: dict) -> str:
+    """A model card in Markdown: what it is, how it was trained, what it may be used for."""
+    last = [row for row in history if row["split"] == "val"][-1]
+    rows = "\n".join(f"| {key} | {value} |" for key, value in parameters.items())
+    return f"""# PromptBartWithDemographicPrediction
+
+A BART of {trained.num_parameters():,} parameters that writes the ICD-9-CM codes of hospital visits, prompted
+with age and sex. Trained by Cohortloom; ids are in vocabulary.json, the loss curve in history.csv.
+
+Validation losses at the end of training, nothing revealed: lm {last["lm_loss"]:.4f} nats a token, age
+{last["age_loss_years2"]:.3f} years², sex {last["sex_loss"]:.5f}.
+
+| parameter | value |
+|---|---|
+{rows}
+
+A model can repeat what it was trained on. Weights trained on data under a use agreement, MIMIC-III among
+them, fall under that agreement and may not be published. The model is for making synthetic records and
+not for decisions about patients.
+"""
+
+
+if __name__ == "__main__":
+    main(train, globals().get("snakemake"), untracked="train")
