@@ -42,7 +42,7 @@ def train(
     log_every_tokens: int = 50_000,
     checkpoint_every_tokens: int = 1_000_000,
 ) -> None:
-    """Train on train.parquet and write a save_pretrained folder, vocabulary.json, history.csv and a model card.
+    """Train on train.parquet; write a save_pretrained folder, vocabulary.json, history.csv, a model card.
 
     `tokens` is the budget in target tokens. Checkpoints go to the folder `checkpoints` (none without it).
     Raises UserError for a missing GPU, a loss that is not finite and an unwritable folder.

@@ -100,7 +100,7 @@ def history(data: Examples, max_tokens: int) -> tuple[np.ndarray, np.ndarray, in
 
 
 def plain_pairs(data: Examples, revealed: np.ndarray, max_tokens: int) -> Pairs:
-    """Encoder and decoder sequences with exactly the codes of `revealed` [n_codes] bool shown, uncorrupted."""
+    """Encoder and decoder sequences with the codes of `revealed` [n_codes] bool shown, uncorrupted."""
     return _pairs(data, revealed, np.where(revealed, data.ids, -1), max_tokens)
 
 
@@ -187,7 +187,7 @@ def pad(
 
 
 def collate(data: Examples, pairs: Pairs, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Model inputs of a batch as arrays: input_ids, attention_mask, decoder_input_ids, labels, x_num, x_cat."""
+    """A batch as arrays: input_ids, attention_mask, decoder_input_ids, labels, x_num, x_cat."""
     encoder, encoder_lengths = pad(pairs.encoder_ids, pairs.encoder_offsets, rows)
     decoder, lengths = pad(pairs.decoder_ids, pairs.decoder_offsets, rows)
     inside = np.arange(decoder.shape[1] - 1) < (lengths - 1)[:, None]

@@ -22,7 +22,7 @@ from cohortloom.generation import synthesize
 from cohortloom.model import PromptBartConfig, PromptBartWithDemographicPrediction
 from cohortloom.selection import selection_score
 from cohortloom.step import log
-from cohortloom.vocabulary import END, PAD, START, Vocabulary
+from cohortloom.vocabulary import PAD, START, Vocabulary
 
 # d_model, encoder layers, decoder layers, heads, feed-forward
 PRESETS = {"tiny": (64, 1, 1, 2, 128), "small": (256, 2, 3, 4, 1024), "base": (768, 6, 6, 12, 3072)}
@@ -68,7 +68,8 @@ def make_model(
     longest = int(np.diff(data.offsets).max())
     if max_positions < 2 * (longest + 16):
         raise UserError(
-            f"train.max_positions: {max_positions} is too small for visits of {longest} codes; set {2 * (longest + 16)}"
+            f"train.max_positions: {max_positions} is too small for visits of {longest} codes; "
+            f"set {2 * (longest + 16)}"
         )
     torch.manual_seed(seed)
     config = PromptBartConfig(
@@ -177,7 +178,8 @@ class Trainer:
                         since_log = state.tokens
                         row = self._record("train", window.means())
                         bar.set_postfix_str(
-                            f"lm {row['lm_loss']:.3f} age {row['age_loss_years2']:.1f} sex {row['sex_loss']:.3f}"
+                            f"lm {row['lm_loss']:.3f} age {row['age_loss_years2']:.1f} "
+                            f"sex {row['sex_loss']:.3f}"
                         )
                     if state.tokens >= plan.tokens * (state.evaluated + 1) / plan.evaluations:
                         self._evaluate()
