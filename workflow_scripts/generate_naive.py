@@ -1,0 +1,150 @@
+"""Generate visits by a naive method, in the files that a model writes."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from cohortloom.errors import UserError
+from cohortloom.files import sha256, write_json
+from cohortloom.metrics.coded import Coded, encode
+from cohortloom.naive import Training, code_column, draw_visits, later_ages, stratum_of, visits_table
+from cohortloom.reveal import revealed_mask
+from cohortloom.step import log, main
+from cohortloom.version import VERSION
+from cohortloom.visits import RECONSTRUCT_SCHEMA, SCHEMA, read_visits, write_visits
+
+MODES = {
+    "prevalence": ("synthesize", "reconstruct"),
+    "markov": ("synthesize", "reconstruct"),
+    "copy": ("synthesize",),
+    "echo": ("reconstruct",),
+}
+
+
+def generate_naive(
+    *,
+    train: Path,
+    test: Path,
+    synthetic: Path,
+    counts: Path,
+    method: Literal["prevalence", "markov", "copy", "echo"],
+    mode: Literal["synthesize", "reconstruct"],
+    prompt_prob: float = 0.5,
+    seed: int = 0,
+    true_length: bool = False,
+) -> None:
+    """Write the visits of a naive method (prevalence, markov, copy or echo) and their counts.
+
+    synthesize: one patient for each test patient, with the age and sex of the first test visit (copy: those
+    of the training patient drawn). reconstruct: each test visit, its codes revealed with probability
+    `prompt_prob`. `true_length` fills reconstructed visits to the real length.
+    """
+    if mode not in MODES[method]:
+        raise UserError(f"method {method} has no mode {mode}; it has {' and '.join(MODES[method])}")
+    real = read_visits(test)
+    (known, held_out), names = encode([read_visits(train), real])
+    rng = np.random.default_rng([seed, list(MODES).index(method), MODES[method].index(mode)])
+    if mode == "reconstruct":
+        table = reconstruct(known, held_out, names, real, method, prompt_prob, seed, true_length, rng)
+    elif method == "copy":
+        table = copy(known, names, held_out.n_patients, rng)
+    else:
+        table = synthesize(known, held_out, names, method, rng)
+    metadata = {
+        "source": method,
+        "seed": str(seed),
+        "inputs_sha256": f"{sha256(train)},{sha256(test)}",
+        "tool_version": VERSION,
+    }
+    write_visits(table, synthetic, metadata, RECONSTRUCT_SCHEMA if mode == "reconstruct" else SCHEMA)
+    sizes = np.diff(table["diagnoses"].combine_chunks().offsets.to_numpy())
+    found = {
+        "patients": int((table["visit"].to_numpy() == 0).sum()),
+        "visits": table.num_rows,
+        "codes": int(sizes.sum()),
+        "duplicates": 0,
+        "invalid_tokens": 0,
+        "cut_off": 0,
+        "empty": int((sizes == 0).sum()),
+    }
+    write_json(counts, found)
+    log.info("%s %s: %d patients, %d visits, %d codes", method, mode, *list(found.values())[:3])
+
+
+def synthesize(
+    known: Coded, held_out: Coded, names: list[str], method: str, rng: np.random.Generator
+) -> pa.Table:
+    """New patients with the first ages and the sexes of the held-out patients, in their order."""
+    training = Training(known, len(names))
+    first = np.flatnonzero(np.diff(held_out.patient, prepend=-1))
+    patient, visit, days = training.timelines(held_out.age[first], held_out.sex[first], rng)
+    age, sex = later_ages(held_out.age[first][patient], days), held_out.sex[first][patient]
+    key = stratum_of(age, sex)
+    none = (np.zeros(0, np.int64), np.zeros(len(key) + 1, np.int64))
+    lengths = training.draw_lengths(key, np.zeros(len(key), np.int64), rng)
+    codes = draw_visits(method, training, key, lengths, none, rng)
+    return visits_table(ids("synthetic", patient), visit, days, age, sex, codes, names)
+
+
+def copy(known: Coded, names: list[str], n_patients: int, rng: np.random.Generator) -> pa.Table:
+    """Whole training patients drawn with replacement."""
+    starts = np.flatnonzero(np.diff(known.patient, prepend=-1))
+    sizes = np.bincount(known.patient)
+    drawn = rng.integers(0, len(sizes), n_patients)
+    patient = np.repeat(np.arange(n_patients), sizes[drawn])
+    visit = np.arange(len(patient)) - np.repeat(np.cumsum(sizes[drawn]) - sizes[drawn], sizes[drawn])
+    row = starts[drawn][patient] + visit
+    lengths = known.lengths[row]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    flat = np.repeat(known.offsets[row] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    codes = known.codes[flat], offsets
+    return visits_table(
+        ids("synthetic", patient), visit, known.days[row], known.age[row], known.sex[row], codes, names
+    )
+
+
+def reconstruct(
+    known: Coded,
+    held_out: Coded,
+    names: list[str],
+    real: pa.Table,
+    method: str,
+    prompt_prob: float,
+    seed: int,
+    true_length: bool,
+    rng: np.random.Generator,
+) -> pa.Table:
+    """The held-out visits with some codes revealed and the rest filled in by the method."""
+    training = Training(known, len(names))
+    seen = np.bincount(known.codes, minlength=len(names)) > 0
+    mask = revealed_mask(len(held_out.codes), prompt_prob, seed) & seen[held_out.codes]
+    offsets = np.concatenate([[0], np.cumsum(mask)])[held_out.offsets]
+    shown = held_out.codes[mask], offsets
+    key = stratum_of(held_out.age, held_out.sex)
+    lengths = held_out.lengths if true_length else training.draw_lengths(key, np.diff(offsets), rng)
+    codes = shown if method == "echo" else draw_visits(method, training, key, lengths, shown, rng, True)
+    table = visits_table(
+        ids("reconstructed", held_out.patient),
+        real["visit"].to_numpy(),
+        held_out.days,
+        held_out.age,
+        held_out.sex,
+        codes,
+        names,
+    )
+    source = [real["patient_id"], real["visit"], code_column(shown, names)]
+    for name, column in zip(("source_patient_id", "source_visit", "revealed"), source, strict=True):
+        table = table.append_column(name, column)
+    return table
+
+
+def ids(prefix: str, patient: np.ndarray) -> pa.Array:
+    """Ids of patients counted from 1: synthetic-0000001."""
+    numbers = [f"{prefix}-{number:07d}" for number in range(1, int(patient.max(initial=-1)) + 2)]
+    return pa.array(numbers, pa.string()).take(pa.array(patient, pa.int64()))
+
+
+if __name__ == "__main__":
+    main(generate_naive, globals().get("snakemake"))
