@@ -57,6 +57,14 @@ def test_folders_given_as_params_become_paths():
     assert found["visits"] == Path("folder") and found["parts"] == [Path("b")]
 
 
+def test_a_folder_that_may_be_none_becomes_a_path():
+    def optional(*, checkpoints: Path | None = None, demographics: str = "test"):
+        pass
+
+    found = step.arguments(optional, job(params={"checkpoints": "folder", "demographics": "train"}))
+    assert found == {"checkpoints": Path("folder"), "demographics": "train"}
+
+
 def test_a_param_that_the_step_does_not_take_is_refused():
     with pytest.raises(TypeError, match="passes the param m, which example does not take"):
         step.arguments(example, job(params={"m": 1}))

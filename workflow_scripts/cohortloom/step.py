@@ -10,6 +10,7 @@ import inspect
 import logging
 import os
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,20 @@ def arguments(function: Callable[..., None], snakemake: Any, untracked: str | No
             raise TypeError(
                 f"rule {snakemake.rule} passes the param {key}, which {function.__name__} does not take"
             )
-        kind = names[key].annotation
-        found[key] = (
-            Path(value) if kind is Path else [Path(item) for item in value] if kind == list[Path] else value
-        )
+        found[key] = as_annotated(value, names[key].annotation)
     if "threads" in names:
         found.setdefault("threads", snakemake.threads)
     return found
+
+
+def as_annotated(value: Any, annotation: Any) -> Any:
+    """Folders are given as params, which Snakemake leaves as strings: make them paths where asked for."""
+    kinds = (annotation, *typing.get_args(annotation))
+    if isinstance(value, str) and Path in kinds and str not in kinds:
+        return Path(value)
+    if isinstance(value, (list, tuple)) and annotation == list[Path]:
+        return [Path(item) for item in value]
+    return value
 
 
 def quiet_libraries() -> None:
