@@ -83,7 +83,7 @@ def synthesize(
     age, sex = later_ages(held_out.age[first][patient], days), held_out.sex[first][patient]
     key = stratum_of(age, sex)
     none = (np.zeros(0, np.int64), np.zeros(len(key) + 1, np.int64))
-    lengths = training.draw_lengths(key, np.zeros(len(key), np.int64), rng)
+    lengths = training.draw_lengths(key, rng)
     codes = draw_visits(method, training, key, lengths, none, rng)
     return visits_table(ids("synthetic", patient), visit, days, age, sex, codes, names)
 
@@ -123,7 +123,8 @@ def reconstruct(
     offsets = np.concatenate([[0], np.cumsum(mask)])[held_out.offsets]
     shown = held_out.codes[mask], offsets
     key = stratum_of(held_out.age, held_out.sex)
-    lengths = held_out.lengths if true_length else training.draw_lengths(key, np.diff(offsets), rng)
+    guessed = training.guess_lengths(key, np.diff(offsets), prompt_prob, rng)
+    lengths = held_out.lengths if true_length else guessed
     codes = shown if method == "echo" else draw_visits(method, training, key, lengths, shown, rng, True)
     table = visits_table(
         ids("reconstructed", held_out.patient),

@@ -8,15 +8,16 @@
 - echo: the revealed codes and nothing more.
 
 A method may not know how long the real visit is. The length is drawn from the training visits of the band
-and sex; when codes are revealed, from those that have at least as many codes. `true_length` lifts that, for
-a figure of orientation. Nothing outside the training codes is written, so a revealed code that training
-never saw is left out.
+and sex; when codes are revealed, from those that have at least as many codes, weighted by how likely each
+would be to reveal just so many. The true length serves for a figure of orientation alone. Nothing outside
+the training codes is written, so a revealed code that training never saw is left out.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from scipy import stats
 
 from cohortloom import bands
 from cohortloom.metrics.coded import Coded
@@ -31,7 +32,7 @@ TRIES = 30  # draws of a next code before one that the visit holds already is gi
 class Stratum:
     """Training visits of one band of age and one sex."""
 
-    lengths: np.ndarray  # codes of each visit, sorted
+    lengths: np.ndarray  # codes of each visit
     codes: np.ndarray  # codes that occur, most frequent first
     counts: np.ndarray  # their counts
     visits: np.ndarray  # training visit numbers
@@ -58,9 +59,7 @@ class Training:
             lengths = self.visits.lengths
             counts = np.bincount(self.visits.codes[chosen[self.visits.visit_of_code]], minlength=self.n_codes)
             codes = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
-            self._strata[key] = Stratum(
-                np.sort(lengths[chosen]), codes, counts[codes], np.flatnonzero(chosen)
-            )
+            self._strata[key] = Stratum(lengths[chosen], codes, counts[codes], np.flatnonzero(chosen))
         return self._strata[key]
 
     def chain(self, key: int) -> "Chain":
@@ -96,15 +95,30 @@ class Training:
         total = np.cumsum(days)
         return patient, visit, total - total[np.cumsum(counts) - counts][patient]
 
-    def draw_lengths(self, key: np.ndarray, least: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A training length for each visit of a stratum that is at least `least` and at least 1."""
-        out = np.maximum(least, 1)
+    def draw_lengths(self, key: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A training length for each visit, from its stratum."""
+        out = np.zeros(len(key), np.int64)
         for number in np.unique(key):
             rows = np.flatnonzero(key == number)
-            lengths = self.stratum(int(number)).lengths
-            start = np.searchsorted(lengths, out[rows])
-            fits = start < len(lengths)
-            out[rows[fits]] = lengths[rng.integers(start[fits], len(lengths))]
+            out[rows] = rng.choice(self.stratum(int(number)).lengths, len(rows))
+        return out
+
+    def guess_lengths(
+        self, key: np.ndarray, revealed: np.ndarray, share: float, rng: np.random.Generator
+    ) -> np.ndarray:
+        """A length for each visit of which `revealed` codes are known, each code with probability `share`.
+
+        Drawn from the stratum's lengths of at least that many codes, in proportion to how often and to how
+        likely such a visit would reveal just so many; the revealed number where no visit is long enough.
+        """
+        out = np.maximum(revealed, 1)
+        for number in np.unique(key):
+            lengths, counts = np.unique(self.stratum(int(number)).lengths, return_counts=True)
+            for known in np.unique(revealed[key == number]):
+                rows = np.flatnonzero((key == number) & (revealed == known))
+                weights = counts * stats.binom.pmf(known, lengths, share) * (lengths >= out[rows[0]])
+                if weights.sum() > 0:
+                    out[rows] = rng.choice(lengths, len(rows), p=weights / weights.sum())
         return out
 
 
