@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
+from cohortloom import errors
 from cohortloom.files import sha256
 from cohortloom.step import log, main, quiet_libraries
 from cohortloom.vocabulary import Vocabulary
@@ -95,7 +96,7 @@ def train(
 
 def digest(inputs: list[Path], parameters: dict) -> str:
     """Hex digest of all that shapes the weights: the dataset, the parameters and this code."""
-    library = Path(__file__).parent / "cohortloom"
+    library = Path(errors.__file__).parent  # under Snakemake this script runs from a copy elsewhere
     code = [library / f"{name}.py" for name in ("training", "model", "examples", "selection", "generation")]
     parts = [sha256(path) for path in (*inputs, *code)] + [json.dumps(parameters, sort_keys=True)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
