@@ -24,7 +24,7 @@ def job(**parts):
         "threads": 3,
         "rule": "example",
     }
-    return SimpleNamespace(**{**empty, **parts})
+    return SimpleNamespace(rule="example", threads=3, **{**empty, **parts})
 
 
 def example(*, visits: Path, parts: list[Path], records: Path, n: int, speed: str = "slow", threads: int = 1):

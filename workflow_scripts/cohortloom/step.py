@@ -35,6 +35,7 @@ def main(function: Callable[..., None], snakemake: Any = None, untracked: str | 
         if snakemake is None:
             command_line(function)
         else:
+            log.info(" ".join([snakemake.rule, *map(str, snakemake.wildcards)]))
             function(**arguments(function, snakemake, untracked))
     except UserError as error:
         log.error("error: %s", error)

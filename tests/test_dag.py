@@ -1,0 +1,169 @@
+"""The workflow as a whole: it parses fast and without data, runs anywhere, and says mistakes plainly."""
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import REPOSITORY, Workflow, listed_jobs
+
+HEAVY = ("torch", "transformers", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib")
+RULES = {
+    match.group(1): match.group(0)
+    for path in sorted((REPOSITORY / "rules").glob("*.smk"))
+    for match in re.finditer(r"^rule (\w+):\n(?:    .*\n|\n)*", path.read_text(), re.MULTILINE)
+}
+EXPECTED = {
+    "simulate_raw",
+    "preprocess",
+    "build_dataset",
+    "train",
+    "generate",
+    "generate_naive",
+    "evaluate_heads",
+    "evaluate_duplicates",
+    "evaluate_medical_validity",
+    "evaluate_reconstruction",
+    "evaluate_fidelity",
+    "summarize",
+}
+
+
+def test_the_rules_are_those_of_the_design():
+    assert set(RULES) >= EXPECTED
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rule_script_log_and_benchmark_bear_one_name(rule):
+    text = RULES[rule]
+    assert f'"../workflow_scripts/{rule}.py"' in text
+    assert f'log_of("{rule}"' in text
+    assert f'timing_of("{rule}"' in text
+    assert f'modules=modules_of("{rule}")' in text
+    assert 'conda:\n        "../environment.yml"' in text
+    for part in ("input", "output"):
+        names = re.search(rf"    {part}:\n((?:        .*\n)+)", text).group(1)
+        assert all(re.match(r"        ( |\w+=|[\])])", line) for line in names.splitlines()), "unnamed"
+
+
+def test_the_snakefile_is_a_contents_page():
+    text = (REPOSITORY / "Snakefile").read_text()
+    assert len(text.splitlines()) < 50
+    includes = re.findall(r'include: "rules/(\w+)\.smk"', text)
+    assert includes == ["common", "cohort", "dataset", "train", "generate", "evaluate"]
+
+
+def test_lint_is_clean():
+    command = [sys.executable, "-m", "snakemake", "--lint"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "good condition" in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+def test_a_dry_run_needs_neither_data_nor_torch(fresh):
+    """Imports of the heavy libraries are made to fail; the demo is planned all the same."""
+    (fresh.directory / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {HEAVY}:\n"
+        "            raise ImportError(f'{name} is not to be imported here')\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+    )
+    fresh.environment = {"PYTHONPATH": str(fresh.directory)}
+    refused = subprocess.run(
+        [sys.executable, "-c", "import torch"], env=fresh.environment, capture_output=True, text=True
+    )
+    assert "not to be imported" in refused.stderr
+    jobs = fresh.jobs()
+    assert {"simulate_raw", "preprocess", "train multitask", "train lm_only", "summarize"} <= jobs
+    assert {"generate multitask reconstruct", "generate_naive copy synthesize"} <= jobs
+    assert {"evaluate_fidelity real", "evaluate_reconstruction echo"} <= jobs
+    assert not {"generate_naive copy reconstruct", "generate_naive echo synthesize"} & jobs
+    assert not list(fresh.directory.glob("r*"))
+
+
+def test_the_plain_command_works_in_the_repository():
+    command = [sys.executable, "-m", "snakemake", "evaluate_all", "--dry-run"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "profiles/default" in done.stdout + done.stderr
+
+
+def test_the_tiny_experiment_ran_in_a_directory_elsewhere(tiny):
+    results = tiny.directory / "results" / "tiny"
+    for name in ("scorecard.json", "scorecard.csv", "report.html", "provenance.json"):
+        assert (results / name).stat().st_size > 0
+    for rule in EXPECTED:
+        for folder, ending in (("logs", "log"), ("timings", "tsv")):
+            assert list((results / folder).glob(f"{rule}.*{ending}")), f"{rule} has no file in {folder}"
+    assert not list(tiny.folder.glob("results")) and not list(tiny.directory.parent.glob("results"))
+    assert not list(results.rglob("*.tmp"))
+
+
+def test_a_finished_experiment_says_so_at_once(tiny):
+    begin = time.monotonic()
+    done = tiny.run("evaluate_all")
+    assert "Nothing to be done" in done.stdout and listed_jobs(done.stdout) == set()
+    assert time.monotonic() - begin < 10  # 3 s on an idle machine
+
+
+def failing(workflow: Workflow, *arguments: str) -> str:
+    """The message of a run that must fail before any job, without a traceback."""
+    done = workflow.run("--dry-run", *arguments, check=False)
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in done.stdout and "rule preprocess" not in done.stdout
+    messages = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert len(messages) == 1 and done.stdout.rstrip().endswith(messages[0]), done.stdout
+    return messages[0]
+
+
+def test_an_unknown_key_stops_before_any_job(fresh):
+    assert "config: epochs: unknown key" in failing(fresh, "--config", "epochs=3")
+
+
+def test_a_value_out_of_range_stops_before_any_job(fresh):
+    assert "config: seeds: 0 is below 1" in failing(fresh, "--config", "seeds=0")
+
+
+OVERLAYS = {name: str(REPOSITORY / "config" / f"{name}.yaml") for name in ("mimic3", "nhds2010")}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_a_source_without_raw_dir_says_what_to_give(fresh, name):
+    message = failing(fresh, "--configfile", OVERLAYS[name])
+    assert "raw_dir=DIR" in message and "COHORTLOOM_RAW_DIR" in message
+
+
+def test_a_missing_folder_and_a_missing_table_are_named(fresh):
+    place = fresh.directory / "raw"
+    config = ["--configfile", OVERLAYS["mimic3"], "--config", f"raw_dir={place}"]
+    assert str(place) in failing(fresh, *config)
+    place.mkdir()
+    for name in ("patients.csv", "ADMISSIONS.csv.gz"):
+        (place / name).touch()
+    assert "DIAGNOSES_ICD" in failing(fresh, *config)
+    (place / "DIAGNOSES_ICD.csv").touch()
+    assert "preprocess" in fresh.jobs(*config)
+
+
+def test_raw_dir_is_taken_from_the_environment(fresh):
+    place = fresh.directory / "raw"
+    place.mkdir()
+    (place / "NHDS10.PU.txt.bz2").touch()
+    fresh.environment = {"COHORTLOOM_RAW_DIR": str(place)}
+    jobs = fresh.jobs("--configfile", OVERLAYS["nhds2010"])
+    assert "preprocess" in jobs and "simulate_raw" not in jobs
+
+
+def test_the_imported_modules_of_a_script_are_its_inputs(fresh):
+    text = fresh.run("--dry-run").stdout
+    inputs = {
+        block.split(":")[0]: block
+        for block in re.findall(r"^rule (\w+:\n    input: .*)$", text, re.MULTILINE)
+    }
+    for name in ("build_dataset.py", "visits.py", "vocabulary.py", "cohortloom/__init__.py", "errors.py"):
+        assert name in inputs["build_dataset"]
+    assert "metrics" not in inputs["train"] and "report" not in inputs["train"]
+    assert "train.py" not in inputs["build_dataset"]

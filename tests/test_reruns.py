@@ -1,0 +1,210 @@
+"""What runs again after a change: the table of the design, one test a row.
+
+The tiny experiment is run once, whole; each test changes one thing, asks which jobs would run, and puts
+it back. The workflow lies in a copy, so that its modules can be edited.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import Workflow, listed_jobs
+
+RUNS = ("multitask", "lm_only")
+EVALUATIONS = ("heads", "duplicates", "medical_validity", "reconstruction", "fidelity")
+SYNTHESIZED = {*RUNS, "prevalence", "markov", "copy"}
+RECONSTRUCTED = {*RUNS, "prevalence", "markov", "echo"}
+SUMMARY = {"summarize"}
+
+
+def evaluations_of(run: str) -> set[str]:
+    return {f"evaluate_{name} {run}" for name in EVALUATIONS}
+
+
+def generated_by(run: str) -> set[str]:
+    return {f"generate {run} {mode}" for mode in ("synthesize", "reconstruct")}
+
+
+def after_training(run: str) -> set[str]:
+    return generated_by(run) | evaluations_of(run) | SUMMARY
+
+
+NAIVE = {
+    *(f"generate_naive {method} synthesize" for method in SYNTHESIZED - set(RUNS)),
+    *(f"generate_naive {method} reconstruct" for method in RECONSTRUCTED - set(RUNS)),
+}
+EVALUATED = {
+    *(f"evaluate_{name} {run}" for name in ("heads", "duplicates") for run in RUNS),
+    *(f"evaluate_medical_validity {name}" for name in (*SYNTHESIZED, "real")),
+    *(f"evaluate_fidelity {name}" for name in (*SYNTHESIZED, "real")),
+    *(f"evaluate_reconstruction {name}" for name in RECONSTRUCTED),
+}
+AFTER_DATASET = NAIVE | EVALUATED | SUMMARY
+for _run in RUNS:
+    AFTER_DATASET = AFTER_DATASET | {f"train {_run}"} | generated_by(_run)
+EVERYTHING = {"simulate_raw", "preprocess", "build_dataset"} | AFTER_DATASET
+
+
+@pytest.fixture
+def changed(tiny, tmp_path):
+    """Jobs after keys of the config were changed."""
+
+    def jobs(**changes) -> set[str]:
+        overlay = tmp_path / "overlay.yaml"
+        overlay.write_text(yaml.safe_dump(changes))
+        return tiny.jobs("--configfile", *tiny.options[1:], overlay)
+
+    return jobs
+
+
+@pytest.fixture
+def edited(tiny):
+    """Jobs after a line was added to a file of the workflow."""
+    saved = {}
+
+    def jobs(*parts: str) -> set[str]:
+        path = tiny.folder.joinpath(*parts)
+        saved[path] = path.read_text()
+        path.write_text(saved[path] + "\n# changed\n")
+        return tiny.jobs()
+
+    yield jobs
+    for path, text in saved.items():
+        path.write_text(text)
+
+
+def test_nothing_reruns_when_nothing_changed(tiny):
+    assert tiny.jobs() == set()
+
+
+def test_a_key_under_evaluate_reruns_that_evaluation(changed):
+    jobs = changed(evaluate={"fidelity": {"visits": 150}})
+    assert jobs == {job for job in EVALUATED if job.startswith("evaluate_fidelity")} | SUMMARY
+
+
+def test_a_key_under_generate_reruns_generation_and_what_follows(changed):
+    jobs = changed(generate={"synthesize": {"temperature": 0.9}})
+    expected = SUMMARY | {"evaluate_duplicates multitask", "evaluate_duplicates lm_only"}
+    for run in RUNS:
+        expected |= {f"generate {run} synthesize"}
+        expected |= {f"evaluate_medical_validity {run}", f"evaluate_fidelity {run}"}
+    assert jobs == expected
+
+
+def test_the_seed_of_generation_reruns_all_of_it_and_no_training(changed):
+    jobs = changed(generate={"seed": 5})
+    untouched = {"evaluate_medical_validity real", "evaluate_fidelity real"}
+    expected = NAIVE | EVALUATED | SUMMARY | generated_by("multitask") | generated_by("lm_only")
+    assert jobs | {f"evaluate_heads {run}" for run in RUNS} == expected - untouched
+
+
+def test_a_loss_weight_of_a_run_reruns_that_run_alone(changed):
+    assert changed(runs={"multitask": {"age_weight": 0.5}}) == {"train multitask"} | after_training(
+        "multitask"
+    )
+
+
+def test_an_added_run_runs_alone(changed):
+    assert changed(runs={"third": {"dropout": 0.2}}) == {"train third"} | after_training("third")
+
+
+def test_an_added_seed_runs_alone(tiny, tmp_path):
+    """Two seeds are trained, a third is added."""
+    weights = "results/tiny/models/multitask-s{}/model.safetensors"
+    tiny.run("--config", "seeds=2", "--", weights.format(0), weights.format(1))
+    jobs = tiny.jobs("--config", "seeds=3")
+    assert {job for job in jobs if job.startswith("train multitask")} == {"train multitask-s2"}
+    assert after_training("multitask-s2") <= jobs
+    assert not {"preprocess", "build_dataset"} & jobs and not NAIVE & jobs
+
+
+def test_devices_and_log_intervals_rerun_nothing(changed, tiny):
+    untracked = {"device": "cpu", "log_every_tokens": 7, "checkpoint_every_tokens": 1234}
+    assert changed(train=untracked) == set()
+    assert tiny.jobs("--set-threads", "train=1", "--set-resources", "train:mem_mb=100") == set()
+
+
+@pytest.mark.parametrize("key, value", [("patients", 500), ("seed", 3)])
+def test_a_key_under_cohort_reruns_everything(changed, key, value):
+    assert changed(cohort={key: value}) == EVERYTHING
+
+
+def test_a_key_under_dataset_reruns_all_but_the_cohort(changed):
+    assert changed(dataset={"seed": 3}) == AFTER_DATASET | {"build_dataset"}
+
+
+def test_a_metrics_module_reruns_the_evaluation_that_imports_it(edited):
+    jobs = edited("workflow_scripts", "cohortloom", "metrics", "fidelity.py")
+    assert jobs == {job for job in EVALUATED if job.startswith("evaluate_fidelity")} | SUMMARY
+
+
+def test_the_report_module_reruns_the_summary_alone(edited):
+    assert edited("workflow_scripts", "cohortloom", "report.py") == SUMMARY
+
+
+def test_the_training_module_reruns_training_and_what_follows(edited):
+    jobs = edited("workflow_scripts", "cohortloom", "training.py")
+    expected = set(SUMMARY)
+    for run in RUNS:
+        expected |= {f"train {run}"} | after_training(run)
+    assert jobs == expected
+
+
+def test_a_reader_reruns_everything_that_follows_it(edited):
+    assert edited("workflow_scripts", "cohortloom", "sources", "nhds2010.py") == EVERYTHING - {"simulate_raw"}
+
+
+def test_the_table_of_visits_reruns_every_step_that_reads_it(edited):
+    assert edited("workflow_scripts", "cohortloom", "visits.py") == EVERYTHING
+
+
+def test_a_script_reruns_itself_and_what_follows(edited):
+    jobs = edited("workflow_scripts", "evaluate_reconstruction.py")
+    assert jobs == {job for job in EVALUATED if job.startswith("evaluate_reconstruction")} | SUMMARY
+
+
+def test_a_rule_table_reruns_what_reads_it(edited):
+    jobs = edited("resources", "icd9_titles.csv")
+    assert jobs == SUMMARY
+
+
+def test_touched_files_rerun_nothing(tiny):
+    """Every file of the workflow, of the results and of the raw tables gets a new time, in any order."""
+    for folder in (tiny.folder, tiny.directory / "results", tiny.directory / "raw"):
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_file():
+                os.utime(path)
+    assert tiny.jobs() == set()
+
+
+def test_a_moved_workflow_reruns_nothing(tiny, tmp_path):
+    """Workflow and working directory moved together keep their relative names."""
+    for name in ("workflow", "work"):
+        shutil.copytree(tiny.folder.parent / name, tmp_path / name)
+    options = ["--configfile", str(tmp_path / "workflow" / "tests" / "config_tiny.yaml")]
+    assert Workflow(tmp_path / "workflow", tmp_path / "work", options).jobs() == set()
+
+
+def test_what_was_told_is_what_runs(tiny, tmp_path):
+    """A real run after a change, then nothing; and the change undone likewise."""
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump({"evaluate": {"seed": 9}}))
+    options = ["--configfile", *tiny.options[1:], str(overlay)]
+    told = tiny.jobs(*options)
+    assert listed_jobs(tiny.run(*options).stdout) == told != set()
+    assert tiny.jobs(*options) == set()
+    assert tiny.jobs() == told
+    tiny.run()
+    assert tiny.jobs() == set()
+
+
+def test_half_finished_output_does_not_look_finished(tiny):
+    """A job that is killed leaves its output marked as incomplete, and it runs again."""
+    scorecard = Path(tiny.directory, "results", "tiny", "scorecard.json")
+    saved = scorecard.read_bytes()
+    scorecard.unlink()
+    assert tiny.jobs() == SUMMARY
+    scorecard.write_bytes(saved)
