@@ -15,16 +15,8 @@ from conftest import REPOSITORY
 
 def job(**parts):
     """A stand-in for the object that Snakemake hands to a script."""
-    empty = {
-        "input": {},
-        "output": {},
-        "params": {},
-        "config": {},
-        "log": [],
-        "threads": 3,
-        "rule": "example",
-    }
-    return SimpleNamespace(rule="example", threads=3, **{**empty, **parts})
+    job = {"rule": "example", "threads": 3, "wildcards": [], "log": []}
+    return SimpleNamespace(**{**job, "input": {}, "output": {}, "params": {}, "config": {}, **parts})
 
 
 def example(*, visits: Path, parts: list[Path], records: Path, n: int, speed: str = "slow", threads: int = 1):
