@@ -93,6 +93,7 @@ def test_violations_by_kind_name_every_set():
     drawn = report_figures.violations(kinds, "multitask")
     assert "real, held out, synthetic (multitask), markov (naive)" in drawn[0]["alt"]
     assert report_figures.violations(kinds[1:], "multitask") == []
+    assert report_figures.violations(kinds[::2], "multitask") == []
 
 
 def test_unequal_sizes_are_marked(tmp_path):

@@ -235,7 +235,7 @@ def test_the_terminal_names_a_missing_scorecard(tmp_path):
         (None, "", "–"),
         (0, "fraction", "0%"),
         (0.00231, "fraction", "0.231%"),
-        (0.0000004, "fraction", "4.0e-05%"),
+        (0.0000092, "fraction", "0.00092%"),
         (1234.0, "count", "1,234"),
         (-1.53, "", "-1.53"),
         (0.4567, "", "0.457"),

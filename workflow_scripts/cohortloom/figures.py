@@ -139,12 +139,15 @@ def histogram(counts: Mapping[str, np.ndarray], xlabel: str, real: str, syntheti
 def bars(
     labels: Sequence[str], series: Mapping[str, np.ndarray], xlabel: str, intervals: Mapping[str, np.ndarray]
 ) -> str:
-    """Grouped horizontal bars; series: name -> values [n_labels]; intervals: name -> [n_labels, 2]."""
+    """Grouped horizontal bars; series: name -> values [n_labels]; intervals: name -> [n_labels, 2].
+
+    The first series is real data, the second the main run: they keep their colours in all figures.
+    """
     figure, axes = _panel(xlabel, "", (4.6, 0.9 + 0.24 * len(labels) * (len(series) + 0.6)))
     height = 0.8 / max(1, len(series))
     hatches = ("", "", "///", "...", "xx")
     for number, (name, values) in enumerate(series.items()):
-        color = REAL if name.startswith("real") else (SYNTHETIC, *COLORS[:1], *COLORS[2:])[number % 7]
+        color = (REAL, SYNTHETIC, *COLORS[:1], *COLORS[2:])[number % 8]
         low, high = np.asarray(intervals[name], float).T
         errors = np.nan_to_num(np.maximum(0, [values - low, high - values]))
         axes.barh(
@@ -170,7 +173,7 @@ def bars(
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.12)
-    axes.legend(loc="best")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0), ncols=2)
     return _uri(figure)
 
 

@@ -112,7 +112,10 @@ def _row(record: Record, metrics: dict[str, dict[str, str]], marks: dict) -> dic
 
 def _mode(record: Record, metric: dict[str, str]) -> str:
     """A remark where a figure that one expects of synthesize is of the other mode."""
-    expected = metric["group"] == "reconstruction" or CRITERIA.get(metric["metric"]) == "reconstruct"
+    expected = metric["group"] == "reconstruction" or CRITERIA.get(metric["metric"], "") in (
+        None,
+        "reconstruct",
+    )
     return "half revealed" if record["mode"] == "reconstruct" and not expected else ""
 
 
@@ -168,10 +171,14 @@ def _groups(
         group = found.setdefault(
             name, {"name": name, "question": GROUPS.get(name, ""), "rows": [], "subsets": []}
         )
+        if all(record[field] is None for field in ("value", "real", "naive")):
+            continue  # such as gaps between visits where nobody came twice
         row = _row(record, metrics, marks)
         if row["subset"] in titles:
             row["subset"] = f"{wording.dotted(row['subset'])} {titles[row['subset']]}"
         group["subsets" if record["subset"] else "rows"].append(row)
+    for group in found.values():
+        group["judged"] = any(row["real"] != wording.NONE for row in group["rows"] + group["subsets"])
     known = [found[name] for name in GROUPS if name in found]
     return known + [group for name, group in found.items() if name not in GROUPS]
 
@@ -182,12 +189,12 @@ def _side_by_side(records: list[Record], metrics: dict, runs: list[str]) -> dict
     values = {(r["run"], key(r)): r for r in records if not r["subset"]}
     rows = []
     for record in _ordered(list({key(r): r for r in values.values()}.values()), metrics):
-        metric = metrics[str(record["metric"])]
+        metric, there = metrics[str(record["metric"])], [(name, key(record)) for name in columns]
+        if all(values[place]["value"] is None for place in there if place in values):
+            continue
         cells = [
-            wording.number(values[name, key(record)]["value"], metric["unit"])
-            if (name, key(record)) in values
-            else ""
-            for name in columns
+            wording.number(values[place]["value"], metric["unit"]) if place in values else ""
+            for place in there
         ]
         rows.append({"title": metric["title"], "mode": _mode(record, metric), "cells": cells})
     return {"names": columns, "rows": rows}

@@ -38,7 +38,6 @@ KINDS = {
     "newborn": "newborn",
     "pediatric": "child (0-17)",
     "maternity": "maternity (12-55)",
-    "maternity+adult": "maternity, adult",
     "adult": "adult (15 and over)",
     "female": "women only",
     "male": "men only",
@@ -169,7 +168,7 @@ def violations(records: list[Record], main_id: str) -> list[dict[str, str]]:
         "markov": "markov (naive)",
     }
     runs = [run for run in names if any(name == run for name, _ in found)]
-    if not kinds or main_id not in runs:
+    if not kinds or main_id not in runs or REAL not in runs:
         return []
 
     def column(run: str, field: str) -> list[float]:
