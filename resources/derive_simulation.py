@@ -1,0 +1,192 @@
+"""Derive the aggregated counts behind the simulated source from the National Hospital Discharge Survey 2010.
+
+    PYTHONPATH=workflow_scripts python resources/derive_simulation.py --raw-dir DIR --resources resources
+
+A mixture of latent clinical profiles (Bernoulli per code, categorical over age group and sex) is fitted to
+the 151,551 discharges by EM; what is written are expected numbers of discharges, rounded, cells below 5
+left out. No record and no combination of codes is kept. NHDS 2010 is in the public domain (NCHS, CDC).
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import scipy.sparse as sp
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import TruncatedSVD
+
+from cohortloom.files import atomic
+from cohortloom.simulation import AGE_LOW, BAND_STARTS, age_group
+from cohortloom.sources import nhds2010
+from cohortloom.sources.cohort import Audit
+from cohortloom.sources.locate import find_tables
+from cohortloom.step import main
+from cohortloom.visits import code_lists, sex_index
+
+log = logging.getLogger("cohortloom")
+SOURCE = "# source: NHDS 2010 public-use file (NCHS, CDC), aggregated by resources/derive_simulation.py"
+SMALLEST_CELL = 5
+MIN_VISITS_OF_A_PAIRED_CODE = 150
+PAIR_SURPRISE = 16.0  # chi-square of one cell, from which a pair is kept
+MIN_VISITS_TO_FIT = 25  # rarer codes say nothing about a profile
+# Conditions and states that stay with a patient once they are recorded, by code prefix.
+CHRONIC = (
+    "042 07032 07054 14 15 16 17 18 19 200 201 202 203 204 205 206 207 208 23877 240 241 242 244 250 253 255 "
+    "2720 2721 2722 2724 274 277 2780 279 2810 282 28521 28522 28529 286 287 290 294 295 296 299 300 301 303 "
+    "304 3051 310 31 32723 330 331 332 333 334 335 340 341 342 343 344 345 346 3482 354 355 356 357 358 359 "
+    "362 365 369 389 394 395 396 397 398 401 402 403 404 405 412 413 414 416 424 425 426 427 428 4292 433 437 "
+    "438 440 441 443 4466 45981 491 492 493 494 496 500 501 502 515 516 5173 518 53081 5363 555 556 5712 5714 "
+    "5715 5716 5718 5719 5723 5728 5771 579 581 582 583 585 586 588 5920 5964 600 6170 625 691 696 7100 7101 "
+    "7104 714 715 716 720 721 722 7230 724 725 7290 7291 7300 7330 737 741 742 745 746 747 753 7580 759 "
+    "V08 V10 V420 V421 V422 V426 V427 V428 V43 V44 V45 V497 V585 V586 V8535 V8536 V8537 V8538 V8539 V854"
+).split()
+# What passes although its family stays: ventricular fibrillation, acute heart failure, acute respiratory
+# failure, atelectasis and pulmonary collapse, acute chest and joint pain.
+PASSING = "4274 4275 42821 42831 42841 5180 5184 51881 51882 V4582 7245 2875".split()
+
+
+def derive_simulation(
+    *, raw_dir: Path, resources: Path, profiles: int = 240, rounds: int = 60, seed: int = 1
+) -> None:
+    """Fit the profiles to the NHDS 2010 file in raw_dir and write resources/simulation_*.csv."""
+    visits = nhds2010.read(find_tables("nhds2010", raw_dir), Audit())
+    values, offsets = code_lists(visits)
+    encoded = values.dictionary_encode()
+    codes = np.array(encoded.dictionary.to_pylist())
+    index, lengths = encoded.indices.to_numpy(), np.diff(offsets)
+    n, rows = len(lengths), np.repeat(np.arange(len(lengths)), lengths)
+    holds = sp.csr_matrix((np.ones(len(rows), np.float32), (rows, index)), shape=(n, len(codes)))
+    cell = age_group(visits["age"].to_numpy()) * 2 + sex_index(visits)
+
+    often = np.asarray(holds.sum(0)).ravel() >= MIN_VISITS_TO_FIT
+    share = fit(holds[:, often], cell, profiles, rounds, seed)  # [n, profiles]
+
+    of_code = sp.csr_matrix(holds.T @ sp.csr_matrix(share))
+    of_cell = np.zeros((profiles, len(AGE_LOW) * 2))
+    of_length = np.zeros((profiles, lengths.max() + 1))
+    np.add.at(of_cell.T, cell, share)
+    np.add.at(of_length.T, lengths, share)
+    prevalence = np.zeros((len(AGE_LOW) * 2, len(codes)))
+    np.add.at(prevalence, (cell[rows], index), 1)
+
+    def write(name: str, counts: np.ndarray, columns) -> None:
+        first, second = np.nonzero(np.rint(counts) >= SMALLEST_CELL)
+        table = columns(first, second)
+        table["visits"] = np.rint(counts[first, second]).astype(int)
+        save(resources / f"simulation_{name}.csv", table)
+
+    by_cell = lambda at: {"age_from": np.array(AGE_LOW)[at // 2], "sex": np.array(["F", "M"])[at % 2]}  # noqa: E731
+    write("profiles", of_cell, lambda k, at: {"profile": k, **by_cell(at)})
+    write("profile_codes", of_code.T.toarray(), lambda k, c: {"profile": k, "code": codes[c]})
+    write("lengths", of_length, lambda k, length: {"profile": k, "codes": length})
+    write("prevalence", prevalence, lambda at, c: {**by_cell(at), "code": codes[c]})
+    rest = np.where(prevalence < SMALLEST_CELL, prevalence, 0).reshape(len(AGE_LOW), 2, -1)
+    rest = np.add.reduceat(rest, BAND_STARTS, axis=0).reshape(len(BAND_STARTS) * 2, -1)
+    starts = np.array(AGE_LOW)[list(BAND_STARTS)]
+    write(
+        "prevalence_rest",
+        rest,
+        lambda at, c: {"band_from": starts[at // 2], "sex": np.array(["F", "M"])[at % 2], "code": codes[c]},
+    )
+
+    common = np.flatnonzero(np.bincount(index) >= MIN_VISITS_OF_A_PAIRED_CODE)
+    table = pairs(holds[:, common], share)
+    save(
+        resources / "simulation_pairs.csv",
+        {
+            "code": codes[common][table[0]],
+            "other": codes[common][table[1]],
+            "visits": table[2],
+            "expected": table[3],
+        },
+    )
+
+    place = (np.arange(len(rows)) - np.repeat(offsets[:-1], lengths)) / np.maximum(
+        1, np.repeat(lengths, lengths) - 1
+    )
+    total = np.bincount(index)
+    principal = np.bincount(index[offsets[:-1]], minlength=len(codes))
+    later = np.repeat(lengths, lengths) > 1
+    position = np.bincount(index[later], place[later], len(codes)) / np.maximum(
+        1, np.bincount(index[later], minlength=len(codes))
+    )
+    chronic = [c.startswith(tuple(CHRONIC)) and not c.startswith(tuple(PASSING)) for c in codes.tolist()]
+    keep = np.flatnonzero(total >= SMALLEST_CELL)
+    keep = keep[np.argsort(codes[keep])]
+    save(
+        resources / "simulation_codes.csv",
+        {
+            "code": codes[keep],
+            "visits": total[keep],
+            "principal": np.where(principal >= SMALLEST_CELL, principal, 0)[keep],
+            "position": np.round(position[keep], 3),
+            "chronic": np.array(chronic)[keep].astype(int),
+        },
+    )
+
+
+def fit(holds: sp.csr_matrix, cell: np.ndarray, profiles: int, rounds: int, seed: int) -> np.ndarray:
+    """Probability [n, profiles] that a visit belongs to a profile, by EM from a k-means start.
+
+    holds: [n, codes] 0/1. cell: [n] age group and sex, a categorical variable of the profile.
+    """
+    n, cells = holds.shape[0], int(cell.max()) + 1
+    overall = np.asarray(holds.mean(0)).ravel()
+    demographics = sp.csr_matrix((np.ones(n, np.float32), (np.arange(n), cell)), shape=(n, cells))
+    weighted = holds @ sp.diags(np.sqrt(1 / np.maximum(overall, 1e-3)).astype(np.float32))
+    vectors = TruncatedSVD(60, random_state=seed).fit_transform(
+        sp.hstack([weighted, 5 * demographics]).tocsr()
+    )
+    start = MiniBatchKMeans(profiles, random_state=seed, n_init=3, batch_size=4096).fit_predict(vectors)
+    share = np.full((n, profiles), 0.02 / profiles, np.float32)
+    share[np.arange(n), start] += 0.98
+    previous = -np.inf
+    for step in range(rounds):
+        size = share.sum(0) + 1e-3
+        rate = (holds.T @ share + 0.5 * overall[:, None]) / (size + 0.5)  # [codes, profiles]
+        rate = np.clip(rate, 1e-6, 0.999)
+        spread = (demographics.T @ share + 0.01) / (size + 0.01 * cells)
+        odds = np.log(rate) - np.log1p(-rate)
+        joint = holds @ odds.astype(np.float32) + np.log(spread)[cell]
+        joint += (np.log1p(-rate).sum(0) + np.log(size / n)).astype(np.float32)
+        top = joint.max(1, keepdims=True)
+        share = np.exp(joint - top).astype(np.float32)
+        total = share.sum(1, keepdims=True)
+        share /= total
+        likelihood = float((top + np.log(total)).mean())
+        log.info("round %d: log-likelihood a visit %.4f", step, likelihood)
+        if likelihood - previous < 1e-4:
+            break
+        previous = likelihood
+    return share
+
+
+def pairs(holds: sp.csr_matrix, share: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Pairs of codes that stand together more or less often than their profiles explain.
+
+    Returns codes a < b (numbers), visits with both (0 where fewer than SMALLEST_CELL) and visits expected.
+    """
+    together = np.triu((holds.T @ holds).toarray(), 1)
+    size = share.sum(0)
+    of_code = (holds.T @ share) / np.sqrt(size)
+    expected = np.triu(of_code @ of_code.T, 1)
+    surprise = (together - expected) ** 2 / (expected + 1)
+    a, b = np.nonzero((surprise > PAIR_SURPRISE) & (np.maximum(together, expected) >= 3 * SMALLEST_CELL))
+    seen = np.where(together[a, b] >= SMALLEST_CELL, together[a, b], 0)
+    return a, b, seen.astype(int), np.rint(expected[a, b]).astype(int)
+
+
+def save(path: Path, columns: dict[str, np.ndarray]) -> None:
+    """Write columns as CSV below one comment line that states the source."""
+    table = pa.table({name: pa.array(values.tolist()) for name, values in columns.items()})
+    options = pa.csv.WriteOptions(quoting_style="none")
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        file.write(SOURCE.encode() + b"\n")
+        pa.csv.write_csv(table, file, options)
+    log.info("%s: %d rows, %d bytes", path, table.num_rows, path.stat().st_size if path.exists() else 0)
+
+
+if __name__ == "__main__":
+    main(derive_simulation, globals().get("snakemake"))
