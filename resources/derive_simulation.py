@@ -18,7 +18,16 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import TruncatedSVD
 
 from cohortloom.files import atomic
-from cohortloom.simulation import AGE_LOW, BAND_STARTS, age_group
+from cohortloom.simulation import (
+    AGE_LOW,
+    BAND_STARTS,
+    MAX_RATIO,
+    Careers,
+    Counts,
+    age_group,
+    forbidden,
+    read_counts,
+)
 from cohortloom.sources import nhds2010
 from cohortloom.sources.cohort import Audit
 from cohortloom.sources.locate import find_tables
@@ -28,27 +37,35 @@ from cohortloom.visits import code_lists, sex_index
 log = logging.getLogger("cohortloom")
 SOURCE = "# source: NHDS 2010 public-use file (NCHS, CDC), aggregated by resources/derive_simulation.py"
 SMALLEST_CELL = 5
-MIN_VISITS_OF_A_PAIRED_CODE = 150
-PAIR_SURPRISE = 16.0  # chi-square of one cell, from which a pair is kept
+MIN_VISITS_OF_A_PAIRED_CODE = 100
+PAIR_SURPRISE = 12.0  # chi-square of one cell, from which a pair is kept
+PATIENTS_TO_CALIBRATE = 60_000
 MIN_VISITS_TO_FIT = 25  # rarer codes say nothing about a profile
 # Conditions and states that stay with a patient once they are recorded, by code prefix.
 CHRONIC = (
-    "042 07032 07054 14 15 16 17 18 19 200 201 202 203 204 205 206 207 208 23877 240 241 242 244 250 253 255 "
-    "2720 2721 2722 2724 274 277 2780 279 2810 282 28521 28522 28529 286 287 290 294 295 296 299 300 301 303 "
-    "304 3051 310 31 32723 330 331 332 333 334 335 340 341 342 343 344 345 346 3482 354 355 356 357 358 359 "
-    "362 365 369 389 394 395 396 397 398 401 402 403 404 405 412 413 414 416 424 425 426 427 428 4292 433 437 "
-    "438 440 441 443 4466 45981 491 492 493 494 496 500 501 502 515 516 5173 518 53081 5363 555 556 5712 5714 "
-    "5715 5716 5718 5719 5723 5728 5771 579 581 582 583 585 586 588 5920 5964 600 6170 625 691 696 7100 7101 "
-    "7104 714 715 716 720 721 722 7230 724 725 7290 7291 7300 7330 737 741 742 745 746 747 753 7580 759 "
-    "V08 V10 V420 V421 V422 V426 V427 V428 V43 V44 V45 V497 V585 V586 V8535 V8536 V8537 V8538 V8539 V854"
-).split()
+    "042 07032 07054 14 15 16 17 18 19 200 201 202 203 204 205 206 207 208 23877 240 241 242 244 250 "
+    "253 255 2720 2721 2722 2724 274 277 2780 279 2810 282 28521 28522 28529 286 287 290 294 295 296 "
+    "299 300 301 303 304 3051 310 31 32723 330 331 332 333 334 335 340 341 342 343 344 345 346 3482 354 "
+    "355 356 357 358 359 362 365 369 389 394 395 396 397 398 401 402 403 404 405 412 413 414 416 424 "
+    "425 426 427 428 4292 433 437 438 440 441 443 4466 45981 491 492 493 494 496 500 501 502 515 516 "
+    "5173 518 53081 5363 555 556 5712 5714 5715 5716 5718 5719 5723 5728 5771 579 581 582 583 585 586 "
+    "588 5920 5964 600 6170 625 691 696 7100 7101 7104 714 715 716 720 721 722 7230 724 725 7290 7291 "
+    "7300 7330 737 741 742 745 746 747 753 7580 759 V08 V10 V420 V421 V422 V426 V427 V428 V43 V44 V45 "
+    "V497 V585 V586 V8535 V8536 V8537 V8538 V8539 V854"
+)
 # What passes although its family stays: ventricular fibrillation, acute heart failure, acute respiratory
 # failure, atelectasis and pulmonary collapse, acute chest and joint pain.
-PASSING = "4274 4275 42821 42831 42841 5180 5184 51881 51882 V4582 7245 2875".split()
+PASSING = "4274 4275 42821 42831 42841 5180 5184 51881 51882 V4582 7245 2875"
 
 
 def derive_simulation(
-    *, raw_dir: Path, resources: Path, profiles: int = 240, rounds: int = 60, seed: int = 1
+    *,
+    raw_dir: Path,
+    resources: Path,
+    profiles: int = 240,
+    rounds: int = 40,
+    calibrations: int = 6,
+    seed: int = 1,
 ) -> None:
     """Fit the profiles to the NHDS 2010 file in raw_dir and write resources/simulation_*.csv."""
     visits = nhds2010.read(find_tables("nhds2010", raw_dir), Audit())
@@ -91,18 +108,6 @@ def derive_simulation(
         lambda at, c: {"band_from": starts[at // 2], "sex": np.array(["F", "M"])[at % 2], "code": codes[c]},
     )
 
-    common = np.flatnonzero(np.bincount(index) >= MIN_VISITS_OF_A_PAIRED_CODE)
-    table = pairs(holds[:, common], share)
-    save(
-        resources / "simulation_pairs.csv",
-        {
-            "code": codes[common][table[0]],
-            "other": codes[common][table[1]],
-            "visits": table[2],
-            "expected": table[3],
-        },
-    )
-
     place = (np.arange(len(rows)) - np.repeat(offsets[:-1], lengths)) / np.maximum(
         1, np.repeat(lengths, lengths) - 1
     )
@@ -112,7 +117,8 @@ def derive_simulation(
     position = np.bincount(index[later], place[later], len(codes)) / np.maximum(
         1, np.bincount(index[later], minlength=len(codes))
     )
-    chronic = [c.startswith(tuple(CHRONIC)) and not c.startswith(tuple(PASSING)) for c in codes.tolist()]
+    stays, passes = tuple(CHRONIC.split()), tuple(PASSING.split())
+    chronic = [c.startswith(stays) and not c.startswith(passes) for c in codes.tolist()]
     keep = np.flatnonzero(total >= SMALLEST_CELL)
     keep = keep[np.argsort(codes[keep])]
     save(
@@ -125,6 +131,7 @@ def derive_simulation(
             "chronic": np.array(chronic)[keep].astype(int),
         },
     )
+    calibrate(resources, resources / "icd9_validity.csv", holds, codes, calibrations, seed)
 
 
 def fit(holds: sp.csr_matrix, cell: np.ndarray, profiles: int, rounds: int, seed: int) -> np.ndarray:
@@ -163,19 +170,55 @@ def fit(holds: sp.csr_matrix, cell: np.ndarray, profiles: int, rounds: int, seed
     return share
 
 
-def pairs(holds: sp.csr_matrix, share: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Pairs of codes that stand together more or less often than their profiles explain.
+def calibrate(
+    resources: Path, rules: Path, holds: sp.csr_matrix, codes: np.ndarray, rounds: int, seed: int
+) -> None:
+    """Fit simulation_pairs.csv, and the rates in simulation_codes.csv, to what the generator itself draws.
 
-    Returns codes a < b (numbers), visits with both (0 where fewer than SMALLEST_CELL) and visits expected.
+    Round by round a cohort is drawn and compared with NHDS (`holds` [n, C], `codes` [C]): codes that come
+    out too often run slower, and pairs of codes that stand together more or less often than in NHDS get a
+    ratio, 0 where NHDS has no such pair (fewer than SMALLEST_CELL).
     """
-    together = np.triu((holds.T @ holds).toarray(), 1)
-    size = share.sum(0)
-    of_code = (holds.T @ share) / np.sqrt(size)
-    expected = np.triu(of_code @ of_code.T, 1)
-    surprise = (together - expected) ** 2 / (expected + 1)
-    a, b = np.nonzero((surprise > PAIR_SURPRISE) & (np.maximum(together, expected) >= 3 * SMALLEST_CELL))
-    seen = np.where(together[a, b] >= SMALLEST_CELL, together[a, b], 0)
-    return a, b, seen.astype(int), np.rint(expected[a, b]).astype(int)
+    at = {code: number for number, code in enumerate(codes.tolist())}
+    total = np.asarray(holds.sum(0)).ravel()
+    common = np.flatnonzero(total >= MIN_VISITS_OF_A_PAIRED_CODE)
+    together = np.triu((holds[:, common].T @ holds[:, common]).toarray(), 1)
+    ratio = np.ones_like(together)
+    rate = np.ones(len(codes))
+    for step in range(rounds):
+        table = read_counts(resources / "simulation_codes.csv")
+        known = np.array([at[code] for code in table["code"].tolist()])
+        a, b = np.nonzero(ratio != 1)
+        save(
+            resources / "simulation_pairs.csv",
+            {
+                "code": codes[common][a],
+                "other": codes[common][b],
+                "visits": np.where(together[a, b] < SMALLEST_CELL, 0, together[a, b]).astype(int),
+                "ratio": np.round(ratio[a, b], 3),
+            },
+        )
+        save(resources / "simulation_codes.csv", {**table, "rate": np.round(rate[known], 3)})
+        counts = Counts.read(sorted(resources.glob("simulation_*.csv")))
+        careers = Careers(counts, forbidden(rules, counts.codes), np.random.default_rng([seed, step]))
+        cohort = careers.draw(PATIENTS_TO_CALIBRATE)
+        visit = np.repeat(np.arange(len(cohort.length)), cohort.length)
+        drawn = sp.csr_matrix(
+            (np.ones(len(visit), np.float32), (visit, known[cohort.code])), (len(cohort.length), len(codes))
+        )
+        scale = holds.shape[0] / drawn.shape[0]
+        often = np.asarray(drawn.sum(0)).ravel() * scale
+        rate *= np.clip((total + 20) / (often + 20), 0.5, 2) ** 0.8
+        expected = np.triu((drawn[:, common].T @ drawn[:, common]).toarray(), 1) * scale
+        surprise = (together - expected) ** 2 / (expected + 1)
+        enough = np.maximum(together, expected) >= 3 * SMALLEST_CELL
+        update = (ratio != 1) | ((surprise > PAIR_SURPRISE) & enough)
+        # A pair that stands together only because both are frequent needs no ratio of its own.
+        step_size = ((together + 4) / (expected + 4)) ** 0.7
+        ratio = np.where(update, np.clip(ratio * step_size, 0.02, MAX_RATIO), ratio)
+        ratio[update & (together < SMALLEST_CELL)] = 0
+        error = ((together - expected) ** 2).sum() / ((together - together.mean()) ** 2).sum()
+        log.info("calibration %d: %d pairs, squared error of pairs %.4f", step, update.sum(), error)
 
 
 def save(path: Path, columns: dict[str, np.ndarray]) -> None:

@@ -10,9 +10,8 @@ import pyarrow.csv
 
 from cohortloom.errors import UserError
 from cohortloom.files import atomic
-from cohortloom.simulation import Careers, Cohort, Counts
+from cohortloom.simulation import Careers, Cohort, Counts, forbidden
 from cohortloom.step import main
-from cohortloom.validity import load_rules
 
 log = logging.getLogger("cohortloom")
 # Values as MIMIC-III spells them, with their rough frequencies there.
@@ -46,9 +45,7 @@ def simulate_raw(
         raise UserError(f"cohort: patients: {patients} is out of range; ask for 1 or more")
     rng = np.random.default_rng(seed)
     known = Counts.read(counts)
-    age, sex = np.arange(91)[:, None, None], np.arange(2)[None, :, None]
-    forbidden = load_rules(rules).of(known.codes.tolist()).forbidden(np.arange(len(known.codes)), age, sex)
-    cohort = Careers(known, forbidden, rng).draw(patients)
+    cohort = Careers(known, forbidden(rules, known.codes), rng).draw(patients)
     tables = raw_tables(cohort, known.codes, rng)
     for path, table in zip((patients_table, admissions_table, diagnoses_table), tables, strict=True):
         write_table(path, table)

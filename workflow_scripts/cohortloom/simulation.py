@@ -20,6 +20,7 @@ import scipy.sparse as sp
 
 from cohortloom.errors import UserError
 from cohortloom.sources.mimic3 import ages
+from cohortloom.validity import load_rules
 
 TABLES = tuple(
     f"simulation_{name}"
@@ -32,6 +33,7 @@ OLDEST_GROUP_SPAN = 9  # ages 90 to 98 in the last group
 MAX_VISITS = 12
 SECOND_VISIT = (0.06, 0.15, 0.20, 0.31, 0.36)  # probability of a second visit, by broad band
 FURTHER_VISIT = 0.40  # and of each one after it
+ALWAYS = 1e4  # rate of a code that arrives before all others
 PERSISTENCE, CARRY = 0.5, 0.75
 READMISSION = 0.3  # share of gaps that are early readmissions
 MAX_RATIO = 12.0  # of a pair: rare companions would take the whole visit
@@ -52,6 +54,7 @@ class Counts:
     codes: np.ndarray  # [C] str
     chronic: np.ndarray  # [C] bool
     principal: np.ndarray  # [C] share of its visits in which the code stands first
+    rate: np.ndarray  # [C] factor of the code's rate that makes its prevalence come out
     position: np.ndarray  # [C] mean relative position, 0 first to 1 last
     cells: np.ndarray  # [cells] visits
     profiles: np.ndarray  # [cells, P] probability of a profile
@@ -75,7 +78,7 @@ class Counts:
         n_codes = len(names)
 
         def code(column: np.ndarray) -> np.ndarray:
-            return np.array([at[name] for name in column.tolist()])
+            return np.array([at[name] for name in column.tolist()], np.int64)
 
         def cell(table: dict, column: str) -> np.ndarray:
             return np.searchsorted(AGE_LOW, table[column]) * 2 + (table["sex"] == "M")
@@ -109,6 +112,7 @@ class Counts:
             names,
             table["chronic"] == 1,
             table["principal"] / visits,
+            table["rate"],
             table["position"],
             size,
             by_cell / np.maximum(size[:, None], 1),
@@ -120,10 +124,15 @@ class Counts:
 
 
 def _ratios(rows: dict[str, np.ndarray], code, n_codes: int) -> sp.csr_matrix:
-    """Symmetric ratios of visits with both codes to those expected; 1e-6 for codes never seen together."""
-    ratio = np.where(rows["visits"] == 0, 1e-6, (rows["visits"] + 2) / (rows["expected"] + 2))
-    a, b, ratio = code(rows["code"]), code(rows["other"]), np.clip(ratio, 1e-6, MAX_RATIO)
+    """Symmetric ratios of pairs [C, C]; a millionth for codes that exclude each other."""
+    a, b, ratio = code(rows["code"]), code(rows["other"]), np.clip(rows["ratio"], 1e-6, MAX_RATIO)
     return sp.csr_matrix((np.r_[ratio, ratio], (np.r_[a, b], np.r_[b, a])), (n_codes, n_codes), np.float32)
+
+
+def forbidden(rules: Path, codes: np.ndarray) -> np.ndarray:
+    """Whether the full edit of the validity table forbids a code: [91 completed years, 2 sexes, C]."""
+    age, sex = np.arange(91)[:, None, None], np.arange(2)[None, :, None]
+    return load_rules(rules).of(codes.tolist()).forbidden(np.arange(len(codes)), age, sex)
 
 
 def read_counts(path: Path) -> dict[str, np.ndarray]:
@@ -255,7 +264,7 @@ class Careers:
     def codes(
         self, at: int, years: np.ndarray, profile: np.ndarray, seen: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of visits of the cell `at`: numbers [n, longest] in recorded order, -1 after the last, and lengths.
+        """Codes of visits of the cell `at`: numbers [n, longest] in recorded order, then -1; lengths.
 
         years: completed years [n]. seen: chronic codes of earlier visits, [n, C] bool, or None.
         """
@@ -266,7 +275,7 @@ class Careers:
             rates = np.where(counts.chronic & ~seen, rates * (1 - CARRY), rates)
             kept = seen & (self.rng.random(seen.shape, dtype=np.float32) < CARRY)
             rates[seen] = 0
-            rates[kept] = 1e4
+            rates[kept] = ALWAYS
         rates[self.forbidden[np.minimum(years, 90), at % 2]] = 0
         total = self.lengths[profile, -1]
         draw = self.rng.random(n) * total
@@ -309,7 +318,7 @@ class Careers:
         tail = np.maximum(counts.target[at] - predicted * ratio, 0)
         mean = counts.profiles[at] @ self.missing
         share = np.minimum(raked + tail * (self.missing[profiles] / mean)[:, None], 0.995)
-        return -np.log1p(-share).astype(np.float32)
+        return (-np.log1p(-share) * counts.rate).astype(np.float32)
 
     def _recorded_order(self, chosen: np.ndarray, inside: np.ndarray) -> np.ndarray:
         """The principal diagnosis first, the others around their usual places."""
