@@ -81,6 +81,11 @@ def trained(key: str):
     return lambda wildcards: train_keywords(config, wildcards.run)[key]
 
 
+def decoding(key: str):
+    """The value of a decoding key for the mode in the wildcard."""
+    return lambda wildcards: config["generate"][wildcards.mode][key]
+
+
 def seed_of(name: str) -> int:
     """The training seed of a run; 0 for what was not trained."""
     return RUNS[name][1] if name in RUNS else 0

@@ -32,14 +32,14 @@ rule generate:
         mem_mb=16000,
         runtime=60,
     params:
+        **{key: decoding(key) for key in config["generate"]["synthesize"]},
         model=lambda wildcards, input: os.path.dirname(input.weights),
         mode="{mode}",
         seed=config["generate"]["seed"],
         batch_size=config["generate"]["batch_size"],
         demographics=DEMOGRAPHICS,
-        temperature=lambda wildcards: config["generate"][wildcards.mode]["temperature"],
-        top_k=lambda wildcards: config["generate"][wildcards.mode]["top_k"],
-        top_p=lambda wildcards: config["generate"][wildcards.mode]["top_p"],
+        patients=config["generate"]["patients"],
+        no_repeat_ngram_size=config["generate"]["no_repeat_ngram_size"],
         prompt_prob=config["generate"]["reconstruct"]["prompt_prob"],
     script:
         "../workflow_scripts/generate.py"

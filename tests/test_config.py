@@ -106,6 +106,18 @@ def test_keys_are_the_keywords_of_the_script(script):
             assert known[name]["default"] == default, f"{script}: {name}"
 
 
+def test_keys_of_generate_are_the_keywords_of_the_script():
+    part = load_schema(SCHEMA)["properties"]["generate"]["properties"]
+    decoding = part["synthesize"]["properties"]
+    assert set(part["reconstruct"]["properties"]) == {*decoding, "prompt_prob"}
+    known = {**part, **part["reconstruct"]["properties"]}
+    found = keywords("generate")
+    assert set(known) - {"synthesize", "reconstruct"} == set(found) - {"mode"}
+    assert {name: known[name]["default"] for name in found if name != "mode"} == {
+        name: parameter.default for name, parameter in found.items() if name != "mode"
+    }
+
+
 def test_untracked_keys_exist():
     schema = load_schema(SCHEMA)
     for section, names in UNTRACKED.items():
@@ -128,6 +140,7 @@ MISTAKES = {
     "main run": ({"main_run": "mine"}, r"main_run: 'mine' is not among runs"),
     "name of a run": ({"runs": {"real": {}}}, r"runs\.real: this name is taken"),
     "fractions": ({"dataset": {"val_fraction": 0.5, "test_fraction": 0.5}}, r"leave nothing to train on"),
+    "demographics": ({"generate": {"demographics": "none.csv"}}, r"demographics: none.csv is no file"),
     "experiment": ({"experiment": "../x"}, r"config: experiment: \.\./x does not match"),
 }
 

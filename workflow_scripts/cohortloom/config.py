@@ -60,6 +60,11 @@ def check_config(config: dict[str, Any], schema_path: Path) -> dict[str, Any]:
     dataset = config["dataset"]
     if dataset["val_fraction"] + dataset["test_fraction"] >= 1:
         raise UserError("config: dataset: val_fraction and test_fraction leave nothing to train on")
+    demographics = config["generate"]["demographics"]
+    if demographics not in ("test", "train") and not Path(demographics).is_file():
+        raise UserError(
+            f"config: generate.demographics: {demographics} is no file; give test, train or a CSV of patients"
+        )
     return config
 
 
