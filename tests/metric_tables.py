@@ -1,0 +1,26 @@
+"""Tables of visits written out in a test, small enough to read."""
+
+import numpy as np
+import pyarrow as pa
+
+from cohortloom.naive import visits_table
+from cohortloom.visits import SEXES, check_visits
+
+
+def visits_of(patients: list[list[tuple]], ages: float = 50.0, sexes: str = "F") -> pa.Table:
+    """Patients as lists of visits; a visit is (codes separated by blanks, days, age, sex), the last three
+    optional: 30 days apart, 50 years, F."""
+    rows = []
+    for number, visits in enumerate(patients):
+        for visit, content in enumerate(visits):
+            codes, *rest = (content,) if isinstance(content, str) else content
+            days, age, sex = (*rest, *(30 * visit, ages, sexes)[len(rest) :])
+            rows.append((f"p{number:05d}", visit, days, age, SEXES.index(sex), codes.split()))
+    ids, visit, days, age, sex, codes = zip(*rows, strict=True)
+    names = sorted({code for one in codes for code in one})
+    flat = np.array([names.index(code) for one in codes for code in one], int)
+    offsets = np.concatenate([[0], np.cumsum([len(one) for one in codes])])
+    made = visits_table(
+        pa.array(ids), np.array(visit), np.array(days), np.array(age), np.array(sex), (flat, offsets), names
+    )
+    return check_visits(made)
