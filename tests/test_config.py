@@ -175,3 +175,9 @@ def test_environment_has_the_pins_of_the_requirements():
     assert pins(REPOSITORY / "requirements.txt") | pins(REPOSITORY / "requirements-dev.txt") <= pins(
         REPOSITORY / "constraints.txt"
     )
+
+
+def test_the_readme_names_every_section():
+    text = (REPOSITORY / "config" / "README.md").read_text()
+    for key in load_schema(SCHEMA)["properties"]:
+        assert f"| `{key}` |" in text, key
