@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from cohortloom.errors import UserError
 from cohortloom.validity import COLUMNS, Rules, load_rules
 

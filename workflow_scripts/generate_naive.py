@@ -118,8 +118,7 @@ def reconstruct(
 ) -> pa.Table:
     """The held-out visits with some codes revealed and the rest filled in by the method."""
     training = Training(known, len(names))
-    seen = np.bincount(known.codes, minlength=len(names)) > 0
-    mask = revealed_mask(len(held_out.codes), prompt_prob, seed) & seen[held_out.codes]
+    mask = revealed_mask(len(held_out.codes), prompt_prob, seed)
     offsets = np.concatenate([[0], np.cumsum(mask)])[held_out.offsets]
     shown = held_out.codes[mask], offsets
     key = stratum_of(held_out.age, held_out.sex)

@@ -9,8 +9,8 @@
 
 A method may not know how long the real visit is. The length is drawn from the training visits of the band
 and sex; when codes are revealed, from those that have at least as many codes, weighted by how likely each
-would be to reveal just so many. The true length serves for a figure of orientation alone. Nothing outside
-the training codes is written, so a revealed code that training never saw is left out.
+would be to reveal just so many. The true length serves for a figure of orientation alone. Revealed codes are
+kept as they are; what a method adds are training codes.
 """
 
 from dataclasses import dataclass
