@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from cohortloom.devices import pick_device
 from cohortloom.errors import UserError
 from cohortloom.examples import Examples, batches, collate, corrupted_pairs, plain_pairs
 from cohortloom.files import atomic
@@ -111,18 +112,6 @@ def make_model(
     return model
 
 
-def pick_device(device: str) -> tuple[bool, str]:
-    """Whether to stay on the CPU, and the mixed precision that this machine computes fast.
-
-    bf16 on a GPU that has it and on a CPU with AMX; elsewhere float32 is faster.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device: cuda asked for, but no GPU is visible; set device: cpu or auto")
-    cpu = device == "cpu" or not torch.cuda.is_available()
-    fast = torch.cpu._is_amx_tile_supported() if cpu else torch.cuda.is_bf16_supported()
-    return cpu, "bf16" if fast else "no"
-
-
 class Trainer:
     """Fits a model to training visits; `fit` returns it with the weights that generate best."""
 
@@ -139,8 +128,8 @@ class Trainer:
         log_every_tokens: int = 100_000,
         checkpoint_every_tokens: int = 1_000_000,
     ):
-        cpu, precision = pick_device(device)
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
+        name, precision = pick_device(device)
+        self.accelerator = Accelerator(cpu=name == "cpu", mixed_precision=precision)
         decayed = [p for p in model.parameters() if p.ndim > 1]
         plain = [p for p in model.parameters() if p.ndim <= 1]
         optimizer = torch.optim.AdamW(

@@ -1,0 +1,18 @@
+"""Which device computes, and in which precision."""
+
+import torch
+
+from cohortloom.errors import UserError
+
+
+def pick_device(device: str) -> tuple[str, str]:
+    """Device name (`cpu` or `cuda`) for auto, cpu or cuda, and the mixed precision that is fast on it.
+
+    bf16 on a GPU that has it and on a CPU with AMX; elsewhere float32 is faster ("no"). Raises UserError
+    where a GPU is asked for and none is there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda is asked for, but no GPU is visible; set device: cpu or auto")
+    if device == "cpu" or not torch.cuda.is_available():
+        return "cpu", "bf16" if torch.cpu._is_amx_tile_supported() else "no"
+    return "cuda", "bf16" if torch.cuda.is_bf16_supported() else "no"

@@ -1,0 +1,69 @@
+"""Count repeated codes, invalid tokens and cut-off visits on the raw ids, and run the control."""
+
+from pathlib import Path
+from typing import Literal
+
+from cohortloom.files import read_json, write_json
+from cohortloom.metrics.records import record
+from cohortloom.step import log, main, quiet_libraries
+
+PER_CODE = {"duplicate_rate": "duplicates", "invalid_token_rate": "invalid_tokens"}
+PER_VISIT = {"cut_off_rate": "cut_off"}
+
+
+def evaluate_duplicates(
+    *,
+    model: Path,
+    test: Path,
+    counts: list[Path],
+    records: Path,
+    run: str,
+    seed: int = 0,
+    visits: int = 500,
+    control_seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Rates of faults from the counts that generation kept, and of repeated codes when they are allowed.
+
+    The control generates `visits` first visits with no_repeat_ngram_size off; nothing of it is written.
+    """
+    quiet_libraries()
+    from cohortloom.devices import pick_device
+    from cohortloom.examples import Examples
+    from cohortloom.generation import synthesize
+    from cohortloom.model import PromptBartWithDemographicPrediction
+    from cohortloom.vocabulary import Vocabulary
+
+    made = []
+    for path in sorted(counts):
+        found, mode = read_json(path), path.stem
+        for metric, key in {**PER_CODE, **PER_VISIT}.items():
+            below = found["codes"] + found["invalid_tokens"] if metric in PER_CODE else found["visits"]
+            made.append(_rate(run, seed, mode, metric, found[key], below, found["visits"]))
+    name, _ = pick_device(device)
+    bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
+    words, data = Vocabulary.load(model / "vocabulary.json"), Examples.load(test)
+    first = (data.visit == 0).nonzero()[0][:visits]
+    drawn = synthesize(
+        bart, words, data.age[first], data.sex[first], control_seed, 256, max_visits=1, no_repeat_ngram_size=0
+    )
+    control = [record.counts for record in drawn]
+    repeated, codes = (sum(part[key] for part in control) for key in ("duplicates", "codes"))
+    made.append(_rate(run, seed, "synthesize", "duplicate_rate_control", repeated, codes, len(first)))
+    for row in made:
+        log.info("%s %s: %s %.5g, n %d", run, row["mode"], row["metric"], row["value"], row["n"])
+    write_json(records, made)
+
+
+def _rate(run: str, seed: int, mode: str, metric: str, above: int, below: int, n: int) -> dict:
+    """A rate with the exact (Clopper-Pearson) interval of a count."""
+    from scipy.stats import binomtest
+
+    value = above / max(below, 1)
+    low, high = binomtest(above, max(below, 1)).proportion_ci(method="exact")
+    better = None if metric == "duplicate_rate_control" else False
+    return record(run, seed, mode, metric, "", value, low, high, n, None, better)
+
+
+if __name__ == "__main__":
+    main(evaluate_duplicates, globals().get("snakemake"), untracked="generate")

@@ -1,0 +1,189 @@
+"""Generate visits with a trained model: new patients, or held-out visits with hidden codes filled in."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from cohortloom.demographics import requested_patients
+from cohortloom.files import sha256, write_json
+from cohortloom.reveal import revealed_mask
+from cohortloom.step import log, main, quiet_libraries
+from cohortloom.visits import (
+    RECONSTRUCT_SCHEMA,
+    SCHEMA,
+    code_lists,
+    list_column,
+    read_visits,
+    sex_array,
+    visits_writer,
+)
+from cohortloom.vocabulary import Vocabulary
+
+
+def generate(
+    *,
+    model: Path,
+    train: Path,
+    test: Path,
+    synthetic: Path,
+    counts: Path,
+    mode: Literal["synthesize", "reconstruct"] = "synthesize",
+    seed: int = 0,
+    batch_size: int = 256,
+    demographics: str = "test",
+    patients: int | None = None,
+    do_sample: bool = True,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    no_repeat_ngram_size: int = 1,
+    prompt_prob: float = 0.5,
+    terminator_bias: float = 0.0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Write synthetic visits of a model folder to parquet, and counts of faults on the raw ids to JSON.
+
+    synthesize: one patient for each age and sex of `demographics` (test, train, or a CSV with columns age
+    and sex), repeated or cut to `patients`. reconstruct: each code of a test visit is revealed with
+    `prompt_prob`, the earlier visits are the real ones, the model writes the rest; `terminator_bias` is
+    added to the score of ending the visit. Raises UserError for a repeated code and for demographics
+    outside the training range.
+    """
+    quiet_libraries()
+    from cohortloom.model import PromptBartWithDemographicPrediction
+    from cohortloom.devices import pick_device
+
+    words = Vocabulary.load(model / "vocabulary.json")
+    people = requested_patients(demographics, train, test, patients) if mode == "synthesize" else None
+    name, _ = pick_device(device)
+    bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
+    options: dict = {"no_repeat_ngram_size": no_repeat_ngram_size, "do_sample": do_sample}
+    if do_sample:
+        options |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    if terminator_bias:
+        options["sequence_bias"] = [[[token], terminator_bias] for token in words.terminators]
+    metadata = {"source": "model", "seed": str(seed), "inputs_sha256": sha256(model / "model.safetensors")}
+    totals: dict[str, int] = {"patients": 0}
+    if mode == "synthesize":
+        tables = _synthesized(bart, words, *people, seed, batch_size, options, totals)
+        schema, n = SCHEMA, len(people[0])
+    else:
+        held_out = read_visits(test)
+        tables = _reconstructed(bart, words, held_out, test, seed, batch_size, prompt_prob, options, totals)
+        schema, n = RECONSTRUCT_SCHEMA, held_out.num_rows
+    with (
+        visits_writer(synthetic, metadata, schema) as writer,
+        tqdm(total=n, unit="rows", mininterval=5) as bar,
+    ):
+        for done, table in tables:
+            writer.write(table)
+            bar.update(done)
+    write_json(counts, totals)
+    log.info("%s %s: %s", model.name, mode, ", ".join(f"{value} {key}" for key, value in totals.items()))
+
+
+def _add(totals: dict[str, int], counts: dict[str, int]) -> None:
+    for key, value in counts.items():
+        totals[key] = totals.get(key, 0) + value
+
+
+def _synthesized(bart, words, age, sex, seed, batch_size, options, totals) -> Iterator[tuple[int, pa.Table]]:
+    from cohortloom.generation import synthesize
+
+    for record in synthesize(bart, words, age, sex, seed, batch_size, **options):
+        n = len(np.unique(record.patient))
+        totals["patients"] += n
+        _add(totals, record.counts)
+        yield (
+            n,
+            pa.table(
+                [
+                    numbered("synthetic", record.patient),
+                    pa.array(record.visit, pa.int16()),
+                    pa.array(record.days, pa.int32()),
+                    pa.array(record.age, pa.float32()),
+                    sex_array(record.sex),
+                    list_column(words.decode(record.ids), record.offsets),
+                ],
+                names=SCHEMA.names,
+            ),
+        )
+
+
+def _reconstructed(bart, words, held_out, test, seed, batch_size, prompt_prob, options, totals):
+    """Batches of held-out visits; a batch ends where a patient ends, for the writer checks whole patients."""
+    from cohortloom.examples import Examples, plain_pairs, row_offsets
+    from cohortloom.generation import decode
+
+    data = Examples.load(test)
+    codes, offsets = code_lists(held_out)
+    shown = revealed_mask(len(codes), prompt_prob, seed)
+    known = words.encode(codes) >= 0
+    longest = bart.config.max_position_embeddings - 2
+    pairs = plain_pairs(data, shown[known], longest)
+    lengths = np.diff(pairs.encoder_offsets)
+    patient = np.cumsum(data.visit == 0) - 1
+    starts = np.append(np.flatnonzero(data.visit == 0), len(data))
+    code_row = np.repeat(np.arange(len(data)), np.diff(offsets))
+    totals["echoed"] = 0
+    begin = 0
+    while begin < len(data):
+        end = int(starts[np.searchsorted(starts, min(begin + batch_size, len(data)))])
+        rows = slice(begin, end)
+        tokens = pairs.encoder_ids[pairs.encoder_offsets[begin] : pairs.encoder_offsets[end]]
+        made = decode(
+            bart, words, (tokens, lengths[rows]), data.age[rows], data.sex[rows], [seed, begin], **options
+        )
+        _add(totals, made.counts)
+        totals["patients"] += int((data.visit[rows] == 0).sum())
+        inside = slice(offsets[begin], offsets[end])
+        revealed_row = code_row[inside][shown[inside]] - begin
+        revealed = codes[inside].filter(pa.array(shown[inside]))
+        made_row = np.repeat(np.arange(end - begin), made.lengths)
+        both_row, both, echoed = _together(revealed_row, revealed, made_row, words.decode(made.ids))
+        totals["echoed"] += echoed
+        part = held_out.slice(begin, end - begin)
+        count = lambda row: row_offsets(np.bincount(row, minlength=end - begin))  # noqa: E731, B023
+        yield (
+            end - begin,
+            pa.table(
+                [
+                    numbered("reconstructed", patient[rows]),
+                    part["visit"],
+                    part["days"],
+                    part["age"],
+                    part["sex"],
+                    list_column(both, count(both_row)),
+                    part["patient_id"],
+                    part["visit"],
+                    list_column(revealed, count(revealed_row)),
+                ],
+                names=RECONSTRUCT_SCHEMA.names,
+            ),
+        )
+        begin = end
+
+
+def _together(revealed_row, revealed, made_row, made) -> tuple[np.ndarray, pa.Array, int]:
+    """Revealed codes, then written ones that are not among them: rows, codes, and how many were."""
+    rows = np.concatenate([revealed_row, made_row])
+    codes = pa.concat_arrays([revealed.cast(pa.string()), made.cast(pa.string())])
+    keys = rows.astype(np.int64) << 32 | codes.dictionary_encode().indices.to_numpy()
+    echo = np.zeros(len(keys), bool)
+    echo[len(revealed_row) :] = np.isin(keys[len(revealed_row) :], keys[: len(revealed_row)])
+    order = np.flatnonzero(~echo)
+    order = order[np.argsort(rows[order], kind="stable")]
+    return rows[order], codes.take(pa.array(order)), int(echo.sum())
+
+
+def numbered(word: str, numbers: np.ndarray) -> pa.Array:
+    """Ids such as synthetic-0000001 from zero-based numbers."""
+    return pa.array([f"{word}-{number + 1:07d}" for number in numbers.tolist()], pa.string())
+
+
+if __name__ == "__main__":
+    main(generate, globals().get("snakemake"), untracked="generate")
