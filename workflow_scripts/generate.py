@@ -54,8 +54,8 @@ def generate(
     outside the training range.
     """
     quiet_libraries()
-    from cohortloom.model import PromptBartWithDemographicPrediction
     from cohortloom.devices import pick_device
+    from cohortloom.model import PromptBartWithDemographicPrediction
 
     words = Vocabulary.load(model / "vocabulary.json")
     people = requested_patients(demographics, train, test, patients) if mode == "synthesize" else None

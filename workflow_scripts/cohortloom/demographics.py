@@ -36,8 +36,9 @@ def _read_csv(path: Path, train: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
         raise UserError(
-            f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'}); generate.demographics is test, train or a CSV file"
+            f"{path}: cannot be read ({reason}); generate.demographics is test, train or a CSV file"
         ) from None
     made: list[tuple[float, int]] = []
     reader = csv.DictReader(lines)
