@@ -28,8 +28,12 @@ def preprocess(*, raw_dir: Path, visits: Path, audit: Path, source: str) -> None
         "inputs_sha256": hashlib.sha256(digests.encode()).hexdigest(),
         "tool_version": VERSION,
     }
-    write_visits(table, visits, metadata)
     write_json(audit, summary)
+    try:
+        write_visits(table, visits, metadata)
+    except BaseException:
+        audit.unlink(missing_ok=True)  # an account without its visits would look like success
+        raise
     cohort = summary["cohort"]
     log.info(
         "%s: %d patients, %d visits, %d codes (%d distinct); %d columns removed",

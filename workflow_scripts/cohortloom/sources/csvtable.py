@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +31,14 @@ class CsvTable:
         content, digest = read_bytes(path)
         self._note_form(content, audit)
         self._content = content.removeprefix(BOM)
-        header = self._header()
+        records = self._records()
+        header = next(records)[1]
         by_name = {column.strip().upper(): column for column in reversed(header)}
         for column in columns:
             if column not in by_name:
                 self._missing(column, header)
+        if next(records, None) is None:
+            raise UserError(f"{path}: the table {name} has a header but no row; give the full table")
         parse = pa.csv.ParseOptions(newlines_in_values=True)
         convert = pa.csv.ConvertOptions(
             include_columns=[by_name[column] for column in columns],
@@ -45,7 +49,7 @@ class CsvTable:
         try:
             table = pa.csv.read_csv(io.BytesIO(self._content), read, parse, convert)
         except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-            self._malformed(len(header), str(error))
+            self._malformed(header, str(error))
         self.columns = {
             column: self._trim(column, table[by_name[column]].combine_chunks(), audit) for column in columns
         }
@@ -53,8 +57,6 @@ class CsvTable:
         self.rows = np.arange(self.n)  # row of the file behind each row that is left
         removed = [column for column in header if column.strip().upper() not in columns]
         audit.read(name, path, digest, self.n, columns, [column.strip().upper() for column in removed])
-        if self.n == 0:
-            raise UserError(f"{path}: the table {name} has a header but no row; give the full table")
 
     def __getitem__(self, column: str) -> pa.Array:
         return self.columns[column]
@@ -140,7 +142,7 @@ class CsvTable:
         audit.normalized["files with CRLF line ends"] += b"\r\n" in content
         audit.normalized["files with quoted values"] += b'"' in content
 
-    def _records(self):
+    def _records(self) -> Iterator[tuple[int, list[str]]]:
         """(first line, fields) of each record that is not a blank line, as pyarrow counts them."""
         text = io.StringIO(self._content.decode("utf-8", "replace"), newline="")
         reader, line = csv.reader(text), 1
@@ -148,9 +150,6 @@ class CsvTable:
             if fields:
                 yield line, fields
             line = reader.line_num + 1
-
-    def _header(self) -> list[str]:
-        return next(self._records())[1]
 
     def _line(self, row: int) -> int:
         """Line of the file (from 1) at which data row `row` (from 0) begins."""
@@ -171,14 +170,14 @@ class CsvTable:
             " give the MIMIC-III table with its header line"
         )
 
-    def _malformed(self, expected: int, error: str) -> None:
+    def _malformed(self, header: list[str], error: str) -> None:
         """Say where the table breaks; pyarrow's own message holds the row and is never shown."""
         for line, fields in self._records():
-            if len(fields) != expected:
+            if len(fields) != len(header):
                 raise UserError(
-                    f"{self.path}: line {line}: {len(fields)} values where the header has {expected} columns;"
-                    " the file is cut off or its quotes or delimiters are wrong"
+                    f"{self.path}: line {line}: {len(fields)} values where the header has {len(header)}"
+                    " columns; the file is cut off or its quotes or delimiters are wrong"
                 ) from None
         column = re.search(r"column #(\d+)", error)
-        place = f" column {self._header()[int(column[1])]}" if column else ""
+        place = f" column {header[int(column[1])]}" if column else ""
         raise UserError(f"{self.path}:{place} is not UTF-8 text; save the table as UTF-8") from None
