@@ -77,3 +77,11 @@ def test_a_row_says_what_its_metric_means_and_when_it_misleads(name):
 def test_titles_are_not_used_twice():
     titles = [row["title"] for row in METRICS.values()]
     assert len(titles) == len(set(titles))
+
+
+def test_the_tiny_experiment_emits_nothing_unexplained(tiny):
+    records = scorecard.read_records((tiny.directory / "results" / "tiny" / "evaluation").glob("*/*.json"))
+    assert len({record["metric"] for record in records}) > 30
+    for record in records:
+        row = METRICS[record["metric"]]
+        assert record["higher_is_better"] is BETTER[row["higher_is_better"]], record["metric"]
