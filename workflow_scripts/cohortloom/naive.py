@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from scipy import stats
+from scipy.special import comb
 
 from cohortloom import bands
 from cohortloom.metrics.coded import Coded
@@ -116,7 +116,8 @@ class Training:
             lengths, counts = np.unique(self.stratum(int(number)).lengths, return_counts=True)
             for known in np.unique(revealed[key == number]):
                 rows = np.flatnonzero((key == number) & (revealed == known))
-                weights = counts * stats.binom.pmf(known, lengths, share) * (lengths >= out[rows[0]])
+                likely = comb(lengths, known) * (1 - share) ** np.maximum(0, lengths - known)
+                weights = counts * likely * (lengths >= out[rows[0]])
                 if weights.sum() > 0:
                     out[rows] = rng.choice(lengths, len(rows), p=weights / weights.sum())
         return out

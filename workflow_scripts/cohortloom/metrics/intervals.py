@@ -12,7 +12,7 @@ means, 90% for the rarest deciles of codes, and is twice too wide for overlaps o
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 GROUPS = 20
 LEVEL = 0.95
@@ -53,7 +53,7 @@ def interval(
     if groups < 2 or not np.isfinite(others).all():
         return Estimate(value, np.nan, np.nan, n)
     spread = np.sqrt((groups - 1) / groups * ((others - others.mean()) ** 2).sum())
-    half = stats.t.ppf((1 + level) / 2, groups - 1) * spread
+    half = stdtrit(groups - 1, (1 + level) / 2) * spread
     return Estimate(value, float(max(low, value - half)), float(min(high, value + half)), n)
 
 
