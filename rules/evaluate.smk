@@ -36,6 +36,7 @@ rule evaluate_heads:
         runtime=60,
     params:
         **config["evaluate"]["heads"],
+        group_seed=config["evaluate"]["seed"],
         model=lambda wildcards, input: os.path.dirname(input.weights),
         run="{run}",
         seed=lambda wildcards: seed_of(wildcards.run),
@@ -64,6 +65,7 @@ rule evaluate_duplicates:
         runtime=60,
     params:
         **config["evaluate"]["duplicates"],
+        control_seed=config["evaluate"]["seed"],
         model=lambda wildcards, input: os.path.dirname(input.weights),
         run="{run}",
         seed=lambda wildcards: seed_of(wildcards.run),

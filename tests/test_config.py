@@ -81,7 +81,7 @@ SECTIONS = {
     "evaluate_fidelity": ("evaluate", "fidelity"),
 }
 # Given by the rules: which run, which mode, which seed.
-FROM_THE_DAG = {"run", "mode", "seed", "group_seed", "sample_seed", "threads", "device"}
+FROM_THE_DAG = {"run", "mode", "seed", "group_seed", "sample_seed", "control_seed", "threads", "device"}
 
 
 def keywords(script: str) -> dict[str, inspect.Parameter]:
