@@ -7,12 +7,11 @@ the 151,551 discharges by EM; what is written are expected numbers of discharges
 left out. No record and no combination of codes is kept. NHDS 2010 is in the public domain (NCHS, CDC).
 """
 
+import csv
 import logging
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 import scipy.sparse as sp
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import TruncatedSVD
@@ -38,8 +37,9 @@ log = logging.getLogger("cohortloom")
 SOURCE = "# source: NHDS 2010 public-use file (NCHS, CDC), aggregated by resources/derive_simulation.py"
 SMALLEST_CELL = 5
 MIN_VISITS_OF_A_PAIRED_CODE = 100
-PAIR_SURPRISE = 12.0  # chi-square of one cell, from which a pair is kept
+PAIR_SURPRISE = 25.0  # chi-square of one cell, from which a pair is kept
 PATIENTS_TO_CALIBRATE = 60_000
+DAMPING = 0.4  # of a step, because pairs that share a code move each other
 MIN_VISITS_TO_FIT = 25  # rarer codes say nothing about a profile
 # Conditions and states that stay with a patient once they are recorded, by code prefix.
 CHRONIC = (
@@ -208,13 +208,14 @@ def calibrate(
         )
         scale = holds.shape[0] / drawn.shape[0]
         often = np.asarray(drawn.sum(0)).ravel() * scale
-        rate *= np.clip((total + 20) / (often + 20), 0.5, 2) ** 0.8
+        rate *= np.clip((total + 20) / (often + 20), 0.5, 2) ** DAMPING
         expected = np.triu((drawn[:, common].T @ drawn[:, common]).toarray(), 1) * scale
         surprise = (together - expected) ** 2 / (expected + 1)
         enough = np.maximum(together, expected) >= 3 * SMALLEST_CELL
-        update = (ratio != 1) | ((surprise > PAIR_SURPRISE) & enough)
-        # A pair that stands together only because both are frequent needs no ratio of its own.
-        step_size = ((together + 4) / (expected + 4)) ** 0.7
+        update = ratio != 1
+        if step < rounds / 2:
+            update |= (surprise > PAIR_SURPRISE) & enough
+        step_size = ((together + 4) / (expected + 4)) ** DAMPING
         ratio = np.where(update, np.clip(ratio * step_size, 0.02, MAX_RATIO), ratio)
         ratio[update & (together < SMALLEST_CELL)] = 0
         error = ((together - expected) ** 2).sum() / ((together - together.mean()) ** 2).sum()
@@ -222,13 +223,17 @@ def calibrate(
 
 
 def save(path: Path, columns: dict[str, np.ndarray]) -> None:
-    """Write columns as CSV below one comment line that states the source."""
-    table = pa.table({name: pa.array(values.tolist()) for name, values in columns.items()})
-    options = pa.csv.WriteOptions(quoting_style="none")
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        file.write(SOURCE.encode() + b"\n")
-        pa.csv.write_csv(table, file, options)
-    log.info("%s: %d rows, %d bytes", path, table.num_rows, path.stat().st_size if path.exists() else 0)
+    """Write columns as CSV below one comment line that states the source; fractions to three places."""
+    texts = [
+        [f"{value:.4g}" if isinstance(value, float) else value for value in values.tolist()]
+        for values in columns.values()
+    ]
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.write(SOURCE + "\n")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*texts, strict=True))
+    log.info("%s: %d rows, %d bytes", path, len(texts[0]), path.stat().st_size)
 
 
 if __name__ == "__main__":

@@ -178,6 +178,7 @@ class Careers:
         self.profiles = np.cumsum(counts.profiles, 1)
         missing = counts.lengths @ np.arange(counts.lengths.shape[1]) - counts.share.sum(1)
         self.missing = np.maximum(missing, 0.05)  # [P] codes a visit too rare to have a cell in the profile
+        self.birth = np.array([name.startswith("V3") for name in counts.codes.tolist()])
         self.delivery = np.array([name.startswith("V27") for name in counts.codes.tolist()])
 
     def draw(self, n: int) -> Cohort:
@@ -284,12 +285,17 @@ class Careers:
         arrival = self.rng.standard_exponential(rates.shape, dtype=np.float32)
         with np.errstate(divide="ignore", invalid="ignore"):
             np.divide(arrival, rates, out=arrival)
-        chosen = self._race(arrival, int(length.max()))
+        leads = counts.principal > 0
+        if at // 2 == 0:  # a newborn's record opens with the birth, V30 to V39, and holds no other one
+            leads = self.birth
+            born = np.where(leads, arrival, np.inf).argmin(1)
+            arrival[:, leads] = np.where(np.flatnonzero(leads) == born[:, None], arrival[:, leads], np.inf)
+        chosen = self._race(arrival, int(length.max()), leads)
         inside = np.arange(chosen.shape[1]) < length[:, None]
         return np.where(inside, self._recorded_order(chosen, inside), -1), length
 
-    def _race(self, arrival: np.ndarray, longest: int) -> np.ndarray:
-        """The first `longest` codes to arrive in each row, [n, longest].
+    def _race(self, arrival: np.ndarray, longest: int, leads: np.ndarray) -> np.ndarray:
+        """The first `longest` codes to arrive in each row, [n, longest]; one of `leads` [C] is always in.
 
         What has arrived hastens its companions and stops what excludes it: as waiting times are
         exponential, the time a code still needs is divided by the ratio of the pair.
@@ -299,8 +305,8 @@ class Careers:
         chosen = np.empty((n, longest), np.int64)
         everyone = np.arange(n)
         for place in range(longest):
-            code = arrival.argmin(1)
-            now = arrival[everyone, code]
+            code = (arrival if place else np.where(leads, arrival, np.inf)).argmin(1)
+            now = arrival[everyone, code] if place else np.zeros(n, np.float32)
             chosen[:, place] = code
             arrival[everyone, code] = np.inf
             row = np.repeat(everyone, degree[code])
