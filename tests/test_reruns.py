@@ -191,7 +191,7 @@ def test_a_moved_workflow_reruns_nothing(tiny, tmp_path):
 def test_what_was_told_is_what_runs(tiny, tmp_path):
     """A real run after a change, then nothing; and the change undone likewise."""
     overlay = tmp_path / "overlay.yaml"
-    overlay.write_text(yaml.safe_dump({"evaluate": {"seed": 9}}))
+    overlay.write_text(yaml.safe_dump({"evaluate": {"fidelity": {"visits": 150}}}))
     options = ["--configfile", *tiny.options[1:], str(overlay)]
     told = tiny.jobs(*options)
     assert listed_jobs(tiny.run(*options).stdout) == told != set()

@@ -1,0 +1,65 @@
+"""The Makefile tells what is missing instead of failing somewhere in pip."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conftest import REPOSITORY
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Run make in a folder that holds the Makefile and the requirements alone."""
+    for name in ("Makefile", "requirements.txt", "constraints.txt"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = ["make", "--no-print-directory", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    return run
+
+
+def interpreter(path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_help_names_every_target(make):
+    text = make("help").stdout
+    for target in ("demo", "test", "lint", "bench", "TORCH_INDEX"):
+        assert target in text
+    assert make().stdout == text
+
+
+def test_an_old_or_missing_python_is_named(make, tmp_path):
+    old = interpreter(tmp_path / "old", "exit 1")
+    for python in (old, str(tmp_path / "none")):
+        done = make("demo", f"PYTHON={python}")
+        assert done.returncode != 0 and f"error: {python} is missing or older than 3.11" in done.stdout
+        assert not (tmp_path / ".venv").exists()
+
+
+def test_a_missing_venv_module_says_what_to_install(make, tmp_path):
+    lame = interpreter(
+        tmp_path / "lame", f'case "$2" in *ensurepip*) exit 1;; esac\nexec "{sys.executable}" "$@"'
+    )
+    done = make("demo", f"PYTHON={lame}")
+    assert done.returncode != 0 and "apt install python3-venv" in done.stdout
+
+
+def test_the_torch_index_reaches_pip(make):
+    text = make("--dry-run", ".venv/.installed", "TORCH_INDEX=https://example.org/cpu").stdout
+    assert "--extra-index-url https://example.org/cpu" in text
+    assert "--extra-index-url" not in make("--dry-run", ".venv/.installed").stdout
+
+
+def test_every_check_runs_in_ci():
+    text = (REPOSITORY / ".ci" / "run").read_text()
+    assert "make lint" in text and "make test" in text and "set -euo pipefail" in text
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for check in ("ruff format --check", "ruff check", "snakefmt --check", "--lint"):
+        assert check in makefile
