@@ -10,7 +10,7 @@ from cohortloom.errors import UserError
 from cohortloom.files import sha256
 from cohortloom.step import log, main
 from cohortloom.visits import SCHEMA, code_lists, patient_starts, read_visits, write_visits
-from cohortloom.vocabulary import END, Vocabulary, gap_edges
+from cohortloom.vocabulary import END, Vocabulary, gap_bins
 
 DATASET_SCHEMA = pa.schema(
     [
@@ -67,7 +67,7 @@ def build_dataset(
             full,
             full - kept,
         )
-    log.info("vocabulary: %d codes, %d gap bins", len(words.codes), words.n_gap_bins)
+    log.info("vocabulary: %d codes, %d gap bins", len(words.codes), len(words.gap_bins))
 
 
 def split_of_visits(table: pa.Table, val_fraction: float, test_fraction: float, seed: int) -> np.ndarray:
@@ -97,7 +97,7 @@ def learn_vocabulary(train: pa.Table, min_patients: int, max_bins: int) -> Vocab
     )
     days, follows = train["days"].to_numpy(), train["visit"].to_numpy() > 0
     gaps = np.diff(days, prepend=0)[follows]
-    return Vocabulary(tuple(c for c, _ in frequent), tuple(n for _, n in frequent), gap_edges(gaps, max_bins))
+    return Vocabulary(tuple(c for c, _ in frequent), tuple(n for _, n in frequent), gap_bins(gaps, max_bins))
 
 
 def with_ids(table: pa.Table, words: Vocabulary) -> pa.Table:

@@ -66,8 +66,8 @@ def decode(
             attention_mask=torch.from_numpy(
                 (np.arange(encoder.shape[1]) < lengths[:, None]).astype(np.int64)
             ).to(device),
-            x_num=torch.from_numpy(np.asarray(age, np.float32)[:, None]).to(device),
-            x_cat=torch.from_numpy(np.asarray(sex, np.int64)[:, None]).to(device),
+            x_num=torch.from_numpy(np.array(age, np.float32)[:, None]).to(device),
+            x_cat=torch.from_numpy(np.array(sex, np.int64)[:, None]).to(device),
             **options,
         )
     return take_apart(raw.cpu().numpy(), words)

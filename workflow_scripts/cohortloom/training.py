@@ -5,6 +5,7 @@ generated visits; the weights that generate best are kept. A checkpoint carries 
 shapes the result and is never resumed under another digest.
 """
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,8 @@ class State:
     epoch: int = 0
     batch: int = 0  # next batch of the epoch
     evaluated: int = 0
+    logged: int = 0  # tokens at the last log line
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)  # of the losses since then, by token
     best_score: float = float("inf")
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -153,7 +156,7 @@ class Trainer:
         self._resume()
         state = self.state
         keep = np.diff(self.train.offsets) > 0
-        window, since_log, since_save = _Window(), state.tokens, state.tokens
+        since_save = state.tokens
         started, started_at = time.monotonic(), state.tokens
         with tqdm(total=plan.tokens, initial=state.tokens, unit="tok", unit_scale=True, mininterval=5) as bar:
             while state.tokens < plan.tokens:
@@ -161,11 +164,11 @@ class Trainer:
                 while state.batch < len(order) and state.tokens < plan.tokens:
                     losses, n = self._step(collate(self.train, pairs, order[state.batch]))
                     state.batch, state.step, state.tokens = state.batch + 1, state.step + 1, state.tokens + n
-                    window.add(losses, n)
+                    state.sums = [a + b * n for a, b in zip(state.sums, losses.tolist(), strict=True)]
                     bar.update(n)
-                    if state.tokens - since_log >= self.log_every or state.tokens >= plan.tokens:
-                        since_log = state.tokens
-                        row = self._record("train", window.means())
+                    if state.tokens - state.logged >= self.log_every or state.tokens >= plan.tokens:
+                        row = self._record("train", np.array(state.sums) / (state.tokens - state.logged))
+                        state.logged, state.sums = state.tokens, [0.0] * 4
                         bar.set_postfix_str(
                             f"lm {row['lm_loss']:.3f} age {row['age_loss_years2']:.1f} "
                             f"sex {row['sex_loss']:.3f}"
@@ -231,7 +234,7 @@ class Trainer:
         if done < self.plan.warmup_fraction:
             return self.plan.learning_rate * (done + 1e-3) / (self.plan.warmup_fraction + 1e-3)
         left = (done - self.plan.warmup_fraction) / (1 - self.plan.warmup_fraction)
-        return self.plan.learning_rate * 0.5 * (1 + np.cos(np.pi * min(1.0, left)))
+        return self.plan.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, left)))
 
     def _tensors(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         return {key: torch.from_numpy(value).to(self.accelerator.device) for key, value in batch.items()}
@@ -343,19 +346,3 @@ def teacher_forced(model, data: Examples, max_tokens: int, tensors, batch_tokens
         )
         tokens, visits = tokens + n, visits + len(rows)
     return sums / np.array([max(tokens, 1), *[max(visits, 1)] * 3])
-
-
-class _Window:
-    """Running means of the losses since the last log line."""
-
-    def __init__(self):
-        self.sums, self.weight = torch.zeros(4), 0
-
-    def add(self, losses: torch.Tensor, n: int) -> None:
-        self.sums += losses.cpu() * n
-        self.weight += n
-
-    def means(self) -> np.ndarray:
-        made = (self.sums / max(self.weight, 1)).numpy()
-        self.sums, self.weight = torch.zeros(4), 0
-        return made

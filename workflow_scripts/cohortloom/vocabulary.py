@@ -21,30 +21,22 @@ SPECIAL = {"<pad>": PAD, "<start>": START, "<mask>": MASK, "<now>": NOW}
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Codes with their training patients, and the edges in days of the gap bins.
-
-    `gap_edges` [n_bins + 1] ascending integers: bin k holds edges[k] <= gap < edges[k + 1].
-    """
+    """Codes with their training patients, and the first and last day of each gap bin, ascending."""
 
     codes: tuple[str, ...]
     counts: tuple[int, ...]
-    gap_edges: tuple[int, ...] = ()
+    gap_bins: tuple[tuple[int, int], ...] = ()
     system: str = CODE_COLUMNS["diagnoses"]
-
-    @property
-    def n_gap_bins(self) -> int:
-        """Number of gap bins; 0 where no training patient came twice."""
-        return max(0, len(self.gap_edges) - 1)
 
     @property
     def terminators(self) -> list[int]:
         """Ids that close a visit: `<end>` first, then the gap bins."""
-        return list(range(END, END + 1 + self.n_gap_bins))
+        return list(range(END, END + 1 + len(self.gap_bins)))
 
     @property
     def first_code(self) -> int:
         """Id of the first code; every id from here on is a code."""
-        return END + 1 + self.n_gap_bins
+        return END + 1 + len(self.gap_bins)
 
     def __len__(self) -> int:
         return self.first_code + len(self.codes)
@@ -60,23 +52,23 @@ class Vocabulary:
 
     def terminator_of_gap(self, gaps: np.ndarray) -> np.ndarray:
         """Terminator ids of gaps in days; a gap beyond the learnt range takes the nearest bin."""
-        if not self.n_gap_bins:
+        if not self.gap_bins:
             return np.full(len(gaps), END, np.int32)
-        bins = np.searchsorted(self.gap_edges, gaps, side="right") - 1
-        return (END + 1 + np.clip(bins, 0, self.n_gap_bins - 1)).astype(np.int32)
+        low, high = np.array(self.gap_bins).T
+        between = (high[:-1] + low[1:]) / 2
+        return (END + 1 + np.searchsorted(between, gaps)).astype(np.int32)
 
     def draw_gap(self, terminators: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A gap in days drawn uniformly inside the bin of each terminator."""
-        bins = np.asarray(terminators) - END - 1
-        edges = np.asarray(self.gap_edges)
-        return rng.integers(edges[bins], edges[bins + 1])
+        low, high = np.array(self.gap_bins)[np.asarray(terminators) - END - 1].T
+        return rng.integers(low, high + 1)
 
     def save(self, path: Path) -> None:
         """Write vocabulary.json."""
         ends = [{"id": END, "end": True}]
         gaps = [
-            {"id": END + 1 + k, "low_days": self.gap_edges[k], "high_days": self.gap_edges[k + 1] - 1}
-            for k in range(self.n_gap_bins)
+            {"id": END + 1 + k, "low_days": low, "high_days": high}
+            for k, (low, high) in enumerate(self.gap_bins)
         ]
         codes = [
             {"id": self.first_code + i, "system": self.system, "code": code, "count": count}
@@ -91,13 +83,10 @@ class Vocabulary:
         """Read vocabulary.json; raises UserError where ids are not as this version lays them out."""
         try:
             content = read_json(path)
-            gaps = content["terminators"][1:]
-            edges = [gap["low_days"] for gap in gaps] + [gap["high_days"] + 1 for gap in gaps[-1:]]
+            bins = tuple((gap["low_days"], gap["high_days"]) for gap in content["terminators"][1:])
             rows = content["codes"]
             systems = {row["system"] for row in rows} or {CODE_COLUMNS["diagnoses"]}
-            made = cls(
-                tuple(r["code"] for r in rows), tuple(r["count"] for r in rows), tuple(edges), *systems
-            )
+            made = cls(tuple(r["code"] for r in rows), tuple(r["count"] for r in rows), bins, *systems)
             if [row["id"] for row in rows] != list(range(made.first_code, len(made))):
                 raise KeyError("ids")
         except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -107,11 +96,12 @@ class Vocabulary:
         return made
 
 
-def gap_edges(gaps: np.ndarray, max_bins: int) -> tuple[int, ...]:
-    """Log-spaced edges in whole days over the training gaps; bins that no gap falls into are merged."""
+def gap_bins(gaps: np.ndarray, max_bins: int) -> tuple[tuple[int, int], ...]:
+    """First and last day of each bin: log-spaced over the training gaps, narrowed to what falls into it."""
     if not len(gaps):
         return ()
-    low, high = int(gaps.min()), int(gaps.max()) + 1
-    edges = np.unique(np.round(np.geomspace(low + 1, high + 1, max_bins + 1)).astype(int) - 1)
-    filled = np.histogram(gaps, edges)[0] > 0
-    return (*(int(edge) for edge in edges[:-1][filled]), high)
+    edges = np.unique(np.round(np.geomspace(gaps.min() + 1, gaps.max() + 2, max_bins + 1)).astype(int) - 1)
+    of_gap = np.searchsorted(edges, gaps, side="right")
+    return tuple(
+        (int(part.min()), int(part.max())) for b in np.unique(of_gap) if len(part := gaps[of_gap == b])
+    )

@@ -1,0 +1,120 @@
+"""build_dataset: the split by patient, the vocabulary of training patients, token ids."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from build_dataset import build_dataset, learn_vocabulary, split_of_visits, with_ids
+from cohortloom.errors import UserError
+from cohortloom.visits import code_lists, read_visits, write_visits
+from cohortloom.vocabulary import END, Vocabulary, gap_bins
+from grammar import grammar_visits
+
+
+def build(folder, visits, **options):
+    folder.mkdir(exist_ok=True)
+    write_visits(visits, folder / "visits.parquet", {"source": "test"})
+    names = {name: folder / f"{name}.parquet" for name in ("train", "val", "test")}
+    vocabulary = folder / "vocabulary.json"
+    build_dataset(visits=folder / "visits.parquet", vocabulary=vocabulary, **names, **options)
+    return {name: pq.read_table(path) for name, path in names.items()}, Vocabulary.load(vocabulary)
+
+
+def test_split_keeps_patients_whole_and_fractions(tmp_path):
+    parts, _ = build(tmp_path, grammar_visits(400, 0))
+    owners = {name: set(part["patient_id"].to_pylist()) for name, part in parts.items()}
+    assert [len(owners[name]) for name in ("train", "val", "test")] == [320, 40, 40]
+    assert len(set.union(*owners.values())) == 400
+
+
+def test_split_follows_the_seed():
+    visits = grammar_visits(100, 0)
+    once, again, other = (split_of_visits(visits, 0.1, 0.1, seed) for seed in (1, 1, 2))
+    assert (once == again).all() and (once != other).any()
+
+
+def test_vocabulary_is_learnt_from_training_patients_alone(tmp_path):
+    visits = grammar_visits(200, 0)
+    held_out = split_of_visits(visits, 0.1, 0.1, 0) != 0
+    marked = [
+        [*codes, "E8889"] if out else codes
+        for codes, out in zip(visits["diagnoses"].to_pylist(), held_out, strict=True)
+    ]
+    visits = visits.set_column(5, "diagnoses", pa.array(marked))
+    parts, words = build(tmp_path, visits, min_patients_per_code=1)
+    assert "E8889" not in words.codes and "4019" in words.codes
+    # the code stays among the held-out codes, which the evaluation scores, and has no id
+    assert "E8889" in code_lists(parts["test"])[0].to_pylist()
+    assert len(code_lists(parts["test"], "diagnoses_ids")[0]) < len(code_lists(parts["test"])[0])
+
+
+def test_codes_of_few_patients_leave_the_vocabulary():
+    rows = {
+        "patient_id": ["a", "a", "b", "c"],
+        "visit": [0, 1, 0, 0],
+        "days": [0, 9, 0, 0],
+        "age": [1.0, 1.0, 2.0, 3.0],
+        "sex": ["F", "F", "M", "M"],
+        "diagnoses": [["4019"], ["4019"], ["4019", "25000"], ["25000"]],
+    }
+    table = pa.table(rows)
+    assert learn_vocabulary(table, 2, 4).codes == ("25000", "4019")
+    # twice in one patient is one patient
+    assert learn_vocabulary(table.slice(0, 2), 1, 4).counts == (1,)
+    assert learn_vocabulary(table.slice(0, 2), 2, 4).codes == ()
+
+
+def test_ids_decode_to_the_codes_and_terminators_to_the_gap(tmp_path):
+    parts, words = build(tmp_path, grammar_visits(400, 0))
+    train = parts["train"]
+    ids, offsets = code_lists(train, "diagnoses_ids")
+    assert words.decode(ids.to_numpy()).to_pylist() == code_lists(train)[0].to_pylist()
+    visit, days = train["visit"].to_numpy(), train["days"].to_numpy()
+    edges = {row["id"]: row for row in json.loads((tmp_path / "vocabulary.json").read_text())["terminators"]}
+    for row, terminator in enumerate(train["terminator"].to_pylist()):
+        followed = row + 1 < len(visit) and visit[row + 1] > 0
+        assert followed == (terminator != END)
+        if followed:
+            gap = days[row + 1] - days[row]
+            assert edges[terminator]["low_days"] <= gap <= edges[terminator]["high_days"]
+
+
+def test_gap_bins_are_log_spaced_cover_training_and_hold_their_draws():
+    gaps = np.array([1, 2, 5, 30, 31, 400])
+    bins = gap_bins(gaps, 6)
+    assert bins == ((1, 2), (5, 5), (30, 31), (400, 400))
+    words = Vocabulary(("4019",), (6,), bins)
+    terminators = words.terminator_of_gap(gaps)
+    drawn = words.draw_gap(np.repeat(terminators, 50), np.random.default_rng(0))
+    assert (words.terminator_of_gap(drawn) == np.repeat(terminators, 50)).all()
+    assert words.terminator_of_gap(np.array([9999]))[0] == words.terminators[-1]
+    assert gap_bins(np.array([]), 6) == ()
+
+
+def test_same_seed_same_files(tmp_path):
+    visits = grammar_visits(100, 0)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        build(tmp_path / name, visits, seed=seed)
+    content = {name: (tmp_path / name / "train.parquet").read_bytes() for name in "abc"}
+    assert content["a"] == content["b"] != content["c"]
+
+
+def test_too_few_patients_are_refused(tmp_path):
+    with pytest.raises(UserError, match="too few patients"):
+        build(tmp_path, grammar_visits(2, 0))
+    assert not (tmp_path / "train.parquet").exists()
+
+
+def test_dataset_files_read_as_visits(tmp_path):
+    build(tmp_path, grammar_visits(50, 0))
+    assert "diagnoses_ids" not in read_visits(tmp_path / "test.parquet").column_names
+
+
+def test_ids_of_unknown_codes_are_left_out():
+    words = Vocabulary(("4019",), (1,))
+    part = grammar_visits(20, 0)
+    ids = code_lists(with_ids(part, words), "diagnoses_ids")[0].to_numpy()
+    assert len(ids) and (ids == words.first_code).all()

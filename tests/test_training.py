@@ -1,0 +1,264 @@
+"""Training: a known grammar is learnt, a resumed run equals an uninterrupted one, seeds decide."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from build_dataset import build_dataset
+from cohortloom.errors import UserError
+from cohortloom.training import Trainer
+from cohortloom.visits import read_visits, write_visits
+from generate import generate
+from grammar import ANAEMIA, FIRST, HYPERTENSION, breaches, grammar_visits
+from train import train
+
+SCRIPTS = Path(__file__).parent.parent / "workflow_scripts"
+BRIEF = {
+    "preset": "tiny",
+    "tokens": 6000,
+    "batch_tokens": 128,
+    "evaluations": 2,
+    "selection_patients": 50,
+    "max_positions": 64,
+    "log_every_tokens": 1000,
+    "checkpoint_every_tokens": 1500,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Files of a split grammar cohort."""
+    folder = tmp_path_factory.mktemp("dataset")
+    write_visits(grammar_visits(3000, 0), folder / "visits.parquet", {})
+    files = {name: folder / f"{name}.parquet" for name in ("train", "val", "test")}
+    build_dataset(
+        visits=folder / "visits.parquet", vocabulary=folder / "vocabulary.json", max_gap_bins=4, **files
+    )
+    return {**files, "vocabulary": folder / "vocabulary.json"}
+
+
+def run_train(dataset, folder, **options):
+    given = {key: dataset[key] for key in ("train", "val", "vocabulary")}
+    train(**given, model=folder, **{**BRIEF, **options})
+    with open(folder / "history.csv", newline="") as file:
+        return load_file(folder / "model.safetensors"), list(csv.DictReader(file))
+
+
+def equal(one, other):
+    return all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.fixture(scope="module")
+def brief(dataset, tmp_path_factory):
+    """Weights and history of an uninterrupted brief run."""
+    return run_train(dataset, tmp_path_factory.mktemp("brief") / "model")
+
+
+def test_losses_are_logged_apart_for_training_and_validation(brief):
+    _, history = brief
+    assert {row["split"] for row in history} == {"train", "val"}
+    for row in history:
+        whole = float(row["lm_loss"]) + 0.3 * float(row["age_loss"]) + 0.2 * float(row["sex_loss"])
+        assert float(row["loss"]) == pytest.approx(whole, rel=1e-4)
+    lm = [float(row["lm_loss"]) for row in history if row["split"] == "train"]
+    assert lm[-1] < lm[0]
+
+
+def test_same_seed_same_weights_other_seed_others(dataset, brief, tmp_path):
+    again, history = run_train(dataset, tmp_path / "again")
+    other, _ = run_train(dataset, tmp_path / "other", seed=1)
+    assert equal(brief[0], again) and brief[1] == history
+    assert not equal(brief[0], other)
+
+
+def test_a_weight_of_zero_leaves_the_heads_untrained(dataset, brief, tmp_path):
+    lm_only, history = run_train(dataset, tmp_path / "lm_only", age_weight=0.0, sex_weight=0.0)
+    assert not equal(brief[0], lm_only)
+    assert float(history[-1]["loss"]) == pytest.approx(float(history[-1]["lm_loss"]))
+
+
+def interrupted(dataset, folder, monkeypatch, after):
+    """Start a run and stop it after some steps, as a kill would."""
+    step = Trainer._step
+
+    def stop(self, batch):
+        if self.state.step >= after:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_train(dataset, folder / "model", checkpoints=folder / "checkpoints")
+    return sorted((folder / "checkpoints").iterdir())
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(dataset, brief, tmp_path, monkeypatch):
+    saved = interrupted(dataset, tmp_path, monkeypatch, after=40)
+    assert saved and not (tmp_path / "model").exists()
+    steps = []
+    step = Trainer._step
+    monkeypatch.setattr(Trainer, "_step", lambda self, batch: steps.append(1) or step(self, batch))
+    weights, history = run_train(dataset, tmp_path / "model", checkpoints=tmp_path / "checkpoints")
+    assert len(steps) < int(history[-1]["step"])  # it did resume
+    assert equal(brief[0], weights) and history == brief[1]
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(dataset, brief, tmp_path, monkeypatch):
+    saved = interrupted(dataset, tmp_path, monkeypatch, after=40)
+    assert len(saved) == 2
+    saved[-1].write_bytes(saved[-1].read_bytes()[:1000])
+    weights, history = run_train(dataset, tmp_path / "model", checkpoints=tmp_path / "checkpoints")
+    assert equal(brief[0], weights) and history == brief[1]
+
+
+def test_a_checkpoint_of_other_parameters_is_not_resumed(dataset, tmp_path, monkeypatch, caplog):
+    interrupted(dataset, tmp_path, monkeypatch, after=40)
+    run_train(dataset, tmp_path / "model", checkpoints=tmp_path / "checkpoints", learning_rate=2e-3)
+    fresh, _ = run_train(dataset, tmp_path / "fresh", learning_rate=2e-3)
+    assert equal(load_file(tmp_path / "model" / "model.safetensors"), fresh)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path):
+    with pytest.raises(UserError, match="not finite"):
+        run_train(dataset, tmp_path / "model", learning_rate=1e6, max_grad_norm=1e9, warmup_fraction=0.0)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_gpu_asked_for_and_absent_is_an_error(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no GPU is visible"):
+        run_train(dataset, tmp_path / "model", device="cuda")
+
+
+def test_the_script_runs_from_the_command_line(dataset, tmp_path):
+    command = [sys.executable, SCRIPTS / "train.py"]
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "--learning-rate" in shown and "--vocabulary" in shown
+    files = [f"--{key}={dataset[key]}" for key in ("train", "val", "vocabulary")]
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in {**BRIEF, "tokens": 500}.items()]
+    subprocess.run(
+        [*command, *files, f"--model={tmp_path / 'model'}", *options], check=True, capture_output=True
+    )
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert {
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "vocabulary.json",
+        "README.md",
+    } <= names
+    gone = subprocess.run([*command, *files], capture_output=True, text=True)
+    assert gone.returncode == 2 and "--model" in gone.stderr and "Traceback" not in gone.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    """A tiny model that has learnt the grammar."""
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    options = {
+        "tokens": 150_000,
+        "learning_rate": 2e-3,
+        "batch_tokens": 128,
+        "dropout": 0.0,
+        "evaluations": 1,
+        "log_every_tokens": 50_000,
+    }
+    run_train(dataset, folder, **options)
+    return folder
+
+
+def run_generate(trained, dataset, folder, **options):
+    given = {"model": trained, "train": dataset["train"], "test": dataset["test"], "device": "cpu"}
+    generate(**given, synthetic=folder / "s.parquet", counts=folder / "s.json", **options)
+    return read_visits(folder / "s.parquet")
+
+
+def test_a_known_grammar_is_learnt_and_a_wrong_one_rejected(trained, dataset, tmp_path):
+    # Below temperature 1 the last tenths of a percent of a briefly trained tiny model do not count.
+    made = run_generate(trained, dataset, tmp_path, temperature=0.5)
+    assert made.num_rows >= 300
+    assert breaches(made) == 0
+    swapped = {"F": FIRST["M"], "M": FIRST["F"]}
+    assert breaches(made, swapped) > 0.4 * made.num_rows
+
+
+def test_no_code_twice_in_a_visit_but_again_in_the_next(trained, dataset, tmp_path):
+    made = run_generate(trained, dataset, tmp_path, temperature=0.5).to_pylist()
+    assert all(len(set(row["diagnoses"])) == len(row["diagnoses"]) for row in made)
+    later = [row for row in made if row["visit"] == 1]
+    assert len(later) >= 30
+    assert sum(row["diagnoses"] == [HYPERTENSION, ANAEMIA] for row in later) >= 0.95 * len(later)
+
+
+def test_days_and_ages_follow_the_gaps(trained, dataset, tmp_path):
+    made = run_generate(trained, dataset, tmp_path, temperature=0.5).to_pylist()
+    days = np.array([row["days"] for row in made if row["visit"] == 1])
+    assert (((days >= 25) & (days <= 35)) | ((days >= 340) & (days <= 360))).mean() > 0.9
+    first = {row["patient_id"]: row["age"] for row in made if row["visit"] == 0}
+    grown = [row["age"] - first[row["patient_id"]] for row in made if row["visit"] == 1]
+    assert set(grown) == {0.0, 1.0}
+
+
+def test_seeds_decide_the_synthetic_file(trained, dataset, tmp_path):
+    content = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run_generate(trained, dataset, tmp_path, seed=seed)
+        content[name] = (tmp_path / "s.parquet").read_bytes()
+    assert content["a"] == content["b"] != content["c"]
+
+
+def test_ids_are_new_and_demographics_are_the_test_patients(trained, dataset, tmp_path):
+    made, real = run_generate(trained, dataset, tmp_path), read_visits(dataset["test"])
+    assert not set(made["patient_id"].to_pylist()) & set(real["patient_id"].to_pylist())
+    wanted, got = (
+        [(row["age"], row["sex"]) for row in table.to_pylist() if row["visit"] == 0] for table in (real, made)
+    )
+    assert wanted == got
+
+
+def test_reconstruct_keeps_what_is_revealed_and_finds_what_is_not(trained, dataset, tmp_path):
+    made = run_generate(trained, dataset, tmp_path, mode="reconstruct", do_sample=False).to_pylist()
+    real = {(row["patient_id"], row["visit"]): row for row in read_visits(dataset["test"]).to_pylist()}
+    assert len(made) == len(real)
+    found = hidden = 0
+    for row in made:
+        true = set(real[row["source_patient_id"], row["source_visit"]]["diagnoses"])
+        assert set(row["revealed"]) <= true and set(row["revealed"]) <= set(row["diagnoses"])
+        found += len(true & set(row["diagnoses"])) - len(row["revealed"])
+        hidden += len(true) - len(row["revealed"])
+    assert found > 0.7 * hidden
+
+
+def test_requested_demographics_are_read_and_checked(trained, dataset, tmp_path):
+    wanted = tmp_path / "wanted.csv"
+    wanted.write_text("sex,age\nF,30\nM,0\n")
+    made = run_generate(trained, dataset, tmp_path, demographics=str(wanted))
+    first = [(row["age"], row["sex"]) for row in made.to_pylist() if row["visit"] == 0]
+    assert first == [(30.0, "F"), (0.0, "M")]
+    for text, column, value in (("age,sex\n85,F\n", "age", "'85'"), ("age,sex\n30,X\n", "sex", "'X'")):
+        wanted.write_text(text)
+        with pytest.raises(UserError, match=f"line 2: column {column}: {value}"):
+            run_generate(trained, dataset, tmp_path, demographics=str(wanted))
+    wanted.write_text("age\n30\n")
+    with pytest.raises(UserError, match="column sex is missing"):
+        run_generate(trained, dataset, tmp_path, demographics=str(wanted))
+
+
+def test_a_repeated_code_is_refused_not_repaired(trained, dataset, tmp_path):
+    """With the ban on repeats off and terminators unlikely, a code is repeated, and nothing is written."""
+    with pytest.raises(UserError, match="stands twice"):
+        run_generate(trained, dataset, tmp_path, no_repeat_ngram_size=0, terminator_bias=-30.0)
+    assert not (tmp_path / "s.parquet").exists()
+
+
+def test_dataset_holds_token_ids(dataset):
+    assert {"diagnoses_ids", "terminator"} <= set(pq.read_schema(dataset["train"]).names)
