@@ -185,7 +185,7 @@ def test_it_opens_in_a_browser(folder, tmp_path):
         [browser, *flags, "--window-size=500,900", "--dump-dom", f"file://{tmp_path}/probe.html"],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=180,
     )
     wide, window, images, drawn = map(int, re.search(r"<title>([\d,]+)</title>", done.stdout)[1].split(","))
     assert wide <= window
