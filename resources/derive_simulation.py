@@ -64,7 +64,7 @@ def derive_simulation(
     resources: Path,
     profiles: int = 240,
     rounds: int = 40,
-    calibrations: int = 6,
+    calibrations: int = 8,
     seed: int = 1,
 ) -> None:
     """Fit the profiles to the NHDS 2010 file in raw_dir and write resources/simulation_*.csv."""

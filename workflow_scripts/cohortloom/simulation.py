@@ -281,15 +281,15 @@ class Careers:
         total = self.lengths[profile, -1]
         draw = self.rng.random(n) * total
         length = np.maximum(1, (self.lengths[profile] <= draw[:, None]).sum(1))
-        length = np.minimum(length, (rates > 0).sum(1))
-        arrival = self.rng.standard_exponential(rates.shape, dtype=np.float32)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            np.divide(arrival, rates, out=arrival)
+        arrival = np.full(rates.shape, np.inf, np.float32)
+        race = self.rng.standard_exponential(rates.shape, dtype=np.float32)
+        np.divide(race, rates, out=arrival, where=rates > 0)
         leads = counts.principal > 0
         if at // 2 == 0:  # a newborn's record opens with the birth, V30 to V39, and holds no other one
             leads = self.birth
             born = np.where(leads, arrival, np.inf).argmin(1)
             arrival[:, leads] = np.where(np.flatnonzero(leads) == born[:, None], arrival[:, leads], np.inf)
+        length = np.minimum(length, np.isfinite(arrival).sum(1))
         chosen = self._race(arrival, int(length.max()), leads)
         inside = np.arange(chosen.shape[1]) < length[:, None]
         return np.where(inside, self._recorded_order(chosen, inside), -1), length
@@ -311,6 +311,8 @@ class Careers:
             arrival[everyone, code] = np.inf
             row = np.repeat(everyone, degree[code])
             at = np.repeat(pairs.indptr[code], degree[code]) + _count_within(degree[code])
+            ends = np.isfinite(now)[row]  # beyond the last code that can arrive nothing moves any more
+            row, at = row[ends], at[ends]
             waiting = arrival[row, pairs.indices[at]] - now[row]
             arrival[row, pairs.indices[at]] = now[row] + waiting / pairs.data[at]
         return chosen
