@@ -214,6 +214,7 @@ def test_the_terminal_shows_the_criteria_and_the_path(made, capsys):
     text = capsys.readouterr().out
     assert "6 of 6 criteria pass" in text
     assert "Jaccard" in text and "at least 0.42" in text and "0.530" in text
+    assert "only 100 test visits; figures mean nothing" in text
     assert str(made / "report.html") in text.replace("\n", "")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cohortloom.errors import UserError
 from cohortloom.files import read_json
-from cohortloom.scorecard import read_metrics
+from cohortloom.scorecard import MEANINGFUL_VISITS, read_metrics
 from cohortloom.step import main
 from cohortloom.wording import interval, number, target, verdict
 
@@ -24,9 +24,10 @@ def show_scorecard(*, results: Path = Path("results/demo")) -> None:
     passed = sum(record["pass"] is True for record in card["criteria"])
     title = f"{card['experiment']}, run {card['criteria'][0]['run']}: {passed} of {len(rows)} criteria pass"
     print_table(title, rows)
-    small = [r["n"] for r in card["criteria"] if r["metric"] == "age_head_loss" and r["n"] is not None]
-    if small and small[0] < 2000:
-        print(f"WARNING: only {small[0]:,} test visits; figures mean nothing at this size.")
+    # Reconstruction scores every test visit; the heads leave out visits without a known code.
+    visits = next((r["n"] for r in card["criteria"] if r["metric"] == "jaccard"), None)
+    if visits is not None and visits < MEANINGFUL_VISITS:
+        print(f"WARNING: only {visits:,} test visits; figures mean nothing at this size.")
     print(f"report: {(results / 'report.html').resolve()}")
 
 

@@ -112,6 +112,7 @@ def histogram(counts: Mapping[str, np.ndarray], xlabel: str, real: str, syntheti
     """Shares of visits (or patients) by a whole number; counts: name -> numbers [n]."""
     figure, axes = _panel(xlabel, "share")
     top = int(max(np.quantile(values, 0.995) if len(values) else 1 for values in counts.values())) + 1
+    least = min(int(values.min(initial=top)) for values in counts.values())
     others = [name for name in counts if name not in (real, synthetic)]
     for name, values in counts.items():
         share = np.bincount(np.minimum(values, top), minlength=top + 1) / max(1, len(values))
@@ -120,8 +121,8 @@ def histogram(counts: Mapping[str, np.ndarray], xlabel: str, real: str, syntheti
             continue
         number = 0 if name == synthetic else 1 + others.index(name)
         axes.plot(
-            np.arange(top + 1),
-            share,
+            np.arange(least, top + 1),
+            share[least:],
             color=SYNTHETIC if name == synthetic else COLORS[(0, 2, 3, 5)[(number - 1) % 4]],
             linestyle=STYLES[number % len(STYLES)],
             linewidth=2 if name == synthetic else 1.2,
@@ -129,7 +130,7 @@ def histogram(counts: Mapping[str, np.ndarray], xlabel: str, real: str, syntheti
             markersize=3,
             label=name,
         )
-    axes.set_xlim(0.2, top + 0.6)
+    axes.set_xlim(least - 0.6, top + 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(_percent))
     axes.legend()

@@ -10,10 +10,9 @@ from typing import Any
 import jinja2
 
 from cohortloom import report_examples, report_figures, wording
-from cohortloom.scorecard import CRITERIA, NAIVE, REAL, Record, key, unequal_sizes
+from cohortloom.scorecard import CRITERIA, MEANINGFUL_VISITS, NAIVE, REAL, Record, key, unequal_sizes
 from cohortloom.visits import patient_starts, read_visits
 
-MEANINGFUL_VISITS = 2000  # test visits below which no figure says anything
 GROUPS = {
     "medical validity": "Do ages, sexes and codes fit together?",
     "reconstruction": "Half of the codes of a real visit are shown. Does the model find the hidden rest?",
@@ -146,7 +145,8 @@ def _ordered(records: list[Record], metrics: dict) -> list[Record]:
     """Records in the order of metrics.csv, then by mode and subset."""
     order = {name: number for number, name in enumerate(metrics)}
     return sorted(
-        records, key=lambda r: (order[r["metric"]], str(r["mode"]), _natural(str(r["subset"] or "")))
+        records,
+        key=lambda r: (order[r["metric"]], r["mode"] == "reconstruct", _natural(str(r["subset"] or ""))),
     )
 
 
@@ -178,7 +178,9 @@ def _groups(
             row["subset"] = f"{wording.dotted(row['subset'])} {titles[row['subset']]}"
         group["subsets" if record["subset"] else "rows"].append(row)
     for group in found.values():
-        group["judged"] = any(row["real"] != wording.NONE for row in group["rows"] + group["subsets"])
+        rows = group["rows"] + group["subsets"]
+        group["judged"] = any(row["real"] != wording.NONE for row in rows)
+        group["compared"] = any(row["naive"] != wording.NONE for row in rows)
     known = [found[name] for name in GROUPS if name in found]
     return known + [group for name, group in found.items() if name not in GROUPS]
 

@@ -30,6 +30,7 @@ CRITERIA = {
 }
 REAL = "real"
 NAIVE = ("prevalence", "markov", "echo")  # `copy` has a column of its own
+MEANINGFUL_VISITS = 2000  # test visits below which no figure says anything
 SAME_SIZE = 0.05  # records whose n differ by a larger share are marked in the report
 _COMPARE = {"<": operator.lt, "<=": operator.le, "=": operator.eq, ">=": operator.ge, ">": operator.gt}
 
