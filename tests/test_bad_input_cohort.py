@@ -167,6 +167,12 @@ def test_the_command_line_says_one_line_and_leaves_nothing(tmp_path, fault):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_unknown_source_is_refused(tmp_path):
+    done = command_line(write_mimic(tmp_path / "raw"), tmp_path / "out", "mimic4")
+    assert done.returncode == 2 and "mimic4" in done.stderr and "Traceback" not in done.stderr
+    assert "'mimic4' is unknown" in attempt(tmp_path, tmp_path / "raw", "mimic4")
+
+
 def test_the_command_line_on_good_tables(tmp_path):
     done = command_line(write_mimic(tmp_path / "raw"), tmp_path / "out")
     assert done.returncode == 0 and sorted(os.listdir(tmp_path / "out")) == ["audit.json", "visits.parquet"]

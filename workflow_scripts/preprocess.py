@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from pathlib import Path
+from typing import Literal
 
 from cohortloom.files import write_json
 from cohortloom.sources import mimic3, nhds2010
@@ -13,13 +14,14 @@ from cohortloom.version import VERSION
 from cohortloom.visits import check_visits, write_visits
 
 log = logging.getLogger("cohortloom")
+Source = Literal["simulated", "mimic3", "nhds2010"]
 READERS = {"simulated": mimic3.read, "mimic3": mimic3.read, "nhds2010": nhds2010.read}
 
 
-def preprocess(*, raw_dir: Path, visits: Path, audit: Path, source: str) -> None:
-    """Read the raw tables in raw_dir (source: simulated, mimic3 or nhds2010) into visits and audit."""
-    account = Audit()
-    table = check_visits(READERS[source](find_tables(source, raw_dir), account), str(raw_dir))
+def preprocess(*, raw_dir: Path, visits: Path, audit: Path, source: Source) -> None:
+    """Read the raw tables of a source in raw_dir into visits, and the account of it into audit."""
+    account, tables = Audit(), find_tables(source, raw_dir)
+    table = check_visits(READERS[source](tables, account), str(raw_dir))
     summary = account.summary(source, table)
     digests = "".join(read["sha256"] for read in account.tables)
     metadata = {
