@@ -39,7 +39,7 @@ class Workflow:
         environment = {key: value for key, value in os.environ.items() if key not in DROPPED_VARIABLES}
         environment |= {"OMP_NUM_THREADS": "1", **self.environment}
         command = [sys.executable, "-m", "snakemake", "--snakefile", self.folder / "Snakefile"]
-        command += ["--directory", self.directory, "--cores", "2", *self.options, *arguments]
+        command += [*self.options, "--directory", self.directory, "--cores", "2", *arguments]
         done = subprocess.run(
             [str(part) for part in command],
             cwd=self.directory.parent,
