@@ -48,12 +48,12 @@ def evaluate_heads(
             output = bart(**batch)
             error = (output.age - batch["x_num"][:, 0]).double().cpu().numpy()
             cross_entropy = F.cross_entropy(output.sex_logits, batch["x_cat"][:, 0], reduction="none")
-            tokens = (batch["labels"] != -100).sum(1).cpu().numpy()
+            scored = (batch["labels"] != -100).cpu().numpy()
+            row_of_token, tokens = np.nonzero(scored)[0], scored.sum(1)
             found["years2"][rows], found["years"][rows] = error**2, np.abs(error)
             found["sex"][rows] = cross_entropy.double().cpu().numpy()
             found["right"][rows] = (output.sex_logits.argmax(1) == batch["x_cat"][:, 0]).cpu().numpy()
-            # A batch holds visits of one length: each bears its share of the batch's likelihood.
-            found["lm"][rows] = float(output.lm_loss) * tokens
+            found["lm"][rows] = np.bincount(row_of_token, output.token_losses.cpu().numpy(), len(rows))
             found["tokens"][rows], found["visit"][rows] = tokens, 1.0
     patient = np.cumsum(data.visit == 0) - 1
     group = patient_groups(int(patient[-1]) + 1, group_seed)[patient]

@@ -118,7 +118,9 @@ def corrupted_pairs(
 
     With `reveal_probability` a visit shows a uniformly drawn fraction of its codes, else none. Of the
     shown codes, `mask` become the mask token, `delete` vanish and `replace` turn into a code drawn by
-    training frequency. The decoder writes every code that is not shown intact.
+    training frequency. The decoder writes every code that is not shown intact: in recorded order where
+    nothing is shown, else in random order, so that its next code is the likeliest of all that are hidden
+    and not just the likeliest to come first.
     """
     lengths = np.diff(data.offsets)
     fraction = np.where(rng.random(len(data)) < reveal_probability, rng.random(len(data)), 0.0)
@@ -130,10 +132,14 @@ def corrupted_pairs(
     wrong = np.flatnonzero(damaged & (draw >= mask + delete))
     share = np.asarray(words.counts, float)
     seen[wrong] = words.first_code + rng.choice(len(share), len(wrong), p=share / share.sum())
-    return _pairs(data, shown & ~damaged, seen, max_tokens)
+    row = np.repeat(np.arange(len(data)), lengths)
+    conditioned = np.bincount(row[seen >= 0], minlength=len(data)) > 0
+    key = np.where(conditioned[row], rng.random(len(row)), np.arange(len(row)) / max(len(row), 1))
+    return _pairs(data, shown & ~damaged, seen, max_tokens, np.lexsort((key, row)))
 
 
-def _pairs(data: Examples, intact: np.ndarray, seen: np.ndarray, max_tokens: int) -> Pairs:
+def _pairs(data: Examples, intact: np.ndarray, seen: np.ndarray, max_tokens: int, order=slice(None)) -> Pairs:
+    """`order` [n_codes] arranges the codes of each visit for the decoder."""
     n, lengths = len(data), np.diff(data.offsets)
     row = np.repeat(np.arange(n), lengths)
     past, past_lengths, dropped = history(data, max_tokens - int(lengths.max(initial=0)) - 1)
@@ -144,7 +150,7 @@ def _pairs(data: Examples, intact: np.ndarray, seen: np.ndarray, max_tokens: int
     )
     decoder, decoder_lengths = join_rows(
         (np.full(n, START), ones),
-        (data.ids[~intact], np.bincount(row[~intact], minlength=n)),
+        (data.ids[order][~intact[order]], np.bincount(row[~intact], minlength=n)),
         (data.terminator, ones),
     )
     return Pairs(encoder, row_offsets(encoder_lengths), decoder, row_offsets(decoder_lengths), dropped)

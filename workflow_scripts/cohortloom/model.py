@@ -61,12 +61,14 @@ class PromptBartConfig(BartConfig):
 class PromptBartOutput(Seq2SeqLMOutput):
     """Seq2SeqLMOutput and the three losses apart.
 
-    lm_loss: mean negative log likelihood a target token (nats). age_loss: mean squared error in
+    lm_loss: mean negative log likelihood a target token (nats). token_losses: the same for each scored
+    token, row by row. age_loss: mean squared error in
     standard deviations squared. sex_loss: cross entropy (nats). age [batch]: predicted years.
     sex_logits [batch, 2]. has_codes [batch] bool: visits that the heads could read.
     """
 
     lm_loss: torch.Tensor | None = None
+    token_losses: torch.Tensor | None = None
     age_loss: torch.Tensor | None = None
     sex_loss: torch.Tensor | None = None
     age: torch.Tensor | None = None
@@ -181,7 +183,8 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
             return output
         scored = labels != -100
         logits = self.lm_head(states[scored]) + self.final_logits_bias
-        output.lm_loss = F.cross_entropy(logits.float(), labels[scored])
+        output.token_losses = F.cross_entropy(logits.float(), labels[scored], reduction="none")
+        output.lm_loss = output.token_losses.mean()
         self._demographic_losses(output, states, decoder_input_ids, x_num, x_cat)
         output.loss = self.combine(output.lm_loss, output.age_loss, output.sex_loss)
         return output
