@@ -1,0 +1,125 @@
+"""Measure training and generation: tokens and codes a second, beside the machine's matrix-product peak.
+
+python benchmarks/model.py [--preset small] [--visits 4000]
+
+The cohort is made up (uniform codes; the lengths of a hospital discharge), for speed does not depend on
+what is learnt. Everything is measured in one run, so that the ratios hold whatever the machine.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent.parent / "workflow_scripts"))
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from build_dataset import DATASET_SCHEMA, learn_vocabulary, with_ids
+from cohortloom.devices import pick_device
+from cohortloom.examples import Examples, batches, collate, corrupted_pairs
+from cohortloom.generation import synthesize
+from cohortloom.training import Plan, Trainer, make_model
+from cohortloom.visits import list_column, sex_array, write_visits
+
+
+def made_up_visits(n: int, n_codes: int, seed: int) -> pa.Table:
+    """`n` visits of one patient each: 1 to 15 codes, 7 on average, of `n_codes`."""
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(rng.poisson(6.3, n) + 1, 1, 15)
+    codes = np.concatenate([rng.choice(n_codes, length, replace=False) for length in lengths])
+    zeros = np.zeros(n, np.int32)
+    return pa.table(
+        [
+            pa.array([str(i) for i in range(n)]),
+            zeros.astype(np.int16),
+            zeros,
+            rng.integers(1, 90, n).astype(np.float32),
+            sex_array(rng.integers(0, 2, n)),
+            list_column(pa.array([f"{c:05d}" for c in codes]), np.concatenate([[0], np.cumsum(lengths)])),
+        ],
+        names=["patient_id", "visit", "days", "age", "sex", "diagnoses"],
+    )
+
+
+def matrix_peak(device: str, precision: str, size: int = 2048, seconds: float = 2.0) -> float:
+    """Floating-point operations a second of a square matrix product in the training's precision."""
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        for _ in range(4):
+            a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 4 * 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def training_flops(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> float:
+    """6 x the weights that a position meets, over encoder and decoder positions and scored tokens."""
+    count = lambda module: sum(p.numel() for p in module.parameters() if p.ndim > 1)  # noqa: E731
+    embeddings = model.model.shared.weight.numel()
+    encoder = count(model.model.encoder.layers) * (batch["input_ids"].size + 2 * len(batch["x_num"]))
+    decoder = count(model.model.decoder.layers) * (batch["decoder_input_ids"].size + 2 * len(batch["x_num"]))
+    return 6.0 * (encoder + decoder + embeddings * (batch["labels"] != -100).sum())
+
+
+def measure(preset: str, n_visits: int) -> list[tuple[str, float, str]]:
+    """Rows of (what, value, unit)."""
+    visits = made_up_visits(n_visits, 4500, 0)
+    words = learn_vocabulary(visits, 1, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.parquet"
+        write_visits(with_ids(visits, words), path, {}, DATASET_SCHEMA)
+        data = Examples.load(path)
+    model = make_model(
+        words, data, preset, 0, 0.0, 512, age_weight=0.3, sex_weight=0.2, age_loss_unit="standardized"
+    )
+    plan = Plan(0, 10**9, 1024, 1e-3, 0.05, 0.01, 1.0, 0.3, 0.05, 0.05, 0.05, 1, 10)
+    device, precision = pick_device("auto")
+    trainer = Trainer(model, words, data, data, plan, None, "")
+    pairs = corrupted_pairs(data, words, np.random.default_rng(0), 510, 0.3, 0.05, 0.05, 0.05)
+    order = batches(pairs, plan.batch_tokens, np.random.default_rng(0), np.diff(data.offsets) > 0)
+    for rows in order[:5]:
+        trainer._step(collate(data, pairs, rows))
+    tokens = flops = padded = cells = 0.0
+    start = time.perf_counter()
+    for rows in order[5:45]:
+        batch = collate(data, pairs, rows)
+        tokens += trainer._step(batch)[1]
+        flops += training_flops(model, batch)
+        padded, cells = padded + (batch["labels"] == -100).sum(), cells + batch["labels"].size
+    seconds = time.perf_counter() - start
+    peak = matrix_peak(device, precision)
+    model.eval()
+    generated = time.perf_counter()
+    records = list(synthesize(model, words, data.age[:512], data.sex[:512], 0, 256, max_visits=1))
+    generated = time.perf_counter() - generated
+    codes = sum(len(record.ids) for record in records)
+    return [
+        ("parameters", model.num_parameters() / 1e6, "million"),
+        (
+            "matrix-product peak",
+            peak / 1e9,
+            f"GFLOP/s ({device}, {'bf16' if precision == 'bf16' else 'float32'})",
+        ),
+        ("training", tokens / seconds, "target tokens a second"),
+        ("training, share of the peak", 100 * flops / seconds / peak, "%"),
+        ("padding", 100 * padded / cells, "% of decoder positions"),
+        ("generation", 512 / generated, "visits a second"),
+        ("generation", codes / generated, "codes a second"),
+    ]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="small", choices=("tiny", "small", "base"))
+    parser.add_argument("--visits", type=int, default=4000)
+    arguments = parser.parse_args()
+    for what, value, unit in measure(arguments.preset, arguments.visits):
+        print(f"{what:30s} {value:10.1f} {unit}")
