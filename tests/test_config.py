@@ -152,6 +152,14 @@ def test_a_mistake_is_told_in_one_line(changes, message):
     assert "\n" not in str(caught.value)
 
 
+def test_raw_dir_counts_only_where_it_is_read(monkeypatch):
+    monkeypatch.setenv("COHORTLOOM_RAW_DIR", "/data")
+    assert check_config(demo(), SCHEMA)["raw_dir"] is None
+    config = check_config(demo(cohort={"source": "mimic3"}), SCHEMA)
+    assert config["raw_dir"] == "/data"
+    assert check_config(demo(cohort={"source": "mimic3"}, raw_dir="/mine"), SCHEMA)["raw_dir"] == "/mine"
+
+
 def test_run_ids_name_the_seed_where_there_are_several():
     config = check_config(demo(), SCHEMA)
     assert run_ids(config) == {"multitask": ("multitask", 0), "lm_only": ("lm_only", 0)}

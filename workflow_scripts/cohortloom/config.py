@@ -44,7 +44,10 @@ def check_config(config: dict[str, Any], schema_path: Path) -> dict[str, Any]:
 
     schema = load_schema(schema_path)
     fill_defaults(config, schema)
-    config["raw_dir"] = config["raw_dir"] or os.environ.get(RAW_DIR_VARIABLE) or None
+    if isinstance(config["cohort"], dict) and config["cohort"].get("source") == "simulated":
+        config["raw_dir"] = None  # not read, so that it cannot cause a rerun
+    else:
+        config["raw_dir"] = config["raw_dir"] or os.environ.get(RAW_DIR_VARIABLE) or None
     validator = jsonschema.Draft202012Validator(schema)
     errors = sorted(validator.iter_errors(config), key=lambda error: len(error.absolute_path))
     if errors:
