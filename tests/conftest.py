@@ -47,7 +47,7 @@ class Workflow:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=900,
+            timeout=3000,
         )
         if check:
             assert done.returncode == 0, done.stdout
