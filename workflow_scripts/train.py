@@ -20,12 +20,13 @@ def train(
     vocabulary: Path,
     model: Path,
     checkpoints: Path | None = None,
-    preset: Literal["tiny", "small", "base"] = "small",
+    preset: Literal["tiny", "mini", "small", "base"] = "small",
     seed: int = 0,
     age_weight: float = 0.3,
     sex_weight: float = 0.2,
     age_loss_unit: Literal["standardized", "years"] = "standardized",
     tokens: int = 2_000_000,
+    max_epochs: int = 50,
     batch_tokens: int = 1024,
     learning_rate: float = 1e-3,
     warmup_fraction: float = 0.05,
@@ -45,12 +46,18 @@ def train(
 ) -> None:
     """Train on train.parquet; write a save_pretrained folder, vocabulary.json, history.csv, a model card.
 
-    `tokens` is the budget in target tokens. Checkpoints go to the folder `checkpoints` (none without it).
+    `tokens` is the budget in target tokens, cut to `max_epochs` passes over the training visits, for more
+    would only learn them by heart. Checkpoints go to the folder `checkpoints` (none without it).
     Raises UserError for a missing GPU, a loss that is not finite and an unwritable folder.
     """
+    quiet_libraries()
+    from cohortloom.examples import Examples
+    from cohortloom.training import Plan, Trainer, make_model
+
+    words, data = Vocabulary.load(vocabulary), Examples.load(train)
     plan_values = dict(
         seed=seed,
-        tokens=tokens,
+        tokens=min(tokens, max_epochs * (len(data.ids) + len(data))),
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
         warmup_fraction=warmup_fraction,
@@ -65,11 +72,6 @@ def train(
     )
     shape = dict(dropout=dropout, max_positions=max_positions, preset=preset)
     losses = dict(age_weight=age_weight, sex_weight=sex_weight, age_loss_unit=age_loss_unit)
-    quiet_libraries()
-    from cohortloom.examples import Examples
-    from cohortloom.training import Plan, Trainer, make_model
-
-    words, data = Vocabulary.load(vocabulary), Examples.load(train)
     fresh = make_model(words, data, seed=seed, **shape, **losses)
     log.info(
         "%s: %.1f million parameters, %d training visits, %d target tokens an epoch",

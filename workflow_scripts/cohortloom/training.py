@@ -27,7 +27,12 @@ from cohortloom.step import log
 from cohortloom.vocabulary import PAD, START, Vocabulary
 
 # d_model, encoder layers, decoder layers, heads, feed-forward
-PRESETS = {"tiny": (64, 1, 1, 2, 128), "small": (256, 2, 3, 4, 1024), "base": (768, 6, 6, 12, 3072)}
+PRESETS = {
+    "tiny": (64, 1, 1, 2, 128),
+    "mini": (192, 2, 2, 4, 768),
+    "small": (256, 2, 3, 4, 1024),
+    "base": (768, 6, 6, 12, 3072),
+}
 
 
 @dataclass
