@@ -110,7 +110,7 @@ def test_keys_of_generate_are_the_keywords_of_the_script():
     part = load_schema(SCHEMA)["properties"]["generate"]["properties"]
     decoding = part["synthesize"]["properties"]
     assert set(part["reconstruct"]["properties"]) == {*decoding, "prompt_prob"}
-    known = {**part, **part["reconstruct"]["properties"]}
+    known = {**part, **part["reconstruct"]["properties"], **decoding}
     found = keywords("generate")
     assert set(known) - {"synthesize", "reconstruct"} == set(found) - {"mode"}
     assert {name: known[name]["default"] for name in found if name != "mode"} == {
@@ -135,7 +135,7 @@ MISTAKES = {
     "key of a run": ({"runs": {"multitask": {"seed": 1}}}, r"runs\.multitask\.seed: unknown key"),
     "type": ({"seeds": "two"}, r"config: seeds: two is not of type integer"),
     "range": ({"train": {"dropout": 1.0}}, r"config: train\.dropout: 1.0 must be below 1"),
-    "choice": ({"train": {"preset": "huge"}}, r"train\.preset: huge is not one of tiny, small, base"),
+    "choice": ({"train": {"preset": "huge"}}, r"train\.preset: huge is not one of tiny, mini, small, base"),
     "no section": ({"train": 3}, r"config: train: 3 is not of type object"),
     "main run": ({"main_run": "mine"}, r"main_run: 'mine' is not among runs"),
     "name of a run": ({"runs": {"real": {}}}, r"runs\.real: this name is taken"),

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ def atomic(path: Path) -> Iterator[Path]:
             f"{path}: cannot be written ({reason}); free the disk or choose another folder"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder itself could not be made
+            temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:
