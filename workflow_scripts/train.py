@@ -25,7 +25,7 @@ def train(
     age_weight: float = 0.3,
     sex_weight: float = 0.2,
     age_loss_unit: Literal["standardized", "years"] = "standardized",
-    tokens: int = 1_100_000,
+    tokens: int = 1_500_000,
     max_epochs: int = 50,
     batch_tokens: int = 512,
     learning_rate: float = 1.5e-3,
