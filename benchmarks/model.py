@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 
 from build_dataset import DATASET_SCHEMA, learn_vocabulary, with_ids
+from cohortloom.checkpoints import Checkpoints
 from cohortloom.devices import pick_device
 from cohortloom.examples import Examples, batches, collate, corrupted_pairs
 from cohortloom.generation import synthesize
@@ -82,7 +83,7 @@ def measure(preset: str, n_visits: int) -> list[tuple[str, float, str]]:
     )
     plan = Plan(0, 10**9, 1024, 1e-3, 0.05, 0.01, 1.0, 0.3, 0.05, 0.05, 0.05, 1, 10)
     device, precision = pick_device("auto")
-    trainer = Trainer(model, words, data, data, plan, None, "")
+    trainer = Trainer(model, words, data, data, plan, Checkpoints(None, ""))
     pairs = corrupted_pairs(data, words, np.random.default_rng(0), 510, 0.3, 0.05, 0.05, 0.05)
     order = batches(pairs, plan.batch_tokens, np.random.default_rng(0), np.diff(data.offsets) > 0)
     for rows in order[:5]:

@@ -97,3 +97,19 @@ def fresh(tmp_path) -> Workflow:
     """The repository's own workflow and an empty working directory."""
     (tmp_path / "work").mkdir()
     return Workflow(REPOSITORY, tmp_path / "work")
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """Files of a split cohort of a known grammar: train, val, test, vocabulary."""
+    from build_dataset import build_dataset
+    from cohortloom.visits import write_visits
+    from grammar import grammar_visits
+
+    folder = tmp_path_factory.mktemp("dataset")
+    write_visits(grammar_visits(3000, 0), folder / "visits.parquet", {})
+    files = {name: folder / f"{name}.parquet" for name in ("train", "val", "test")}
+    build_dataset(
+        visits=folder / "visits.parquet", vocabulary=folder / "vocabulary.json", max_gap_bins=4, **files
+    )
+    return {**files, "vocabulary": folder / "vocabulary.json"}

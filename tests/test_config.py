@@ -112,9 +112,9 @@ def test_keys_of_generate_are_the_keywords_of_the_script():
     assert set(part["reconstruct"]["properties"]) == {*decoding, "prompt_prob"}
     known = {**part, **part["reconstruct"]["properties"], **decoding}
     found = keywords("generate")
-    assert set(known) - {"synthesize", "reconstruct"} == set(found) - {"mode"}
-    assert {name: known[name]["default"] for name in found if name != "mode"} == {
-        name: parameter.default for name, parameter in found.items() if name != "mode"
+    assert set(known) - {"synthesize", "reconstruct"} == set(found) - {"mode", "shard"}
+    assert {name: known[name]["default"] for name in found if name not in ("mode", "shard")} == {
+        name: parameter.default for name, parameter in found.items() if name not in ("mode", "shard")
     }
 
 

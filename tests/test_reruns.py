@@ -123,6 +123,7 @@ def test_an_added_seed_runs_alone(tiny, tmp_path):
 
 def test_devices_and_log_intervals_rerun_nothing(changed, tiny):
     untracked = {"device": "cpu", "log_every_tokens": 7, "checkpoint_every_tokens": 1234}
+    untracked |= {"devices": 2, "nodes": 2, "checkpoint_every_minutes": 3.0}
     assert changed(train=untracked) == set()
     assert tiny.jobs("--set-threads", "train=1", "--set-resources", "train:mem_mb=100") == set()
 

@@ -17,6 +17,7 @@ from cohortloom.visits import (
     SCHEMA,
     code_lists,
     list_column,
+    patient_starts,
     read_visits,
     sex_array,
     visits_writer,
@@ -34,6 +35,8 @@ def generate(
     mode: Literal["synthesize", "reconstruct"] = "synthesize",
     seed: int = 0,
     batch_size: int = 256,
+    shard: int = 1,
+    shards: int = 1,
     demographics: str = "test",
     patients: int | None = None,
     do_sample: bool = True,
@@ -50,8 +53,8 @@ def generate(
     synthesize: one patient for each age and sex of `demographics` (test, train, or a CSV with columns age
     and sex), repeated or cut to `patients`. reconstruct: each code of a test visit is revealed with
     `prompt_prob`, the earlier visits are the real ones, the model writes the rest; `terminator_bias` is
-    added to the score of ending the visit. Raises UserError for a repeated code and for demographics
-    outside the training range.
+    added to the score of ending the visit. Of `shards` parts of the batches only part `shard` (from 1) is
+    written. Raises UserError for a repeated code and for demographics outside the training range.
     """
     quiet_libraries()
     from cohortloom.devices import pick_device
@@ -69,12 +72,14 @@ def generate(
     metadata = {"source": "model", "seed": str(seed), "inputs_sha256": sha256(model / "model.safetensors")}
     totals: dict[str, int] = {"patients": 0}
     if mode == "synthesize":
+        options["shard"] = (shard, shards)
         tables = _synthesized(bart, words, *people, seed, batch_size, options, totals)
-        schema, n = SCHEMA, len(people[0])
+        schema, n = SCHEMA, len(people[0]) // shards
     else:
         held_out = read_visits(test)
-        tables = _reconstructed(bart, words, held_out, test, seed, batch_size, prompt_prob, options, totals)
-        schema, n = RECONSTRUCT_SCHEMA, held_out.num_rows
+        cuts = _cuts(held_out, batch_size, shard, shards)
+        tables = _reconstructed(bart, words, held_out, test, seed, cuts, prompt_prob, options, totals)
+        schema, n = RECONSTRUCT_SCHEMA, sum(end - begin for begin, end in cuts)
     with (
         visits_writer(synthetic, metadata, schema) as writer,
         tqdm(total=n, unit="rows", mininterval=5) as bar,
@@ -114,8 +119,18 @@ def _synthesized(bart, words, age, sex, seed, batch_size, options, totals) -> It
         )
 
 
-def _reconstructed(bart, words, held_out, test, seed, batch_size, prompt_prob, options, totals):
-    """Batches of held-out visits; a batch ends where a patient ends, for the writer checks whole patients."""
+def _cuts(held_out: pa.Table, batch_size: int, shard: int, shards: int) -> list[tuple[int, int]]:
+    """First and last row of each batch of a shard; whole patients, for the writer checks those."""
+    from cohortloom.generation import part_of
+
+    starts, cuts, n = np.append(patient_starts(held_out), held_out.num_rows), [], held_out.num_rows
+    while (begin := cuts[-1][1] if cuts else 0) < n:
+        cuts.append((begin, int(starts[np.searchsorted(starts, min(begin + batch_size, n))])))
+    return [cuts[number] for number in part_of(len(cuts), shard, shards)]
+
+
+def _reconstructed(bart, words, held_out, test, seed, cuts, prompt_prob, options, totals):
+    """The batches of held-out visits that `cuts` names, filled in."""
     from cohortloom.examples import Examples, plain_pairs, row_offsets
     from cohortloom.generation import decode
 
@@ -127,12 +142,9 @@ def _reconstructed(bart, words, held_out, test, seed, batch_size, prompt_prob, o
     pairs = plain_pairs(data, shown[known], longest)
     lengths = np.diff(pairs.encoder_offsets)
     patient = np.cumsum(data.visit == 0) - 1
-    starts = np.append(np.flatnonzero(data.visit == 0), len(data))
     code_row = np.repeat(np.arange(len(data)), np.diff(offsets))
     totals["echoed"] = 0
-    begin = 0
-    while begin < len(data):
-        end = int(starts[np.searchsorted(starts, min(begin + batch_size, len(data)))])
+    for begin, end in cuts:
         rows = slice(begin, end)
         tokens = pairs.encoder_ids[pairs.encoder_offsets[begin] : pairs.encoder_offsets[end]]
         made = decode(
@@ -165,7 +177,6 @@ def _reconstructed(bart, words, held_out, test, seed, batch_size, prompt_prob, o
                 names=RECONSTRUCT_SCHEMA.names,
             ),
         )
-        begin = end
 
 
 def _together(revealed_row, revealed, made_row, made) -> tuple[np.ndarray, pa.Array, int]:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -41,18 +42,33 @@ def train(
     evaluations: int = 2,
     selection_patients: int = 500,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    devices: int = 1,
+    nodes: int = 1,
     log_every_tokens: int = 50_000,
-    checkpoint_every_tokens: int = 1_000_000,
+    checkpoint_every_tokens: int | None = None,
+    checkpoint_every_minutes: float = 10.0,
 ) -> None:
     """Train on train.parquet; write a save_pretrained folder, vocabulary.json, history.csv, a model card.
 
     `tokens` is the budget in target tokens, cut to `max_epochs` passes over the training visits, for more
-    would only learn them by heart. Checkpoints go to the folder `checkpoints` (none without it).
-    Raises UserError for a missing GPU, a loss that is not finite and an unwritable folder.
+    would only learn them by heart. Checkpoints go to the folder `checkpoints` (none without it), at SIGTERM
+    too, and the same call goes on from the newest. `devices` processes train on each of `nodes` nodes.
+    Raises UserError for a missing GPU, a loss that is not finite, an unwritable folder and one that another
+    job trains into; Interrupted after a signal.
     """
+    keywords = dict(locals())
     quiet_libraries()
+    from cohortloom.checkpoints import Checkpoints
+    from cohortloom.devices import pick_device
     from cohortloom.examples import Examples
+    from cohortloom.interrupt import Stop
+    from cohortloom.parallel import is_first, is_worker, launch
     from cohortloom.training import Plan, Trainer, make_model
+
+    pick_device(device, devices)
+    if devices * nodes > 1 and not is_worker():
+        launch("train", keywords, devices, nodes)
+        return
 
     words, data = Vocabulary.load(vocabulary), Examples.load(train)
     plan_values = dict(
@@ -80,20 +96,25 @@ def train(
         len(data),
         len(data.ids) + len(data),
     )
-    trainer = Trainer(
-        fresh,
-        words,
-        data,
-        Examples.load(val),
-        Plan(**plan_values),
-        checkpoints,
-        digest([train, val, vocabulary], plan_values | shape | losses),
-        device,
-        log_every_tokens,
-        checkpoint_every_tokens,
-    )
-    trained = trainer.fit()
-    write_model(trained, model, vocabulary, trainer.state.history, plan_values | shape | losses)
+    parameters = plan_values | shape | losses
+    kept = Checkpoints(checkpoints, digest([train, val, vocabulary], parameters))
+    with Stop() as stop, kept.claimed() if is_first() else nullcontext():
+        trainer = Trainer(
+            fresh,
+            words,
+            data,
+            Examples.load(val),
+            Plan(**plan_values),
+            kept,
+            device,
+            log_every_tokens,
+            checkpoint_every_tokens,
+            checkpoint_every_minutes,
+            stop,
+        )
+        trained = trainer.fit()
+        if is_first():
+            write_model(trained, model, vocabulary, trainer.state.history, parameters)
 
 
 def digest(inputs: list[Path], parameters: dict) -> str:

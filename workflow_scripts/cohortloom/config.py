@@ -14,7 +14,14 @@ from cohortloom.sources.locate import MIMIC3, find_tables
 
 # Where and how often, not what: these keys change no result, so that changing them reruns nothing.
 UNTRACKED = {
-    "train": ("device", "log_every_tokens", "checkpoint_every_tokens"),
+    "train": (
+        "device",
+        "devices",
+        "nodes",
+        "log_every_tokens",
+        "checkpoint_every_tokens",
+        "checkpoint_every_minutes",
+    ),
     "generate": ("device",),
 }
 RAW_DIR_VARIABLE = "COHORTLOOM_RAW_DIR"

@@ -5,14 +5,19 @@ import torch
 from cohortloom.errors import UserError
 
 
-def pick_device(device: str) -> tuple[str, str]:
+def pick_device(device: str, devices: int = 1) -> tuple[str, str]:
     """Device name (`cpu` or `cuda`) for auto, cpu or cuda, and the mixed precision that is fast on it.
 
     bf16 on a GPU that has it and on a CPU with AMX; elsewhere float32 is faster ("no"). Raises UserError
-    where a GPU is asked for and none is there.
+    where a GPU is asked for and none is there, and where fewer than `devices` are.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda is asked for, but no GPU is visible; set device: cpu or auto")
     if device == "cpu" or not torch.cuda.is_available():
         return "cpu", "bf16" if torch.cpu._is_amx_tile_supported() else "no"
+    if torch.cuda.device_count() < devices:
+        raise UserError(
+            f"train.devices: {devices} GPUs are asked for, but {torch.cuda.device_count()} visible; "
+            "on Slurm set `gpu` of the rule train to as many"
+        )
     return "cuda", "bf16" if torch.cuda.is_bf16_supported() else "no"

@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend."""
+"""What ends a step in one line: a mistake that a user can mend, or a signal."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one line that names the file, the column, the line and the offending value
     (nothing else of the row) and the remedy. The step adapter prints it without a traceback.
     """
+
+
+class Interrupted(Exception):
+    """The step was asked to stop and did; its message says what was kept and how to go on."""

@@ -105,14 +105,17 @@ def synthesize(
     seed: int,
     batch_size: int,
     max_visits: int = 100,
+    shard: tuple[int, int] = (1, 1),
     **options,
 ) -> Iterator[Record]:
     """Patients of the requested ages (years at the first visit) and sexes, batch by batch, in order.
 
     A batch is a fixed run of `batch_size` patients with seeds of its own, so that batches may be made
-    in any order and place.
+    in any order and place. `shard` (i, k) takes the i-th of k parts of them.
     """
-    for number, start in enumerate(range(0, len(age), batch_size)):
+    starts = range(0, len(age), batch_size)
+    for number in part_of(len(starts), *shard):
+        start = starts[number]
         batch = slice(start, start + batch_size)
         yield _synthesize_batch(
             model,
@@ -124,6 +127,13 @@ def synthesize(
             max_visits,
             options,
         )
+
+
+def part_of(batches: int, shard: int, shards: int) -> range:
+    """Numbers of the batches of part `shard` (from 1) of `shards`: in order, the first parts the longer."""
+    shortest, longer = divmod(batches, shards)
+    start = (shard - 1) * shortest + min(shard - 1, longer)
+    return range(start, start + shortest + (shard <= longer))
 
 
 def _synthesize_batch(model, words, age, sex, seed, start, max_visits, options) -> Record:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cohortloom.errors import UserError
+from cohortloom.errors import Interrupted, UserError
 
 log = logging.getLogger("cohortloom")
 
@@ -23,13 +23,18 @@ log = logging.getLogger("cohortloom")
 def main(function: Callable[..., None], snakemake: Any = None, untracked: str | None = None) -> None:
     """Run `function` from a rule's `script:` when `snakemake` is given, else from the command line.
 
-    Exit status 1 and one line for a user's mistake; 2 for a wrong option.
+    Exit status 1 and one line for a user's mistake; 2 for a wrong option; 143 where a signal stopped it.
+    One of several processes (RANK is set) leaves its lines to the step that started it.
     """
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    rank = os.environ.get("RANK")
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr if rank is None else sys.stdout)]
     if snakemake is not None and snakemake.log:
         handlers.append(logging.FileHandler(snakemake.log[0], mode="w"))
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers
+        level=logging.INFO if rank in (None, "0") else logging.ERROR,
+        format="%(asctime)s %(message)s" if rank is None else "%(message)s",
+        datefmt="%H:%M:%S",
+        handlers=handlers,
     )
     try:
         if snakemake is None:
@@ -40,6 +45,9 @@ def main(function: Callable[..., None], snakemake: Any = None, untracked: str | 
     except UserError as error:
         log.error("error: %s", error)
         sys.exit(1)
+    except Interrupted as error:
+        log.error("stopped: %s", error)
+        sys.exit(143)
     except OSError as error:
         if error.errno not in (28, 30, 13, 122):  # disk full, read-only, no permission, quota
             raise

@@ -1,27 +1,29 @@
-"""The training loop: denoising epochs within a token budget, checkpoints that resume exactly.
+"""The training loop: denoising epochs within a token budget, which resumes exactly where it was stopped.
 
 Every `1 / evaluations` of the budget the model is scored on validation patients, teacher-forced and by
-generated visits; the weights that generate best are kept. A checkpoint carries a digest of all that
-shapes the result and is never resumed under another digest.
+generated visits; the weights that generate best are kept. A checkpoint is saved every so many tokens or
+minutes, when the process is asked to stop, and at the end.
 """
 
 import math
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from cohortloom.checkpoints import Checkpoints
 from cohortloom.devices import pick_device
-from cohortloom.errors import UserError
+from cohortloom.errors import Interrupted, UserError
 from cohortloom.examples import Examples, batches, collate, corrupted_pairs, plain_pairs
-from cohortloom.files import atomic
 from cohortloom.generation import synthesize
+from cohortloom.interrupt import Stop
 from cohortloom.model import PromptBartConfig, PromptBartWithDemographicPrediction
+from cohortloom.parallel import any_process, over_processes, own_rows
 from cohortloom.selection import selection_score
 from cohortloom.step import log
 from cohortloom.vocabulary import PAD, START, Vocabulary
@@ -130,11 +132,12 @@ class Trainer:
         train: Examples,
         val: Examples,
         plan: Plan,
-        checkpoints: Path | None,
-        digest: str,
+        checkpoints: Checkpoints,
         device: str = "auto",
         log_every_tokens: int = 100_000,
-        checkpoint_every_tokens: int = 1_000_000,
+        checkpoint_every_tokens: int | None = None,
+        checkpoint_every_minutes: float = 10.0,
+        stop: Stop | None = None,
     ):
         name, precision = pick_device(device)
         self.accelerator = Accelerator(cpu=name == "cpu", mixed_precision=precision)
@@ -149,25 +152,30 @@ class Trainer:
         self.plain_model = model
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.words, self.train, self.val, self.plan = words, train, val, plan
-        self.checkpoints, self.digest = checkpoints, digest
-        self.log_every, self.checkpoint_every = log_every_tokens, checkpoint_every_tokens
+        self.checkpoints, self.stop = checkpoints, stop or Stop()
+        self.log_every, self.save_tokens = log_every_tokens, checkpoint_every_tokens or math.inf
+        self.save_seconds = 60 * checkpoint_every_minutes
         self.state, self.best = State(), None
         self.max_tokens = model.config.max_position_embeddings - 2
+        self._process, self._processes = self.accelerator.process_index, self.accelerator.num_processes
         log.info("device %s, mixed precision %s", self.accelerator.device, precision)
 
     def fit(self) -> PromptBartWithDemographicPrediction:
         """Train until the budget is spent; resumes from the newest checkpoint of the same digest."""
-        plan, state = self.plan, self.state
         self._resume()
-        state = self.state
+        plan, state = self.plan, self.state
         keep = np.diff(self.train.offsets) > 0
-        since_save = state.tokens
         started, started_at = time.monotonic(), state.tokens
-        with tqdm(total=plan.tokens, initial=state.tokens, unit="tok", unit_scale=True, mininterval=5) as bar:
+        self.saved, self.saved_at = state.tokens, started
+        if self._evaluation_is_due():  # a signal had stopped it
+            self._evaluate()
+        shown = {"unit": "tok", "unit_scale": True, "mininterval": 5, "disable": self._processes > 1}
+        with tqdm(total=plan.tokens, initial=state.tokens, **shown) as bar:
             while state.tokens < plan.tokens:
                 pairs, order = self._epoch(keep)
                 while state.batch < len(order) and state.tokens < plan.tokens:
-                    losses, n = self._step(collate(self.train, pairs, order[state.batch]))
+                    rows, self._counts = own_rows(order[state.batch], self._process, self._processes)
+                    losses, n = self._step(collate(self.train, pairs, rows))
                     state.batch, state.step, state.tokens = state.batch + 1, state.step + 1, state.tokens + n
                     state.sums = [a + b * n for a, b in zip(state.sums, losses.tolist(), strict=True)]
                     bar.update(n)
@@ -178,11 +186,9 @@ class Trainer:
                             f"lm {row['lm_loss']:.3f} age {row['age_loss_years2']:.1f} "
                             f"sex {row['sex_loss']:.3f}"
                         )
-                    if state.tokens >= plan.tokens * (state.evaluated + 1) / plan.evaluations:
+                    if self._evaluation_is_due():
                         self._evaluate()
-                    if state.tokens - since_save >= self.checkpoint_every and state.tokens < plan.tokens:
-                        since_save = state.tokens
-                        self._save()
+                    self._save_or_stop()
                 if state.batch >= len(order):
                     state.epoch, state.batch = state.epoch + 1, 0
         seconds = time.monotonic() - started
@@ -192,6 +198,7 @@ class Trainer:
             seconds,
             (state.tokens - started_at) / max(seconds, 1e-9),
         )
+        self._save()  # so that a job which dies while it writes the model has nothing to train again
         self.plain_model.load_state_dict(self.best)
         return self.plain_model.eval()
 
@@ -221,14 +228,14 @@ class Trainer:
         self.model.train()
         n = int((batch["labels"] != -100).sum())
         output = self.model(**self._tensors(batch))
-        losses = torch.stack([output.lm_loss, output.age_loss, output.sex_loss, output.loss]).detach()
-        if not torch.isfinite(losses).all():
+        loss, losses, n = over_processes(self.accelerator, self.plain_model, output, n, self._counts)
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.plan.max_grad_norm)
+        if not (torch.isfinite(losses).all() and torch.isfinite(norm)):
             raise UserError(
-                f"train: the loss is not finite at token {self.state.tokens}; "
+                f"train: the loss or its gradient is not finite at token {self.state.tokens}; "
                 "the last checkpoint is kept; lower train.learning_rate"
             )
-        self.accelerator.backward(output.loss)
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.plan.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return losses, n
@@ -261,21 +268,35 @@ class Trainer:
         self.state.history.append(row)
         return row
 
+    def _evaluation_is_due(self) -> bool:
+        state = self.state
+        done = bool(state.history) and (state.history[-1]["split"], state.history[-1]["tokens"]) == (
+            "val",
+            state.tokens,
+        )
+        return not done and state.tokens >= self.plan.tokens * (state.evaluated + 1) / self.plan.evaluations
+
     @torch.no_grad()
     def _evaluate(self) -> None:
-        """Teacher-forced validation losses with nothing revealed, then generated validation visits."""
+        """Teacher-forced validation losses with nothing revealed, then generated validation visits.
+
+        Every process does all of it, on the model without its wrapping. A signal stops it between two
+        batches, with the state as before, so that it is done again as a whole.
+        """
         state = self.state
-        state.evaluated += 1
-        row = self._record("val", teacher_forced(self.model, self.val, self.max_tokens, self._tensors))
+        means = teacher_forced(self.plain_model, self.val, self.max_tokens, self._tensors)
         first = np.flatnonzero(self.val.visit == 0)
         rng = np.random.default_rng([self.plan.seed, 3])
         chosen = np.sort(rng.permutation(first)[: self.plan.selection_patients])
         self.plain_model.eval()
-        records = list(
-            synthesize(
-                self.plain_model, self.words, self.val.age[chosen], self.val.sex[chosen], self.plan.seed, 256
-            )
-        )
+        records = []
+        for record in synthesize(
+            self.plain_model, self.words, self.val.age[chosen], self.val.sex[chosen], self.plan.seed, 256
+        ):
+            records.append(record)
+            self._save_or_stop(only_stop=True)
+        state.evaluated += 1
+        row = self._record("val", means)
         score = selection_score(
             np.concatenate([record.ids for record in records]),
             np.concatenate([np.diff(record.offsets) for record in records]),
@@ -298,40 +319,59 @@ class Trainer:
                 key: value.detach().cpu().clone() for key, value in self.plain_model.state_dict().items()
             }
 
+    def _save_or_stop(self, only_stop: bool = False) -> None:
+        """Save where it is time; save and raise Interrupted where the process was asked to stop."""
+        due = not only_stop and (
+            self.state.tokens - self.saved >= self.save_tokens
+            or time.monotonic() - self.saved_at >= self.save_seconds
+        )
+        stop, due = any_process(self.accelerator, self.stop.requested, due)
+        if stop or due:
+            self._save()
+        if stop:
+            folder = self.checkpoints.folder
+            kept = f"saved in {folder}; run it again to go on" if folder else "nothing saved"
+            cause = self.stop.signal.name if self.stop.signal else "a signal to another process"
+            raise Interrupted(f"by {cause} at token {self.state.tokens}, {kept}")
+
     def _save(self) -> None:
-        if self.checkpoints is None:
-            return
         content = {
-            "digest": self.digest,
             "state": vars(self.state),
             "model": self.plain_model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
-            "random": torch.get_rng_state(),
+            "random": gather_object([random_state()]),  # one of each process
         }
-        with atomic(self.checkpoints / f"checkpoint-{self.state.tokens:012d}.pt") as temporary:
-            torch.save(content, temporary)
-        for old in sorted(self.checkpoints.glob("checkpoint-*.pt"))[:-2]:
-            old.unlink()
+        if self.accelerator.is_main_process:
+            self.checkpoints.save(self.state.tokens, content)
+        self.saved, self.saved_at = self.state.tokens, time.monotonic()
 
     def _resume(self) -> None:
-        if self.checkpoints is None:
+        self.accelerator.wait_for_everyone()  # until the first process holds the folder
+        content = self.checkpoints.newest()
+        if content is None:
             return
-        for path in sorted(self.checkpoints.glob("checkpoint-*.pt"), reverse=True):
-            try:
-                content = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:  # torch raises many kinds for a damaged file
-                log.warning("%s: damaged (%s); trying the one before", path, type(error).__name__)
-                continue
-            if content["digest"] != self.digest:
-                log.info("%s: of other parameters, data or code; not used", path)
-                continue
-            self.plain_model.load_state_dict(content["model"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            self.best, self.state = content["best"], State(**content["state"])
-            torch.set_rng_state(content["random"])
-            log.info("resumed from %s at token %d", path, self.state.tokens)
-            return
+        self.plain_model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.best, self.state = content["best"], State(**content["state"])
+        if len(content["random"]) == self._processes:
+            set_random_state(content["random"][self._process])
+        else:
+            log.info("saved by %d processes: dropout is drawn anew", len(content["random"]))
+        log.info("resumed at token %d", self.state.tokens)
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """State of torch's generators, of the processor and of this process's GPU."""
+    state = {"cpu": torch.get_rng_state()}
+    return {**state, "cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else state
+
+
+def set_random_state(state: dict[str, torch.Tensor]) -> None:
+    """Put back what `random_state` gave; a GPU's is left out where there is none."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def teacher_forced(model, data: Examples, max_tokens: int, tensors, batch_tokens: int = 8192) -> np.ndarray:

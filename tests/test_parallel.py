@@ -1,0 +1,150 @@
+"""Several processes: the losses of one with the same batches; generation in parts: what one job makes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cohortloom.errors import UserError
+from cohortloom.examples import Examples, collate, plain_pairs
+from cohortloom.generation import part_of
+from cohortloom.parallel import over_processes, own_rows, torchrun
+from cohortloom.training import make_model
+from cohortloom.vocabulary import Vocabulary
+from generate import generate
+from join_shards import join_shards
+from test_training import run_train
+
+COLUMNS = ("lm_loss", "age_loss", "sex_loss", "loss")
+OPTIONS = {"tokens": 4000, "batch_tokens": 256, "evaluations": 1}
+
+
+def curves(history):
+    """Losses [rows, 4], and tokens and split of each row."""
+    return (
+        np.array([[float(row[column]) for column in COLUMNS] for row in history]),
+        [(row["tokens"], row["split"], row["step"]) for row in history],
+    )
+
+
+@pytest.fixture(scope="module")
+def one(dataset, tmp_path_factory):
+    return run_train(dataset, tmp_path_factory.mktemp("one") / "model", **OPTIONS)
+
+
+def distance(one, other):
+    """Relative difference of all weights together."""
+    flat = [torch.cat([weights[key].flatten() for key in sorted(one)]) for weights in (one, other)]
+    return float((flat[0] - flat[1]).norm() / flat[0].norm())
+
+
+def test_two_processes_lose_what_one_does(dataset, one, tmp_path):
+    weights, history = run_train(
+        dataset, tmp_path / "model", devices=2, checkpoints=tmp_path / "checkpoints", **OPTIONS
+    )
+    losses, places = curves(history)
+    expected, same_places = curves(one[1])
+    assert places == same_places
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert distance(one[0], weights) < 1e-5
+    other, _ = run_train(dataset, tmp_path / "other", **OPTIONS, seed=1)
+    assert distance(one[0], other) > 0.02
+
+
+class Recorded:
+    """An accelerator of two processes that run one after the other: `reduce` sums what was recorded."""
+
+    num_processes = 2
+
+    def __init__(self, parts=()):
+        self.parts, self.sent = parts, []
+
+    def reduce(self, tensor, _):
+        self.sent.append(tensor)
+        return sum(self.parts, torch.zeros_like(tensor))
+
+
+def test_gradients_of_uneven_parts_are_those_of_the_batch(dataset):
+    """The negative control is what DDP does by itself: parts that count alike, however much they hold."""
+    words, data = Vocabulary.load(dataset["vocabulary"]), Examples.load(dataset["train"])
+    model = make_model(words, data, "tiny", 0, 0.0, 64, age_weight=0.3, sex_weight=0.2)
+    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), 62)
+    lengths = np.diff(data.offsets)
+    rows = np.concatenate([np.argsort(lengths)[:6], np.argsort(lengths)[-2:]])  # short visits, long ones
+
+    def forward(rows):
+        batch = {key: torch.from_numpy(value) for key, value in collate(data, pairs, rows).items()}
+        return model(**batch), int((batch["labels"] != -100).sum())
+
+    def gradient(*losses):
+        model.zero_grad()
+        for loss in losses:
+            (loss / len(losses)).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    halves = (rows[:6], rows[6:])
+    recorded = Recorded()
+    for half in halves:
+        over_processes(recorded, model, *forward(half), True)
+    shared = Recorded(recorded.sent)
+    made = [over_processes(shared, model, *forward(half), True) for half in halves]
+    whole, n = forward(rows)
+    expected = gradient(whole.loss)
+    assert made[0][2] == made[1][2] == n
+    assert torch.allclose(made[0][1][3].float(), whole.loss, rtol=1e-5)
+    assert (gradient(*(loss for loss, _, _ in made)) - expected).norm() < 1e-4 * expected.norm()
+    alike = gradient(*(forward(half)[0].loss for half in halves))
+    assert (alike - expected).norm() > 0.05 * expected.norm()
+
+
+def test_a_row_too_few_counts_nothing():
+    rows = np.array([7, 8, 9])
+    assert [own_rows(rows, i, 2)[0].tolist() for i in range(2)] == [[7, 9], [8]]
+    assert own_rows(rows, 3, 4)[0].tolist() == [7] and own_rows(rows, 3, 4)[1] is False
+
+
+def test_a_mistake_in_a_process_is_told_in_one_line(dataset, tmp_path):
+    with pytest.raises(UserError, match=r"^train: the loss or its gradient is not finite[^\n]*$"):
+        run_train(
+            dataset, tmp_path / "model", devices=2, learning_rate=1e6, max_grad_norm=1e9, warmup_fraction=0.0
+        )
+
+
+def test_several_nodes_need_slurm(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(UserError, match="train.nodes: 2 nodes need a Slurm job"):
+        torchrun(4, 2)
+
+
+@pytest.mark.parametrize("batches, shards", [(10, 4), (3, 4), (1, 1), (0, 2), (8, 8)])
+def test_shards_are_whole_batches_that_together_are_all(batches, shards):
+    parts = [part_of(batches, shard, shards) for shard in range(1, shards + 1)]
+    assert [number for part in parts for number in part] == list(range(batches))
+    sizes = [len(part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize("mode", ["synthesize", "reconstruct"])
+def test_shards_join_to_what_one_job_makes(dataset, one, tmp_path, mode):
+    model = next(tmp_path.parent.glob("one*/model"))
+    given = {"model": model, "train": dataset["train"], "test": dataset["test"], "mode": mode}
+    given |= {"batch_size": 32, "device": "cpu", "patients": 150 if mode == "synthesize" else None}
+
+    def make(name, **shard):
+        files = {"synthetic": tmp_path / f"{name}.parquet", "counts": tmp_path / f"{name}.json"}
+        generate(**given, **files, **shard)
+        return files
+
+    whole = make("whole")
+    for shards in (4, 7):
+        parts = [make(f"{i}-of-{shards}", shard=i, shards=shards) for i in range(1, shards + 1)]
+        joined = {"synthetic": tmp_path / "joined.parquet", "counts": tmp_path / "joined.json"}
+        lists = {f"{key}_shards": [part[key] for part in parts] for key in joined}
+        join_shards(**lists, **joined)
+        assert joined["synthetic"].read_bytes() == whole["synthetic"].read_bytes()
+        assert joined["counts"].read_bytes() == whole["counts"].read_bytes()
+        lists["synthetic_shards"] = lists["synthetic_shards"][::-1]
+        join_shards(**lists, **joined)
+        assert joined["synthetic"].read_bytes() != whole["synthetic"].read_bytes()
+    assert json.loads(whole["counts"].read_text())["visits"] >= 150

@@ -1,0 +1,127 @@
+"""Several processes train one model: they are started by torchrun, share each batch, and lose as one would.
+
+`train.devices` processes run on each of `train.nodes` nodes. The step starts them (under srun where there
+are several nodes), hands the signals on and waits; they run the same script with the same keywords.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cohortloom.errors import Interrupted, UserError
+from cohortloom.interrupt import Stop
+from cohortloom.step import log
+
+SCRIPTS = Path(__file__).parent.parent  # under Snakemake a script runs from a copy elsewhere
+
+
+def is_worker() -> bool:
+    """Whether this process is one of several that torchrun has started."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def is_first() -> bool:
+    """Whether this process writes the files: the only one, or the one of rank 0."""
+    return int(os.environ.get("RANK", 0)) == 0 or not is_worker()
+
+
+def launch(script: str, keywords: dict[str, Any], devices: int, nodes: int) -> None:
+    """Run workflow_scripts/<script>.py on `devices` processes of each of `nodes` nodes.
+
+    Raises UserError with the one line that a process ended on, Interrupted after a signal, and
+    RuntimeError for any other failure, whose output is in the log.
+    """
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in keywords.items() if value is not None]
+    command = [*torchrun(devices, nodes), str(SCRIPTS / f"{script}.py"), *options]
+    log.info("starting %d processes on %d node%s", devices * nodes, nodes, "" if nodes == 1 else "s")
+    last = ""
+    with tempfile.TemporaryFile("w+") as noise, Stop() as stop:
+        # A session of its own: a signal to the group of this step reaches them once, from here.
+        running = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=noise, text=True, start_new_session=True
+        )
+        if nodes == 1:  # srun would kill at SIGTERM; to its processes Slurm itself sends the signal
+            stop.then = lambda _: running.send_signal(signal.SIGTERM)
+        for line in running.stdout:
+            log.info("%s", line.rstrip())
+            last = found.group(1) if (found := re.match(r"(?:error|stopped): (.*)", line)) else last
+        status = running.wait()
+        noise.seek(0)
+        text = noise.read()
+    if status == 0:
+        return
+    if stop.requested:
+        raise Interrupted(last or f"by {stop.signal.name}")
+    if last:
+        raise UserError(last)
+    log.error("%s", text)
+    if nodes > 1 and (lines := re.findall(r"srun: error: (.*)", text)):
+        raise UserError(f"train.nodes: {nodes}: srun: {lines[0]}; give the job as many nodes and GPUs")
+    raise RuntimeError(f"a training process ended with status {status}; see the log above")
+
+
+def torchrun(devices: int, nodes: int) -> list[str]:
+    """The command that starts the processes. Raises UserError for several nodes outside a Slurm job."""
+    run = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={devices}"]
+    if nodes == 1:
+        return [*run, "--standalone"]
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        raise UserError(f"train.nodes: {nodes} nodes need a Slurm job; run with --profile profiles/slurm")
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    return [
+        *("srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"),
+        *("--kill-on-bad-exit=1", "--cpu-bind=none", *run, f"--nnodes={nodes}", f"--rdzv-id={job}"),
+        *("--rdzv-backend=c10d", f"--rdzv-endpoint={socket.gethostname()}:{port}"),
+    ]
+
+
+def own_rows(rows: np.ndarray, process: int, processes: int) -> tuple[np.ndarray, bool]:
+    """The rows of a batch that a process takes, and whether they count.
+
+    Where a batch has fewer rows than processes, the others run its first row, which then counts nothing:
+    every process must take part in every step.
+    """
+    mine = rows[process::processes]
+    return (mine, True) if len(mine) else (rows[:1], False)
+
+
+def over_processes(accelerator, model, output, tokens: int, counts: bool):
+    """Losses of the whole batch from the parts that the processes hold.
+
+    Losses are means over tokens (lm) and over readable visits (age, sex), so that each part is weighted by
+    how many it holds; DDP averages the gradients, hence the factor of the number of processes.
+
+    Returns: the loss to go backward from (scalar), lm, age, sex and whole loss of the batch [4], detached,
+    and the target tokens of the batch.
+    """
+    n = accelerator.num_processes
+    parts = torch.stack([output.lm_loss, output.age_loss, output.sex_loss])
+    if n == 1:
+        return output.loss, torch.stack([*parts, output.loss]).detach(), tokens
+    visits = output.has_codes.sum()
+    held = torch.stack([torch.full_like(visits, tokens), visits, visits]).double() * counts
+    sums = accelerator.reduce(torch.cat([held, parts.detach().double() * held]), "sum")
+    whole = sums[:3].clamp(min=1)
+    means = sums[3:] / whole
+    loss = model.combine(*(parts * (held * n / whole).to(parts.dtype)))
+    return loss, torch.stack([*means, model.combine(*means)]), int(sums[0])
+
+
+def any_process(accelerator, *flags: bool) -> list[bool]:
+    """Each flag, true where any process raises it; all processes must ask at the same place."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    raised = torch.tensor(flags, dtype=torch.float32, device=accelerator.device)
+    return (accelerator.reduce(raised, "sum") > 0).tolist()

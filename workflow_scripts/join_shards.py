@@ -1,0 +1,36 @@
+"""Join the parts of a generation that was split over several jobs; the result is that of one job."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from cohortloom.files import read_json, write_json
+from cohortloom.step import main
+from cohortloom.visits import RECONSTRUCT_SCHEMA, SCHEMA, visits_writer
+
+
+def join_shards(
+    *, synthetic_shards: list[Path], counts_shards: list[Path], synthetic: Path, counts: Path
+) -> None:
+    """Write the visits of all shards in order, batch by batch as they were generated, and the sums of counts.
+
+    Raises UserError where a batch does not fit the schema.
+    """
+    given = pq.read_schema(synthetic_shards[0])
+    schema = RECONSTRUCT_SCHEMA if "source_patient_id" in given.names else SCHEMA
+    metadata = {key.decode(): value.decode() for key, value in given.metadata.items()}
+    metadata.pop("ARROW:schema", None)  # the writer adds its own
+    with visits_writer(synthetic, metadata, schema) as writer:
+        for path in synthetic_shards:
+            with pq.ParquetFile(path) as shard:
+                for batch in range(shard.num_row_groups):
+                    writer.write(shard.read_row_group(batch))
+    totals: dict[str, int] = {}
+    for path in counts_shards:
+        for key, value in read_json(path).items():
+            totals[key] = totals.get(key, 0) + value
+    write_json(counts, totals)
+
+
+if __name__ == "__main__":
+    main(join_shards, globals().get("snakemake"))
