@@ -198,11 +198,11 @@ def test_a_finished_training_has_nothing_to_train_again(dataset, brief, tmp_path
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(dataset, tmp_path, monkeypatch):
     def explode(self):
-        return 3e-3 if self.state.step < 20 else 1e30
+        return 1.0 if self.state.step < 20 else 1e30
 
     options = {"checkpoint_every_tokens": 300, "checkpoints": tmp_path / "checkpoints"}
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_learning_rate", explode)
+        patch.setattr(Trainer, "_rate", explode)
         with pytest.raises(UserError, match="not finite at token .* last checkpoint is kept"):
             run_train(dataset, tmp_path / "model", **options)
     for path in (tmp_path / "checkpoints").glob("checkpoint-*.pt"):

@@ -30,6 +30,7 @@ def train(
     max_epochs: int = 50,
     batch_tokens: int = 512,
     learning_rate: float = 1.5e-3,
+    matrix_learning_rate: float = 0.02,
     warmup_fraction: float = 0.05,
     weight_decay: float = 0.01,
     max_grad_norm: float = 1.0,
@@ -76,6 +77,7 @@ def train(
         tokens=min(tokens, max_epochs * (len(data.ids) + len(data))),
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
+        matrix_learning_rate=matrix_learning_rate,
         warmup_fraction=warmup_fraction,
         weight_decay=weight_decay,
         max_grad_norm=max_grad_norm,
@@ -120,7 +122,10 @@ def train(
 def digest(inputs: list[Path], parameters: dict) -> str:
     """Hex digest of all that shapes the weights: the dataset, the parameters and this code."""
     library = Path(errors.__file__).parent  # under Snakemake this script runs from a copy elsewhere
-    code = [library / f"{name}.py" for name in ("training", "model", "examples", "selection", "generation")]
+    code = [
+        library / f"{name}.py"
+        for name in ("training", "optimizers", "model", "examples", "selection", "generation")
+    ]
     parts = [sha256(path) for path in (*inputs, *code)] + [json.dumps(parameters, sort_keys=True)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -48,13 +48,17 @@ class Examples:
 
 @dataclass
 class Pairs:
-    """Encoder and decoder sequences of n examples, ragged; `dropped_visits` of history did not fit."""
+    """Encoder and decoder sequences of n examples, ragged; `dropped_visits` of history did not fit.
+
+    unordered: [n] bool, the decoder's codes stand in random order; None where all are as recorded.
+    """
 
     encoder_ids: np.ndarray
     encoder_offsets: np.ndarray
     decoder_ids: np.ndarray
     decoder_offsets: np.ndarray
     dropped_visits: int = 0
+    unordered: np.ndarray | None = None
 
 
 def ragged_range(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -135,7 +139,9 @@ def corrupted_pairs(
     row = np.repeat(np.arange(len(data)), lengths)
     conditioned = np.bincount(row[seen >= 0], minlength=len(data)) > 0
     key = np.where(conditioned[row], rng.random(len(row)), np.arange(len(row)) / max(len(row), 1))
-    return _pairs(data, shown & ~damaged, seen, max_tokens, np.lexsort((key, row)))
+    pairs = _pairs(data, shown & ~damaged, seen, max_tokens, np.lexsort((key, row)))
+    pairs.unordered = conditioned
+    return pairs
 
 
 def _pairs(data: Examples, intact: np.ndarray, seen: np.ndarray, max_tokens: int, order=slice(None)) -> Pairs:
@@ -193,11 +199,13 @@ def pad(
 
 
 def collate(data: Examples, pairs: Pairs, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """A batch as arrays: input_ids, attention_mask, decoder_input_ids, labels, x_num, x_cat."""
+    """A batch as arrays: input_ids, attention_mask, decoder_input_ids, labels, x_num, x_cat, unordered."""
     encoder, encoder_lengths = pad(pairs.encoder_ids, pairs.encoder_offsets, rows)
     decoder, lengths = pad(pairs.decoder_ids, pairs.decoder_offsets, rows)
     inside = np.arange(decoder.shape[1] - 1) < (lengths - 1)[:, None]
+    order = {} if pairs.unordered is None else {"unordered": pairs.unordered[rows]}
     return {
+        **order,
         "input_ids": encoder,
         "attention_mask": (np.arange(encoder.shape[1]) < encoder_lengths[:, None]).astype(np.int64),
         "decoder_input_ids": np.where(inside, decoder[:, :-1], PAD),

@@ -8,7 +8,13 @@ Design choices, in the order of the forward pass:
 - Every diagnosis code is one token. The encoder reads the earlier visits and the revealed codes of this
   visit, the decoder writes the codes of this visit that are not revealed, then a terminator.
 - In cached decoding the prompts enter once, when the cache is empty, and stay in the cache.
+- Beside the attention a summary of the record runs straight to the output layer: sums over the codes of
+  the earlier visits and over the codes known of this visit (revealed or written already), age and sex,
+  through two layers, added to the decoder state. By attention alone the model took far more tokens before
+  it used what the encoder reads. Each code has a weight for having occurred in an earlier visit.
 - Two heads read decoder states mean-pooled over code positions: age (standardized) and sex.
+- Where codes stand in random order (`unordered`), each of those still to come is as good a next one: the
+  target is all of them in equal parts. It is the mean over all orders and so less noisy than one of them.
 - loss = lm + age_weight * age + sex_weight * sex. With no code position to pool, a visit adds nothing to
   the head losses.
 """
@@ -29,7 +35,8 @@ class PromptBartConfig(BartConfig):
     """BartConfig and what the prompts, the heads and their losses need.
 
     age_mean, age_std: years, over the training visits. age_loss_unit: `standardized` or `years`.
-    first_code_id: every id from here on is a diagnosis code.
+    now_id: what stands in the encoder between earlier visits and this one. first_code_id: every id from here
+    on is a diagnosis code.
     """
 
     model_type = "prompt_bart"
@@ -44,6 +51,7 @@ class PromptBartConfig(BartConfig):
         age_weight: float = 0.3,
         sex_weight: float = 0.2,
         age_loss_unit: str = "standardized",
+        now_id: int = 3,
         first_code_id: int = 5,
         **kwargs,
     ):
@@ -54,7 +62,7 @@ class PromptBartConfig(BartConfig):
         self.age_mean, self.age_std = age_mean, age_std
         self.age_weight, self.sex_weight = age_weight, sex_weight
         self.age_loss_unit = age_loss_unit
-        self.first_code_id = first_code_id
+        self.now_id, self.first_code_id = now_id, first_code_id
 
 
 @dataclass
@@ -100,6 +108,52 @@ class ConditionalPrompt(nn.Module):
         return self.projection(torch.stack([age, *sexes], dim=1))
 
 
+class RecordSummary(nn.Module):
+    """What is known of patient and visit as sums over codes, led straight to the output layer."""
+
+    def __init__(self, config: PromptBartConfig):
+        super().__init__()
+        self.now_id, self.first_code_id = config.now_id, config.first_code_id
+        self.person = ConditionalPrompt(config)
+        self.earlier = nn.Embedding(config.vocab_size, config.d_model)
+        self.present = nn.Embedding(config.vocab_size, config.d_model)
+        self.recurrence = nn.Parameter(torch.empty(config.vocab_size))
+        self.norm = nn.LayerNorm(config.d_model)
+        self.hidden = nn.Linear(config.d_model, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(config.d_model, config.d_model)
+
+    def init_weights(self) -> None:
+        """Tables that outweigh the noise of a sum, and layers that keep its size."""
+        for table in (self.earlier, self.present):
+            nn.init.normal_(table.weight, std=0.1)
+        for layer in (self.hidden, self.output):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+        nn.init.zeros_(self.recurrence)
+
+    def read(self, input_ids: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor) -> tuple:
+        """What does not change while a visit is written, from the encoder's input_ids [batch, length].
+
+        Returns: context [batch, d_model]; recurring [batch, vocabulary], added to the logits.
+        """
+        code = input_ids >= self.first_code_id
+        now = (input_ids == self.now_id).cumsum(1) > 0
+        past = code & ~now
+        context = self.person(x_num, x_cat).sum(1)
+        context = context + (self.earlier(input_ids) * past[..., None]).sum(1)
+        context = context + (self.present(input_ids) * (code & now)[..., None]).sum(1)
+        seen = torch.zeros(len(input_ids), len(self.recurrence), device=input_ids.device)
+        seen.scatter_(1, input_ids * past, 1.0)
+        seen[:, 0] = 0.0  # where all that is no code of an earlier visit went
+        return context, seen * self.recurrence
+
+    def forward(self, context: torch.Tensor, prefix_ids: torch.Tensor) -> torch.Tensor:
+        """Addition to the decoder states [batch, target, d_model]; prefix_ids [batch, target] as written."""
+        written = self.present(prefix_ids) * (prefix_ids >= self.first_code_id)[..., None]
+        states = F.relu(self.norm(context[:, None] + written.cumsum(1)))
+        return self.output(self.dropout(F.relu(self.hidden(states))))
+
+
 class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
     """BartForConditionalGeneration with demographic prompts and heads; see the top of this file."""
 
@@ -109,6 +163,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         super().__init__(config)
         self.encoder_prompt = ConditionalPrompt(config)
         self.decoder_prompt = ConditionalPrompt(config)
+        self.summary = RecordSummary(config)
         self.age_predictor = nn.Sequential(
             nn.Linear(config.d_model, 256), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(256, 1)
         )
@@ -126,6 +181,8 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
             nn.init.normal_(module.age_weight, std=0.1)
             nn.init.normal_(module.age_bias, std=0.1)
             nn.init.normal_(module.sex_bias, std=0.1)
+        if isinstance(module, RecordSummary):
+            module.init_weights()
 
     def encode(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor
@@ -148,6 +205,10 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         encoder_outputs: BaseModelOutput | None = None,
         past_key_values=None,
         labels: torch.Tensor | None = None,
+        unordered: torch.Tensor | None = None,
+        prefix_ids: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
+        recurring: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs,
     ) -> PromptBartOutput:
@@ -160,11 +221,19 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
             x_num: [batch, 1] age in years. x_cat: [batch, 1] sex, 0 F and 1 M.
             labels: [batch, target] the next token, -100 where padded. With labels no logits are returned:
                 only the scored positions meet the output layer.
+            unordered: [batch] bool: the codes in `labels` stand in random order.
+            prefix_ids: [batch, all so far] with a filled cache: all that was written, of which
+                decoder_input_ids is the last.
+            context, recurring: what `summary.read` made of input_ids, where generate() has read it already.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encode(input_ids, attention_mask, x_num, x_cat)
+        if context is None:
+            context, recurring = self.summary.read(input_ids, x_num, x_cat)
         embedded = self.model.decoder.embed_tokens(decoder_input_ids)
         first = past_key_values is None or past_key_values.get_seq_length() == 0
+        if not first and prefix_ids is None:
+            raise ValueError("prefix_ids: with a filled cache give all ids written so far")
         if first:
             embedded = torch.cat([self.decoder_prompt(x_num, x_cat).to(embedded.dtype), embedded], dim=1)
         decoded = self.model.decoder(
@@ -178,12 +247,14 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         output = PromptBartOutput(
             past_key_values=decoded.past_key_values, encoder_last_hidden_state=encoder_outputs[0]
         )
+        summary = self.summary(context, decoder_input_ids if first else prefix_ids)
+        informed = states + summary[:, -states.shape[1] :]
         if labels is None:
-            output.logits = self.lm_head(states) + self.final_logits_bias
+            output.logits = self.lm_head(informed) + self.final_logits_bias + recurring[:, None]
             return output
-        scored = labels != -100
-        logits = self.lm_head(states[scored]) + self.final_logits_bias
-        output.token_losses = F.cross_entropy(logits.float(), labels[scored], reduction="none")
+        row, place = torch.nonzero(labels != -100, as_tuple=True)
+        logits = self.lm_head(informed[row, place]) + self.final_logits_bias + recurring[row]
+        output.token_losses = self._token_losses(logits.float(), labels, row, place, unordered)
         output.lm_loss = output.token_losses.mean()
         self._demographic_losses(output, states, decoder_input_ids, x_num, x_cat)
         output.loss = self.combine(output.lm_loss, output.age_loss, output.sex_loss)
@@ -194,6 +265,16 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         if self.config.age_loss_unit == "years":
             age = age * self.config.age_std**2
         return lm + self.config.age_weight * age + self.config.sex_weight * sex
+
+    def _token_losses(self, logits, labels, row, place, unordered) -> torch.Tensor:
+        if unordered is None:
+            return F.cross_entropy(logits, labels[row, place], reduction="none")
+        targets = labels[row]
+        at = torch.arange(labels.shape[1], device=labels.device)
+        to_come = (at > place[:, None]) & (targets >= self.config.first_code_id) & unordered[row, None]
+        share = ((at == place[:, None]) | to_come).float()
+        losses = -F.log_softmax(logits, -1).gather(1, targets.clamp(min=0))
+        return (losses * share).sum(1) / share.sum(1)
 
     def _demographic_losses(self, output, states, decoder_input_ids, x_num, x_cat) -> None:
         at_code = (decoder_input_ids >= self.config.first_code_id).to(states.dtype)
@@ -213,9 +294,20 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         """transformers' generate(), after the encoder has read the prompts, which it cannot do by itself."""
         with torch.no_grad():
             encoded = self.encode(input_ids, attention_mask, x_num, x_cat)
+            context, recurring = self.summary.read(input_ids, x_num, x_cat)
         return super().generate(
-            encoder_outputs=encoded, attention_mask=attention_mask, x_num=x_num, x_cat=x_cat, **kwargs
+            encoder_outputs=encoded,
+            attention_mask=attention_mask,
+            x_num=x_num,
+            x_cat=x_cat,
+            context=context,
+            recurring=recurring,
+            **kwargs,
         )
+
+    def prepare_inputs_for_generation(self, input_ids, **kwargs):
+        """transformers' own, and all ids written so far, of which the cache leaves only the last."""
+        return {**super().prepare_inputs_for_generation(input_ids, **kwargs), "prefix_ids": input_ids}
 
 
 def _with_prompts(attention_mask: torch.Tensor) -> torch.Tensor:

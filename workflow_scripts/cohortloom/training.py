@@ -23,10 +23,11 @@ from cohortloom.examples import Examples, batches, collate, corrupted_pairs, pla
 from cohortloom.generation import synthesize
 from cohortloom.interrupt import Stop
 from cohortloom.model import PromptBartConfig, PromptBartWithDemographicPrediction
+from cohortloom.optimizers import make_optimizers
 from cohortloom.parallel import any_process, over_processes, own_rows
 from cohortloom.selection import selection_score
 from cohortloom.step import log
-from cohortloom.vocabulary import PAD, START, Vocabulary
+from cohortloom.vocabulary import NOW, PAD, START, Vocabulary
 
 # d_model, encoder layers, decoder layers, heads, feed-forward
 PRESETS = {
@@ -45,6 +46,7 @@ class Plan:
     tokens: int
     batch_tokens: int
     learning_rate: float
+    matrix_learning_rate: float
     warmup_fraction: float
     weight_decay: float
     max_grad_norm: float
@@ -102,6 +104,7 @@ def make_model(
         eos_token_id=words.terminators,
         decoder_start_token_id=START,
         forced_eos_token_id=None,
+        now_id=NOW,
         first_code_id=words.first_code,
         age_mean=float(data.age.mean()),
         age_std=float(max(data.age.std(), 1e-3)),
@@ -141,16 +144,12 @@ class Trainer:
     ):
         name, precision = pick_device(device)
         self.accelerator = Accelerator(cpu=name == "cpu", mixed_precision=precision)
-        decayed = [p for p in model.parameters() if p.ndim > 1]
-        plain = [p for p in model.parameters() if p.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=plan.learning_rate,
-            betas=(0.9, 0.98),
-            fused=True,
-        )
+        if name == "cpu":  # visits are short: the fused kernels there take twice the time of plain products
+            model.set_attn_implementation("eager")
         self.plain_model = model
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model, *self.optimizers = self.accelerator.prepare(
+            model, *make_optimizers(model, plan.learning_rate, plan.matrix_learning_rate, plan.weight_decay)
+        )
         self.words, self.train, self.val, self.plan = words, train, val, plan
         self.checkpoints, self.stop = checkpoints, stop or Stop()
         self.log_every, self.save_tokens = log_every_tokens, checkpoint_every_tokens or math.inf
@@ -223,8 +222,8 @@ class Trainer:
         return pairs, batches(pairs, self.plan.batch_tokens, rng, keep)
 
     def _step(self, batch: dict[str, np.ndarray]) -> tuple[torch.Tensor, int]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = group["peak"] * self._rate()
         self.model.train()
         n = int((batch["labels"] != -100).sum())
         output = self.model(**self._tensors(batch))
@@ -236,17 +235,17 @@ class Trainer:
                 f"train: the loss or its gradient is not finite at token {self.state.tokens}; "
                 "the last checkpoint is kept; lower train.learning_rate"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         return losses, n
 
-    def _learning_rate(self) -> float:
-        """Linear warm-up, then cosine decay to zero at the end of the budget."""
-        done = self.state.tokens / self.plan.tokens
-        if done < self.plan.warmup_fraction:
-            return self.plan.learning_rate * (done + 1e-3) / (self.plan.warmup_fraction + 1e-3)
-        left = (done - self.plan.warmup_fraction) / (1 - self.plan.warmup_fraction)
-        return self.plan.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, left)))
+    def _rate(self) -> float:
+        """Share of the peak learning rates: linear warm-up, then cosine decay to zero at the end."""
+        done, warmup = self.state.tokens / self.plan.tokens, self.plan.warmup_fraction
+        if done < warmup:
+            return (done + 1e-3) / (warmup + 1e-3)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (1 - warmup))))
 
     def _tensors(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         return {key: torch.from_numpy(value).to(self.accelerator.device) for key, value in batch.items()}
@@ -263,7 +262,7 @@ class Trainer:
             "age_loss_years2": age * self.plain_model.config.age_std**2,
             "sex_loss": sex,
             "loss": loss,
-            "learning_rate": self._learning_rate(),
+            "learning_rate": self.plan.learning_rate * self._rate(),
         }
         self.state.history.append(row)
         return row
@@ -338,7 +337,7 @@ class Trainer:
         content = {
             "state": vars(self.state),
             "model": self.plain_model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "best": self.best,
             "random": gather_object([random_state()]),  # one of each process
         }
@@ -352,7 +351,8 @@ class Trainer:
         if content is None:
             return
         self.plain_model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.best, self.state = content["best"], State(**content["state"])
         if len(content["random"]) == self._processes:
             set_random_state(content["random"][self._process])
