@@ -62,11 +62,16 @@ def matrix_peak(device: str, precision: str, size: int = 2048, seconds: float = 
 
 
 def training_flops(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> float:
-    """6 x the weights that a position meets, over encoder and decoder positions and scored tokens."""
+    """6 x the weights that a position meets, over encoder and decoder positions and scored tokens.
+
+    Left out: attention itself, prompts, heads, and the sums over codes.
+    """
     count = lambda module: sum(p.numel() for p in module.parameters() if p.ndim > 1)  # noqa: E731
     embeddings = model.model.shared.weight.numel()
     encoder = count(model.model.encoder.layers) * (batch["input_ids"].size + 2 * len(batch["x_num"]))
     decoder = count(model.model.decoder.layers) * (batch["decoder_input_ids"].size + 2 * len(batch["x_num"]))
+    summary = sum(layer.weight.numel() for layer in (model.summary.hidden, model.summary.output))
+    decoder += summary * batch["decoder_input_ids"].size
     return 6.0 * (encoder + decoder + embeddings * (batch["labels"] != -100).sum())
 
 
@@ -81,10 +86,25 @@ def measure(preset: str, n_visits: int) -> list[tuple[str, float, str]]:
     model = make_model(
         words, data, preset, 0, 0.0, 512, age_weight=0.3, sex_weight=0.2, age_loss_unit="standardized"
     )
-    plan = Plan(0, 10**9, 1024, 1e-3, 0.05, 0.01, 1.0, 0.3, 0.05, 0.05, 0.05, 1, 10)
+    plan = Plan(
+        seed=0,
+        tokens=10**9,
+        batch_tokens=1024,
+        learning_rate=1e-3,
+        matrix_learning_rate=0.02,
+        warmup_fraction=0.05,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        reveal_probability=0.5,
+        mask_probability=0.05,
+        delete_probability=0.05,
+        replace_probability=0.05,
+        evaluations=1,
+        selection_patients=10,
+    )
     device, precision = pick_device("auto")
     trainer = Trainer(model, words, data, data, plan, Checkpoints(None, ""))
-    pairs = corrupted_pairs(data, words, np.random.default_rng(0), 510, 0.3, 0.05, 0.05, 0.05)
+    pairs = corrupted_pairs(data, words, np.random.default_rng(0), 510, 0.5, 0.05, 0.05, 0.05)
     order = batches(pairs, plan.batch_tokens, np.random.default_rng(0), np.diff(data.offsets) > 0)
     for rows in order[:5]:
         trainer._step(collate(data, pairs, rows))
@@ -119,7 +139,7 @@ def measure(preset: str, n_visits: int) -> list[tuple[str, float, str]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="small", choices=("tiny", "small", "base"))
+    parser.add_argument("--preset", default="small", choices=("tiny", "mini", "small", "base"))
     parser.add_argument("--visits", type=int, default=4000)
     arguments = parser.parse_args()
     for what, value, unit in measure(arguments.preset, arguments.visits):

@@ -173,8 +173,8 @@ class Trainer:
             while state.tokens < plan.tokens:
                 pairs, order = self._epoch(keep)
                 while state.batch < len(order) and state.tokens < plan.tokens:
-                    rows, self._counts = own_rows(order[state.batch], self._process, self._processes)
-                    losses, n = self._step(collate(self.train, pairs, rows))
+                    rows, counts = own_rows(order[state.batch], self._process, self._processes)
+                    losses, n = self._step(collate(self.train, pairs, rows), counts)
                     state.batch, state.step, state.tokens = state.batch + 1, state.step + 1, state.tokens + n
                     state.sums = [a + b * n for a, b in zip(state.sums, losses.tolist(), strict=True)]
                     bar.update(n)
@@ -221,13 +221,13 @@ class Trainer:
             )
         return pairs, batches(pairs, self.plan.batch_tokens, rng, keep)
 
-    def _step(self, batch: dict[str, np.ndarray]) -> tuple[torch.Tensor, int]:
+    def _step(self, batch: dict[str, np.ndarray], counts: bool = True) -> tuple[torch.Tensor, int]:
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = group["peak"] * self._rate()
         self.model.train()
         n = int((batch["labels"] != -100).sum())
         output = self.model(**self._tensors(batch))
-        loss, losses, n = over_processes(self.accelerator, self.plain_model, output, n, self._counts)
+        loss, losses, n = over_processes(self.accelerator, self.plain_model, output, n, counts)
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.plan.max_grad_norm)
         if not (torch.isfinite(losses).all() and torch.isfinite(norm)):
