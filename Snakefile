@@ -17,6 +17,7 @@ include: "rules/cohort.smk"  # raw tables -> visits, without race
 include: "rules/dataset.smk"  # visits -> split, vocabulary, token ids
 include: "rules/train.smk"  # token ids -> one model a run
 include: "rules/generate.smk"  # models and naive methods -> synthetic visits
+include: "rules/compare.smk"  # the same beside real patients: a classifier, attacks, predictions, probes
 include: "rules/evaluate.smk"  # synthetic visits -> records, scorecard, report
 
 

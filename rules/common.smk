@@ -105,6 +105,11 @@ def visits_of(name: str, mode: str) -> str:
     )
 
 
+def release_of(name: str) -> str:
+    """The visits to compare with the held-out test visits: for `real` the validation visits."""
+    return results("dataset", "val.parquet") if name == "real" else visits_of(name, "synthesize")
+
+
 def modules_of(script: str) -> list[str]:
     """The script's own file and every module of this repository that it imports, in order of name.
 

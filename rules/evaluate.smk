@@ -13,6 +13,7 @@ EVALUATIONS = {
     "medical_validity": [*scored("synthesize"), "real"],
     "reconstruction": scored("reconstruct"),
     "fidelity": [*scored("synthesize"), "real"],
+    "classifier": [*scored("synthesize"), "real"],
 }
 
 

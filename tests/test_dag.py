@@ -27,6 +27,7 @@ EXPECTED = {
     "evaluate_medical_validity",
     "evaluate_reconstruction",
     "evaluate_fidelity",
+    "evaluate_classifier",
     "summarize",
 }
 
@@ -52,7 +53,7 @@ def test_the_snakefile_is_a_contents_page():
     text = (REPOSITORY / "Snakefile").read_text()
     assert len(text.splitlines()) < 50
     includes = re.findall(r'include: "rules/(\w+)\.smk"', text)
-    assert includes == ["common", "cohort", "dataset", "train", "generate", "evaluate"]
+    assert includes == ["common", "cohort", "dataset", "train", "generate", "compare", "evaluate"]
 
 
 def test_lint_is_clean():

@@ -14,7 +14,8 @@ import yaml
 from conftest import Workflow, listed_jobs
 
 RUNS = ("multitask", "lm_only")
-EVALUATIONS = ("heads", "duplicates", "medical_validity", "reconstruction", "fidelity")
+RELEASED = ("medical_validity", "fidelity", "classifier")  # of every synthesize.parquet, and of real
+EVALUATIONS = ("heads", "duplicates", "reconstruction", *RELEASED)
 SYNTHESIZED = {*RUNS, "prevalence", "markov", "copy"}
 RECONSTRUCTED = {*RUNS, "prevalence", "markov", "echo"}
 SUMMARY = {"summarize"}
@@ -38,8 +39,7 @@ NAIVE = {
 }
 EVALUATED = {
     *(f"evaluate_{name} {run}" for name in ("heads", "duplicates") for run in RUNS),
-    *(f"evaluate_medical_validity {name}" for name in (*SYNTHESIZED, "real")),
-    *(f"evaluate_fidelity {name}" for name in (*SYNTHESIZED, "real")),
+    *(f"evaluate_{kind} {name}" for kind in RELEASED for name in (*SYNTHESIZED, "real")),
     *(f"evaluate_reconstruction {name}" for name in RECONSTRUCTED),
 }
 AFTER_DATASET = NAIVE | EVALUATED | SUMMARY
@@ -90,13 +90,13 @@ def test_a_key_under_generate_reruns_generation_and_what_follows(changed):
     expected = SUMMARY | {"evaluate_duplicates multitask", "evaluate_duplicates lm_only"}
     for run in RUNS:
         expected |= {f"generate {run} synthesize"}
-        expected |= {f"evaluate_medical_validity {run}", f"evaluate_fidelity {run}"}
+        expected |= {f"evaluate_{kind} {run}" for kind in RELEASED}
     assert jobs == expected
 
 
 def test_the_seed_of_generation_reruns_all_of_it_and_no_training(changed):
     jobs = changed(generate={"seed": 5})
-    untouched = {"evaluate_medical_validity real", "evaluate_fidelity real"}
+    untouched = {f"evaluate_{kind} real" for kind in RELEASED}
     expected = NAIVE | EVALUATED | SUMMARY | generated_by("multitask") | generated_by("lm_only")
     assert jobs | {f"evaluate_heads {run}" for run in RUNS} == expected - untouched
 

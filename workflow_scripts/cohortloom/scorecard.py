@@ -5,7 +5,8 @@ How `pass` is decided:
 - the six criteria: by their absolute target (resources/metrics.csv, column target);
 - every other metric: against held-out real data scored the same way. It passes where it is not worse than
   the worse end of real's 95% interval; a metric that has no better side must lie inside that interval;
-- null where the value, real's value or real's interval is missing: nothing to judge by.
+- null where the value, real's value or real's interval is missing: nothing to judge by; and for a measure
+  that is void because its own control failed (VOID_UNLESS).
 
 The direction (higher_is_better) is the record's own.
 """
@@ -32,6 +33,8 @@ REAL = "real"
 NAIVE = ("prevalence", "markov", "echo")  # `copy` has a column of its own
 MEANINGFUL_VISITS = 2000  # test visits below which no figure says anything
 SAME_SIZE = 0.05  # records whose n differ by a larger share are marked in the report
+# A classifier that cannot even tell this method from real data says nothing about the others.
+VOID_UNLESS = {"classifier_auc": ("markov", 0.70)}
 _COMPARE = {"<": operator.lt, "<=": operator.le, "=": operator.eq, ">=": operator.ge, ">": operator.gt}
 
 Record = dict[str, object]
@@ -70,12 +73,14 @@ def key(record: Record) -> Key:
 def join(records: list[Record], metrics: dict[str, dict[str, str]]) -> list[Record]:
     """New records with real, copy, naive, target and pass filled in (see the top of this file)."""
     by_run = _by_run(records)
+    void = {(mode, metric) for mode, metric, _ in voided(records)}
     joined = []
     for record in records:
         real = by_run.get((REAL, key(record)))
         copied = by_run.get(("copy", key(record)))
         naive = best_naive(record, by_run)
         target = criterion_target(record, metrics)
+        passed = _meets(record, target) if target else _as_good_as(record, real)
         joined.append(
             {
                 **record,
@@ -83,10 +88,22 @@ def join(records: list[Record], metrics: dict[str, dict[str, str]]) -> list[Reco
                 "copy": copied["value"] if copied else None,
                 "naive": naive["value"] if naive else None,
                 "target": target[1] if target else None,
-                "pass": _meets(record, target) if target else _as_good_as(record, real),
+                "pass": None if key(record)[:2] in void else passed,
             }
         )
     return joined
+
+
+def voided(records: list[Record]) -> list[tuple[str, str, float | None]]:
+    """(mode, metric, what the control scored) of each measure whose control fell short or is missing."""
+    found = []
+    for mode, metric in sorted({key(record)[:2] for record in records}):
+        method, least = VOID_UNLESS.get(metric, (None, 0.0))
+        control = _by_run(records).get((method, (mode, metric, ""))) if method else None
+        value = control["value"] if control else None
+        if method and (value is None or value < least):
+            found.append((mode, metric, value))
+    return found
 
 
 def _by_run(records: list[Record]) -> dict[tuple[str, Key], Record]:
