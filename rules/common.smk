@@ -110,6 +110,11 @@ def release_of(name: str) -> str:
     return results("dataset", "val.parquet") if name == "real" else visits_of(name, "synthesize")
 
 
+def model_of(name: str) -> str:
+    """The run whose model is attacked: for `real` the main run's."""
+    return main_run_id(config) if name == "real" else name
+
+
 def modules_of(script: str) -> list[str]:
     """The script's own file and every module of this repository that it imports, in order of name.
 

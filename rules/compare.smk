@@ -33,3 +33,66 @@ rule evaluate_classifier:
         mode="synthesize",
     script:
         "../workflow_scripts/evaluate_classifier.py"
+
+
+rule evaluate_privacy:
+    input:
+        synthetic=lambda wildcards: release_of(wildcards.name),
+        train=rules.build_dataset.output.train,
+        val=rules.build_dataset.output.val,
+        test=rules.build_dataset.output.test,
+        modules=modules_of("evaluate_privacy"),
+    output:
+        records=results("evaluation", "{name}", "privacy.json"),
+    log:
+        log_of("evaluate_privacy", "{name}"),
+    benchmark:
+        timing_of("evaluate_privacy", "{name}")
+    conda:
+        "../environment.yml"
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        **config["evaluate"]["privacy"],
+        control=lambda wildcards: wildcards.name == "real",
+        sample_seed=config["evaluate"]["seed"],
+        run="{name}",
+        seed=lambda wildcards: seed_of(wildcards.name),
+        mode="synthesize",
+    script:
+        "../workflow_scripts/evaluate_privacy.py"
+
+
+# The model's own likelihood. `real`: the main run's model on validation patients in place of its own.
+rule evaluate_likelihood:
+    input:
+        weights=lambda wildcards: rules.train.output.weights.format(run=model_of(wildcards.name)),
+        model_files=lambda wildcards: [
+            file.format(run=model_of(wildcards.name)) for file in rules.train.output
+        ],
+        train=rules.build_dataset.output.train,
+        val=rules.build_dataset.output.val,
+        test=rules.build_dataset.output.test,
+        modules=modules_of("evaluate_likelihood"),
+    output:
+        records=results("evaluation", "{name}", "likelihood.json"),
+    log:
+        log_of("evaluate_likelihood", "{name}"),
+    benchmark:
+        timing_of("evaluate_likelihood", "{name}")
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=16000,
+        runtime=60,
+    params:
+        **config["evaluate"]["likelihood"],
+        model=lambda wildcards, input: os.path.dirname(input.weights),
+        control=lambda wildcards: wildcards.name == "real",
+        sample_seed=config["evaluate"]["seed"],
+        run="{name}",
+        seed=lambda wildcards: seed_of(wildcards.name),
+    script:
+        "../workflow_scripts/evaluate_likelihood.py"

@@ -14,6 +14,8 @@ EVALUATIONS = {
     "reconstruction": scored("reconstruct"),
     "fidelity": [*scored("synthesize"), "real"],
     "classifier": [*scored("synthesize"), "real"],
+    "privacy": [*scored("synthesize"), "real"],
+    "likelihood": [*RUNS, "real"],
 }
 
 

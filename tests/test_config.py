@@ -79,9 +79,22 @@ SECTIONS = {
     "evaluate_medical_validity": ("evaluate", "medical_validity"),
     "evaluate_reconstruction": ("evaluate", "reconstruction"),
     "evaluate_fidelity": ("evaluate", "fidelity"),
+    "evaluate_classifier": ("evaluate", "classifier"),
+    "evaluate_privacy": ("evaluate", "privacy"),
+    "evaluate_likelihood": ("evaluate", "likelihood"),
 }
 # Given by the rules: which run, which mode, which seed.
-FROM_THE_DAG = {"run", "mode", "seed", "group_seed", "sample_seed", "control_seed", "threads", "device"}
+FROM_THE_DAG = {
+    "run",
+    "mode",
+    "seed",
+    "group_seed",
+    "sample_seed",
+    "control_seed",
+    "control",
+    "threads",
+    "device",
+}
 
 
 def keywords(script: str) -> dict[str, inspect.Parameter]:

@@ -28,6 +28,8 @@ EXPECTED = {
     "evaluate_reconstruction",
     "evaluate_fidelity",
     "evaluate_classifier",
+    "evaluate_privacy",
+    "evaluate_likelihood",
     "summarize",
 }
 

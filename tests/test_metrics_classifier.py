@@ -44,7 +44,7 @@ def test_without_demographics_a_fault_of_demographics_is_not_seen():
 
 
 def test_the_interval_covers_real_against_real():
-    """40 pairs of samples of one hospital: 0.5 lies inside about 38 times, and the interval says something."""
+    """40 pairs of samples of one hospital: 0.5 lies inside about 38 times, and intervals are not endless."""
     found = [score(hospital(200, 100 + seed), hospital(200, 200 + seed), seed) for seed in range(40)]
     assert np.mean([one.low <= 0.5 <= one.high for one in found]) >= 0.9
     spread = np.std([one.value for one in found])
