@@ -115,6 +115,11 @@ def model_of(name: str) -> str:
     return main_run_id(config) if name == "real" else name
 
 
+def model_files_of(name: str) -> list[str]:
+    """The files of a run's model; none for what was not trained."""
+    return [file.format(run=name) for file in rules.train.output] if name in RUNS else []
+
+
 def modules_of(script: str) -> list[str]:
     """The script's own file and every module of this repository that it imports, in order of name.
 

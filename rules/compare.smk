@@ -67,10 +67,7 @@ rule evaluate_privacy:
 # The model's own likelihood. `real`: the main run's model on validation patients in place of its own.
 rule evaluate_likelihood:
     input:
-        weights=lambda wildcards: rules.train.output.weights.format(run=model_of(wildcards.name)),
-        model_files=lambda wildcards: [
-            file.format(run=model_of(wildcards.name)) for file in rules.train.output
-        ],
+        model_files=lambda wildcards: model_files_of(model_of(wildcards.name)),
         train=rules.build_dataset.output.train,
         val=rules.build_dataset.output.val,
         test=rules.build_dataset.output.test,
@@ -89,10 +86,68 @@ rule evaluate_likelihood:
         runtime=60,
     params:
         **config["evaluate"]["likelihood"],
-        model=lambda wildcards, input: os.path.dirname(input.weights),
+        model=lambda wildcards: results("models", model_of(wildcards.name)),
         control=lambda wildcards: wildcards.name == "real",
         sample_seed=config["evaluate"]["seed"],
         run="{name}",
         seed=lambda wildcards: seed_of(wildcards.name),
     script:
         "../workflow_scripts/evaluate_likelihood.py"
+
+
+rule evaluate_utility:
+    input:
+        synthetic=lambda wildcards: release_of(wildcards.name),
+        train=rules.build_dataset.output.train,
+        test=rules.build_dataset.output.test,
+        modules=modules_of("evaluate_utility"),
+    output:
+        records=results("evaluation", "{name}", "utility.json"),
+    log:
+        log_of("evaluate_utility", "{name}"),
+    benchmark:
+        timing_of("evaluate_utility", "{name}")
+    conda:
+        "../environment.yml"
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        **config["evaluate"]["utility"],
+        sample_seed=config["evaluate"]["seed"],
+        run="{name}",
+        seed=lambda wildcards: seed_of(wildcards.name),
+        mode="synthesize",
+    script:
+        "../workflow_scripts/evaluate_utility.py"
+
+
+# With a model sex and age are flipped in generation; what has none is compared in matched pairs.
+rule evaluate_conditioning:
+    input:
+        synthetic=lambda wildcards: release_of(wildcards.name),
+        model_files=lambda wildcards: model_files_of(wildcards.name),
+        train=rules.build_dataset.output.train,
+        test=rules.build_dataset.output.test,
+        modules=modules_of("evaluate_conditioning"),
+    output:
+        records=results("evaluation", "{name}", "conditioning.json"),
+    log:
+        log_of("evaluate_conditioning", "{name}"),
+    benchmark:
+        timing_of("evaluate_conditioning", "{name}")
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=16000,
+        runtime=60,
+    params:
+        **config["evaluate"]["conditioning"],
+        model=lambda wildcards: results("models", wildcards.name) if wildcards.name in RUNS else None,
+        sample_seed=config["evaluate"]["seed"],
+        run="{name}",
+        seed=lambda wildcards: seed_of(wildcards.name),
+        mode="synthesize",
+    script:
+        "../workflow_scripts/evaluate_conditioning.py"

@@ -16,6 +16,8 @@ EVALUATIONS = {
     "classifier": [*scored("synthesize"), "real"],
     "privacy": [*scored("synthesize"), "real"],
     "likelihood": [*RUNS, "real"],
+    "utility": [*scored("synthesize"), "real"],
+    "conditioning": [*scored("synthesize"), "real"],
 }
 
 

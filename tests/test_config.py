@@ -82,6 +82,8 @@ SECTIONS = {
     "evaluate_classifier": ("evaluate", "classifier"),
     "evaluate_privacy": ("evaluate", "privacy"),
     "evaluate_likelihood": ("evaluate", "likelihood"),
+    "evaluate_utility": ("evaluate", "utility"),
+    "evaluate_conditioning": ("evaluate", "conditioning"),
 }
 # Given by the rules: which run, which mode, which seed.
 FROM_THE_DAG = {

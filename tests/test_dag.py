@@ -30,6 +30,8 @@ EXPECTED = {
     "evaluate_classifier",
     "evaluate_privacy",
     "evaluate_likelihood",
+    "evaluate_utility",
+    "evaluate_conditioning",
     "summarize",
 }
 

@@ -14,7 +14,8 @@ import yaml
 from conftest import Workflow, listed_jobs
 
 RUNS = ("multitask", "lm_only")
-RELEASED = ("medical_validity", "fidelity", "classifier", "privacy")  # of every synthesize.parquet and real
+# Of every synthesize.parquet, and of real.
+RELEASED = ("medical_validity", "fidelity", "classifier", "privacy", "utility", "conditioning")
 EVALUATIONS = ("heads", "duplicates", "likelihood", "reconstruction", *RELEASED)
 SYNTHESIZED = {*RUNS, "prevalence", "markov", "copy"}
 RECONSTRUCTED = {*RUNS, "prevalence", "markov", "echo"}
