@@ -58,7 +58,7 @@ def leaves_of_config(config: dict, path: tuple = ()):
     for key, value in config.items():
         if isinstance(value, dict) and value:
             yield from leaves_of_config(value, (*path, key))
-        elif value != {}:
+        elif value != {} or key == "external":  # a section without keys, but for the one that is a table
             yield (*path, key), value
 
 

@@ -57,7 +57,7 @@ def test_the_snakefile_is_a_contents_page():
     text = (REPOSITORY / "Snakefile").read_text()
     assert len(text.splitlines()) < 50
     includes = re.findall(r'include: "rules/(\w+)\.smk"', text)
-    assert includes == ["common", "cohort", "dataset", "train", "generate", "compare", "evaluate"]
+    assert includes == ["common", "cohort", "dataset", "train", "generate", "compare", "external", "evaluate"]
 
 
 def test_lint_is_clean():
