@@ -13,8 +13,12 @@ The direction (higher_is_better) is the record's own.
 
 import csv
 import operator
+import re
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
+
+from scipy.special import stdtrit
 
 from cohortloom.errors import UserError
 from cohortloom.files import read_json
@@ -189,6 +193,47 @@ def criteria(records: list[Record], run: str) -> list[Record]:
     return found
 
 
+def over_seeds(records: list[Record]) -> list[dict[str, object]]:
+    """Mean and spread of each figure of a run that was trained with several seeds.
+
+    `records` are joined. Each entry: run (its name without the seed), mode, metric, subset, seeds (how
+    many), mean, sd (n - 1), min, max, ci_low and ci_high (95% of the mean over trainings, Student's t),
+    real, naive, target, and passed (how many of the seeds pass; null where none is judged). The interval is
+    over trainings; the records' own are over patients.
+    """
+    groups: dict[tuple[str, Key], list[Record]] = {}
+    for record in records:
+        name, seeded = re.subn(r"-s\d+$", "", str(record["run"]))
+        if seeded and record["value"] is not None:
+            groups.setdefault((name, key(record)), []).append(record)
+    found = []
+    for (run, (mode, metric, subset)), members in groups.items():
+        if len(members) < 2:
+            continue
+        values = [float(record["value"]) for record in members]
+        mean, sd, n = statistics.fmean(values), statistics.stdev(values), len(values)
+        half = float(stdtrit(n - 1, 0.975)) * sd / n**0.5
+        verdicts = [record["pass"] for record in members if record["pass"] is not None]
+        found.append(
+            {
+                "run": run,
+                "mode": mode,
+                "metric": metric,
+                "subset": subset,
+                "seeds": n,
+                "mean": mean,
+                "sd": sd,
+                "min": min(values),
+                "max": max(values),
+                "ci_low": mean - half,
+                "ci_high": mean + half,
+                **{name: members[0][name] for name in ("real", "naive", "target")},
+                "passed": sum(verdicts) if verdicts else None,
+            }
+        )
+    return found
+
+
 def build(experiment: str, records: list[Record], main: str, metrics: dict[str, dict[str, str]]) -> dict:
     """The content of scorecard.json from the records as the evaluations wrote them.
 
@@ -198,7 +243,9 @@ def build(experiment: str, records: list[Record], main: str, metrics: dict[str, 
     if unknown:
         raise UserError(f"metrics.csv: no row for the metric {unknown[0]}; say there what it means")
     joined = join(records, metrics)
-    return {"experiment": experiment, "criteria": criteria(joined, main), "records": joined}
+    card = {"experiment": experiment, "criteria": criteria(joined, main), "records": joined}
+    spread = over_seeds(joined)
+    return {**card, "over_seeds": spread} if spread else card  # one seed has no spread
 
 
 def write_csv(path: Path, records: list[Record]) -> None:
