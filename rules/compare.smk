@@ -151,3 +151,35 @@ rule evaluate_conditioning:
         mode="synthesize",
     script:
         "../workflow_scripts/evaluate_conditioning.py"
+
+
+# Reads race from the raw tables, holds it in memory and writes rates by broad group.
+rule evaluate_race:
+    input:
+        tables=RAW_TABLES,
+        synthetic=lambda wildcards: release_of(wildcards.name),
+        train=rules.build_dataset.output.train,
+        test=rules.build_dataset.output.test,
+        modules=modules_of("evaluate_race"),
+    output:
+        records=results("evaluation", "{name}", "race.json"),
+    log:
+        log_of("evaluate_race", "{name}"),
+    benchmark:
+        timing_of("evaluate_race", "{name}")
+    conda:
+        "../environment.yml"
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        **config["evaluate"]["race"],
+        raw_dir=lambda wildcards: RAW_DIR,
+        source=config["cohort"]["source"],
+        control=lambda wildcards: wildcards.name == "real",
+        sample_seed=config["evaluate"]["seed"],
+        run="{name}",
+        seed=lambda wildcards: seed_of(wildcards.name),
+        mode="synthesize",
+    script:
+        "../workflow_scripts/evaluate_race.py"

@@ -18,6 +18,7 @@ EVALUATIONS = {
     "likelihood": [*RUNS, "real"],
     "utility": [*scored("synthesize"), "real"],
     "conditioning": [*scored("synthesize"), "real"],
+    "race": [*scored("synthesize"), "real"],
 }
 
 

@@ -84,6 +84,7 @@ SECTIONS = {
     "evaluate_likelihood": ("evaluate", "likelihood"),
     "evaluate_utility": ("evaluate", "utility"),
     "evaluate_conditioning": ("evaluate", "conditioning"),
+    "evaluate_race": ("evaluate", "race"),
 }
 # Given by the rules: which run, which mode, which seed.
 FROM_THE_DAG = {
@@ -94,6 +95,7 @@ FROM_THE_DAG = {
     "sample_seed",
     "control_seed",
     "control",
+    "source",
     "threads",
     "device",
 }

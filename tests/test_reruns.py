@@ -15,7 +15,7 @@ from conftest import Workflow, listed_jobs
 
 RUNS = ("multitask", "lm_only")
 # Of every synthesize.parquet, and of real.
-RELEASED = ("medical_validity", "fidelity", "classifier", "privacy", "utility", "conditioning")
+RELEASED = ("medical_validity", "fidelity", "classifier", "privacy", "utility", "conditioning", "race")
 EVALUATIONS = ("heads", "duplicates", "likelihood", "reconstruction", *RELEASED)
 SYNTHESIZED = {*RUNS, "prevalence", "markov", "copy"}
 RECONSTRUCTED = {*RUNS, "prevalence", "markov", "echo"}
