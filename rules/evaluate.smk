@@ -174,8 +174,8 @@ rule summarize:
         modules=modules_of("summarize"),
     output:
         scorecard=results("scorecard.json"),
-        scorecard_csv=results("scorecard.csv"),
-        report=results("report.html"),
+        scorecard_csv=report(results("scorecard.csv"), category="Scorecard"),
+        report=report(results("report.html"), category="Scorecard"),  # for snakemake --report
         provenance=results("provenance.json"),
     log:
         log_of("summarize"),

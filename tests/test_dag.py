@@ -110,6 +110,12 @@ def test_the_tiny_experiment_ran_in_a_directory_elsewhere(tiny):
     assert not list(results.rglob("*.tmp"))
 
 
+def test_snakemake_makes_its_own_report_with_ours_in_it(tiny, tmp_path):
+    tiny.run("--report", tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "report.html" in text and "Scorecard" in text and len(text) > 1_000_000
+
+
 def test_a_finished_experiment_says_so_at_once(tiny):
     """In processor time, which a busy machine does not stretch; it answers in 3 s on an idle one."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

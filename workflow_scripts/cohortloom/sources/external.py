@@ -190,8 +190,7 @@ def _whole(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _joined(ids, days, age, sex, owner, codes, order, audit: Audit) -> pa.Table:
-    """assemble() of visits in the order `order`; owner [n_codes] is sorted and numbers the unordered visits.
-    """
+    """assemble() of visits in the order `order`; owner [n_codes], sorted, numbers the unordered visits."""
     cleaned = clean_codes(codes, audit)
     whole = cleaned.is_valid()
     place = np.empty(len(order), np.int64)
