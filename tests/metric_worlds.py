@@ -6,9 +6,10 @@ import pyarrow as pa
 from cohortloom.naive import visits_table
 from cohortloom.visits import check_visits
 
-CODES = [
-    f"{100 + k}" for k in range(60)
-]  # 0-19 anybody's, 20-29 women's, 30-39 men's, 40-49 young, 50-59 old
+WOMEN = [f"614{k}" for k in range(10)]  # female pelvis
+MEN = ["6010", "6011", "6012", "6013", "6014", "6018", "6019", "6020", "6021", "6022"]  # prostate
+ANYBODY, YOUNG, OLD = ([f"{first + k}" for k in range(n)] for first, n in ((100, 20), (140, 10), (150, 10)))
+CODES = [*ANYBODY, *WOMEN, *MEN, *YOUNG, *OLD]  # the age of the young and the old is no edit's
 
 
 def table_of(held: np.ndarray, age: np.ndarray, sex: np.ndarray, visits: np.ndarray, tag: str) -> pa.Table:
@@ -24,8 +25,8 @@ def table_of(held: np.ndarray, age: np.ndarray, sex: np.ndarray, visits: np.ndar
     return check_visits(made)
 
 
-def hospital(n: int, seed: int, tag: str = "p", bundle: float = 0.7) -> pa.Table:
-    """n patients: codes by age and sex, and bundles of neighbouring codes that occur together."""
+def hospital(n: int, seed: int, tag: str = "p", bundle: float = 0.9) -> pa.Table:
+    """n patients: codes by age and sex, and ten pairs of codes that occur together."""
     rng = np.random.default_rng(seed)
     age, sex = rng.integers(18, 90, n).astype(float), rng.integers(0, 2, n)
     visits = 1 + (rng.random(n) < 0.3)
@@ -36,8 +37,8 @@ def hospital(n: int, seed: int, tag: str = "p", bundle: float = 0.7) -> pa.Table
     chance[:, 40:50] *= (age[patient] < 50)[:, None]
     chance[:, 50:60] *= (age[patient] >= 50)[:, None]
     held = rng.random(chance.shape) < chance
-    follows = held[:, 0:20:2] & (rng.random((len(patient), 10)) < bundle)
-    held[:, 1:20:2] = follows | (held[:, 1:20:2] & ~held[:, 0:20:2] & (rng.random((len(patient), 10)) < 0.2))
+    # Partners stand ten codes apart, so that a chain from one code to the next loses them.
+    held[:, 10:20] = np.where(held[:, :10], rng.random((len(patient), 10)) < bundle, False)
     return table_of(held, age, sex, visits, tag)
 
 

@@ -70,7 +70,7 @@ def test_a_planted_tenth_is_found():
 
 def test_a_release_that_holds_all_members_is_found_at_few_false_alarms():
     found = figures(TRAIN)
-    assert found["membership_auc"].value > 0.75 and found["membership_tpr_1fpr"].value > 0.1
+    assert found["membership_auc"].low > 0.75 and found["membership_tpr_1fpr"].low > 0.02
 
 
 def test_intervals_cover_real_against_real():
