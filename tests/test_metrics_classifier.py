@@ -68,7 +68,9 @@ def test_the_figure_is_the_mean_of_the_folds_recomputed():
     rows, label, fold = np.array(rows, np.float32), np.array(label), np.array(fold)
     found = []
     for number in range(5):
-        model = HistGradientBoostingClassifier(early_stopping=False, random_state=7)
+        model = HistGradientBoostingClassifier(
+            max_iter=50, learning_rate=0.2, early_stopping=False, random_state=7
+        )
         model.fit(rows[fold != number], label[fold != number])
         p = model.predict_proba(rows[fold == number])[:, 1]
         of_made, of_real = p[label[fold == number] == 1], p[label[fold == number] == 0]

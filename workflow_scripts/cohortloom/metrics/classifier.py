@@ -22,6 +22,8 @@ from cohortloom.metrics.scores import auc, replicates
 
 TOP = 500
 FOLDS = 5
+# Half of sklearn's rounds at twice its rate: half the time, and markov of the demo scores 0.61 either way.
+BOOSTING = {"max_iter": 50, "learning_rate": 0.2, "early_stopping": False}
 Figure = tuple[str, str, Estimate, int, bool | None]
 
 
@@ -44,7 +46,7 @@ def two_sample(
         inside, outside = fold == number, fold != number
         if not inside.any() or len(np.unique(made[outside])) < 2:
             continue
-        model = HistGradientBoostingClassifier(early_stopping=False, random_state=seed)
+        model = HistGradientBoostingClassifier(**BOOSTING, random_state=seed)
         score[inside] = model.fit(rows[outside], made[outside]).predict_proba(rows[inside])[:, 1]
 
     def mean_of_folds(kept: np.ndarray) -> float:
