@@ -22,7 +22,7 @@ help:
 	@echo "make test    install, run all tests"
 	@echo "make lint    formatting and lint checks"
 	@echo "make format  format the sources"
-	@echo "make bench   measure reading, training and generating"
+	@echo "make bench   measure reading, training, generating and evaluating"
 	@echo "make clean   remove the demo's results (results/demo, raw/demo)"
 	@echo
 	@echo "PYTHON=python3.12   another interpreter, 3.11 or newer"

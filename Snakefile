@@ -17,6 +17,8 @@ include: "rules/cohort.smk"  # raw tables -> visits, without race
 include: "rules/dataset.smk"  # visits -> split, vocabulary, token ids
 include: "rules/train.smk"  # token ids -> one model a run
 include: "rules/generate.smk"  # models and naive methods -> synthetic visits
+include: "rules/compare.smk"  # the same beside real patients: a classifier, attacks, predictions, probes
+include: "rules/external.smk"  # visits that somebody else made -> the same records, a scorecard of their own
 include: "rules/evaluate.smk"  # synthetic visits -> records, scorecard, report
 
 
@@ -25,3 +27,9 @@ rule evaluate_all:
     default_target: True
     input:
         rules.summarize.output,
+
+
+# The visits named under evaluate.external, against the same real data; nothing is trained.
+rule evaluate_external:
+    input:
+        rules.summarize_external.output,

@@ -39,12 +39,16 @@ NAIVE = {
 }
 MODES = ("reconstruct", "synthesize")
 METHODS = {method: NAIVE[method] for method in config["naive"]}
+NAIVE_SYNTHESIZED = [method for method, modes in METHODS.items() if "synthesize" in modes]
+EXTERNAL = config["evaluate"]["external"]  # name -> file or folder that somebody else made
+EXTERNAL_EVALUATIONS = ("medical_validity", "fidelity", "classifier", "privacy", "utility", "conditioning")
 
 
 wildcard_constraints:
     run="|".join(RUNS),
     method="|".join(METHODS) or "none",
-    name="|".join([*RUNS, *METHODS, "real"]),
+    external="|".join(EXTERNAL) or "none",
+    name="|".join([*RUNS, *METHODS, *EXTERNAL, "real"]),
     mode="|".join(MODES),
 
 
@@ -103,6 +107,27 @@ def visits_of(name: str, mode: str) -> str:
         if name == "real"
         else results("synthetic", name, f"{mode}.parquet")
     )
+
+
+def release_of(name: str) -> str:
+    """The visits to compare with the held-out test visits: for `real` the validation visits."""
+    return results("dataset", "val.parquet") if name == "real" else visits_of(name, "synthesize")
+
+
+def external_files(name: str) -> list[str]:
+    """The files of a foreign set of visits: itself, or the tables of its folder."""
+    path = Path(EXTERNAL[name])
+    return [str(file) for file in sorted(path.iterdir()) if file.is_file()] if path.is_dir() else [str(path)]
+
+
+def model_of(name: str) -> str:
+    """The run whose model is attacked: for `real` the main run's."""
+    return main_run_id(config) if name == "real" else name
+
+
+def model_files_of(name: str) -> list[str]:
+    """The files of a run's model; none for what was not trained."""
+    return [file.format(run=name) for file in rules.train.output] if name in RUNS else []
 
 
 def modules_of(script: str) -> list[str]:

@@ -13,6 +13,12 @@ EVALUATIONS = {
     "medical_validity": [*scored("synthesize"), "real"],
     "reconstruction": scored("reconstruct"),
     "fidelity": [*scored("synthesize"), "real"],
+    "classifier": [*scored("synthesize"), "real"],
+    "privacy": [*scored("synthesize"), "real"],
+    "likelihood": [*RUNS, "real"],
+    "utility": [*scored("synthesize"), "real"],
+    "conditioning": [*scored("synthesize"), "real"],
+    "race": [*scored("synthesize"), "real"],
 }
 
 
@@ -168,8 +174,8 @@ rule summarize:
         modules=modules_of("summarize"),
     output:
         scorecard=results("scorecard.json"),
-        scorecard_csv=results("scorecard.csv"),
-        report=results("report.html"),
+        scorecard_csv=report(results("scorecard.csv"), category="Scorecard"),
+        report=report(results("report.html"), category="Scorecard"),  # for snakemake --report
         provenance=results("provenance.json"),
     log:
         log_of("summarize"),

@@ -58,7 +58,7 @@ def leaves_of_config(config: dict, path: tuple = ()):
     for key, value in config.items():
         if isinstance(value, dict) and value:
             yield from leaves_of_config(value, (*path, key))
-        elif value != {}:
+        elif value != {} or key == "external":  # a section without keys, but for the one that is a table
             yield (*path, key), value
 
 
@@ -79,9 +79,26 @@ SECTIONS = {
     "evaluate_medical_validity": ("evaluate", "medical_validity"),
     "evaluate_reconstruction": ("evaluate", "reconstruction"),
     "evaluate_fidelity": ("evaluate", "fidelity"),
+    "evaluate_classifier": ("evaluate", "classifier"),
+    "evaluate_privacy": ("evaluate", "privacy"),
+    "evaluate_likelihood": ("evaluate", "likelihood"),
+    "evaluate_utility": ("evaluate", "utility"),
+    "evaluate_conditioning": ("evaluate", "conditioning"),
+    "evaluate_race": ("evaluate", "race"),
 }
 # Given by the rules: which run, which mode, which seed.
-FROM_THE_DAG = {"run", "mode", "seed", "group_seed", "sample_seed", "control_seed", "threads", "device"}
+FROM_THE_DAG = {
+    "run",
+    "mode",
+    "seed",
+    "group_seed",
+    "sample_seed",
+    "control_seed",
+    "control",
+    "source",
+    "threads",
+    "device",
+}
 
 
 def keywords(script: str) -> dict[str, inspect.Parameter]:

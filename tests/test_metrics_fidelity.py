@@ -75,6 +75,8 @@ def test_code_metrics_by_hand():
     assert found["rare_unigram_r2", ""].value == pytest.approx(r2(truth, other, "cdefgh"), abs=1e-9)
     assert found["distinct_codes", ""].value == 5
     assert found["top100_overlap", ""].value == pytest.approx(4 / 9, abs=1e-9)
+    seen = [found["seen_codes", f"decile {k}"].value for k in range(1, 9)]
+    assert seen == [1, 1, 1, 1, 0, 0, 0, 0]  # by frequency a b c d, then e f g h, which SCORED lacks
     first = ["a"]  # 8 codes in 10 parts: the first 8 parts hold one each
     assert found["prevalence_ratio", "decile 1"].value == pytest.approx(other["a"] / truth["a"], abs=1e-9), (
         first
@@ -124,6 +126,9 @@ def test_shape_metrics_by_hand():
     )
     assert found["ks_visits_per_patient", ""].value == pytest.approx(ks([3, 1, 2, 1, 1], [2, 1, 3]), abs=1e-9)
     assert found["ks_gap_days", ""].value == pytest.approx(ks([10, 90, 400], [25, 5, 295]), abs=1e-9)
+    assert found["mean_codes_per_visit", ""].value == pytest.approx(13 / 6, abs=1e-9)
+    assert found["mean_visits_per_patient", ""].value == pytest.approx(2, abs=1e-9)
+    assert found["mean_gap_days", ""].value == pytest.approx(325 / 3, abs=1e-9)
 
 
 def test_strata_compare_like_with_like():

@@ -2,15 +2,13 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from cohortloom import report, report_examples, report_figures
+from cohortloom import report, report_examples, report_figures, report_words, scorecard
 from cohortloom.errors import UserError
 from cohortloom.report_examples import choose, copies
 from cohortloom.visits import write_visits
@@ -159,34 +157,59 @@ def test_a_cohort_without_several_visits_has_no_figure_of_them():
     assert "Visits of a patient" not in titles and "Diagnoses in a visit" in titles
 
 
-def test_it_opens_in_a_browser(folder, tmp_path):
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium on this machine")
-    flags = [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path}",
-        "--hide-scrollbars",
+def test_each_of_three_readers_has_a_part(page):
+    parts = re.findall(r'<section id="(\w+)">', page)
+    assert parts == ["physician", "statistician", "steward"]
+    for anchor in re.findall(r'href="#(\w+)"', page):
+        assert f'id="{anchor}"' in page, anchor
+    steward = page[page.index('<section id="steward">') :]
+    assert "ETHNICITY" in steward and "reconstruct.parquet" in steward and "never" in steward
+    physician = page[page.index('<section id="physician">') : page.index('<section id="statistician">')]
+    assert "synthetic-0000003" in physician
+
+
+METRICS = scorecard.read_metrics(RESOURCES / "metrics.csv")
+
+
+def test_every_sentence_speaks_of_a_metric_that_is_explained():
+    for wanted in (report_words.PHYSICIAN, report_words.STEWARD, report_words.CONTROLS):
+        assert set(wanted) <= set(METRICS)
+
+
+def test_a_sentence_gives_the_value_and_real_and_the_verdict_of_the_record():
+    records = [
+        figure("multitask", "copy_share", 0.25, half=0.05),
+        figure("real", "copy_share", 0.01, half=0.005),
+        figure("multitask", "copy_share", 0.9, subset="male"),
     ]
-    # A page that is wider than a phone would be scrolled sideways: the document says how wide it is.
-    probe = (
-        (folder / "report.html")
-        .read_text(encoding="utf-8")
-        .replace(
-            "</body>",
-            "<script>const i=[...document.images];document.title=[document.documentElement.scrollWidth,"
-            "window.innerWidth,i.length,i.filter(x=>x.naturalWidth>0).length].join()</script></body>",
-        )
+    (found,) = report_words.sentences(
+        scorecard.join(records, METRICS), "multitask", report_words.STEWARD, METRICS
     )
-    (tmp_path / "probe.html").write_text(probe, encoding="utf-8")
-    done = subprocess.run(
-        [browser, *flags, "--window-size=500,900", "--dump-dom", f"file://{tmp_path}/probe.html"],
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    wide, window, images, drawn = map(int, re.search(r"<title>([\d,]+)</title>", done.stdout)[1].split(","))
-    assert wide <= window
-    assert images == drawn >= 6
+    assert "25.0%" in found["text"] and "(20.0% to 30.0%)" in found["text"] and "1.00%" in found["text"]
+    assert found["verdict"] == "FAIL"
+    assert report_words.sentences(records[1:2], "multitask", report_words.STEWARD, METRICS) == []
+
+
+def test_a_page_with_attacks_audit_seeds_and_a_void_measure(tmp_path):
+    inputs = write_inputs(tmp_path)
+    extra = [
+        *(figure(run, "membership_auc", 0.5, n=50) for run in ("multitask", "real", "copy")),
+        *(figure(run, "classifier_auc", 0.6) for run in ("multitask", "real", "markov")),
+        figure("real", "copy_share_control", 0.1, better=None),
+        figure("real", "race_auc", 0.7, subset="black", better=None),
+        *(figure(run, "race_js_distance", 0.3, subset="black") for run in ("multitask", "real")),
+        *(figure(f"other-s{seed}", "js_distance", 0.1 + seed / 10) for seed in range(3)),
+    ]
+    inputs["records"].append(tmp_path / "extra.json")
+    inputs["records"][-1].write_text(json.dumps(extra), encoding="utf-8")
+    summarize(**inputs)
+    text = inputs["report"].read_text(encoding="utf-8")
+    assert "How far training patients are given away" in text
+    assert "the test sees such a leak" in text
+    assert re.search(r"<td>black</td><td class=.num.>0.700 \(0.690 to 0.710\)</td>", text)
+    assert 'id="seeds"' in text and "<td>other</td>" in text and "0 of 3" not in text
+    assert "is not judged: its control, the method markov, scores 0.600" in text
+
+
+def test_a_page_without_them_says_so(page):
+    assert "Nothing was measured." in page and 'id="seeds"' not in page and 'id="removed"' not in page

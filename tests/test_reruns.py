@@ -14,7 +14,9 @@ import yaml
 from conftest import Workflow, listed_jobs
 
 RUNS = ("multitask", "lm_only")
-EVALUATIONS = ("heads", "duplicates", "medical_validity", "reconstruction", "fidelity")
+# Of every synthesize.parquet, and of real.
+RELEASED = ("medical_validity", "fidelity", "classifier", "privacy", "utility", "conditioning", "race")
+EVALUATIONS = ("heads", "duplicates", "likelihood", "reconstruction", *RELEASED)
 SYNTHESIZED = {*RUNS, "prevalence", "markov", "copy"}
 RECONSTRUCTED = {*RUNS, "prevalence", "markov", "echo"}
 SUMMARY = {"summarize"}
@@ -29,7 +31,8 @@ def generated_by(run: str) -> set[str]:
 
 
 def after_training(run: str) -> set[str]:
-    return generated_by(run) | evaluations_of(run) | SUMMARY
+    control = {"evaluate_likelihood real"} if run == "multitask" else set()  # attacks the main run's model
+    return generated_by(run) | evaluations_of(run) | control | SUMMARY
 
 
 NAIVE = {
@@ -37,9 +40,9 @@ NAIVE = {
     *(f"generate_naive {method} reconstruct" for method in RECONSTRUCTED - set(RUNS)),
 }
 EVALUATED = {
-    *(f"evaluate_{name} {run}" for name in ("heads", "duplicates") for run in RUNS),
-    *(f"evaluate_medical_validity {name}" for name in (*SYNTHESIZED, "real")),
-    *(f"evaluate_fidelity {name}" for name in (*SYNTHESIZED, "real")),
+    *(f"evaluate_{name} {run}" for name in ("heads", "duplicates", "likelihood") for run in RUNS),
+    "evaluate_likelihood real",
+    *(f"evaluate_{kind} {name}" for kind in RELEASED for name in (*SYNTHESIZED, "real")),
     *(f"evaluate_reconstruction {name}" for name in RECONSTRUCTED),
 }
 AFTER_DATASET = NAIVE | EVALUATED | SUMMARY
@@ -90,15 +93,16 @@ def test_a_key_under_generate_reruns_generation_and_what_follows(changed):
     expected = SUMMARY | {"evaluate_duplicates multitask", "evaluate_duplicates lm_only"}
     for run in RUNS:
         expected |= {f"generate {run} synthesize"}
-        expected |= {f"evaluate_medical_validity {run}", f"evaluate_fidelity {run}"}
+        expected |= {f"evaluate_{kind} {run}" for kind in RELEASED}
     assert jobs == expected
 
 
 def test_the_seed_of_generation_reruns_all_of_it_and_no_training(changed):
     jobs = changed(generate={"seed": 5})
-    untouched = {"evaluate_medical_validity real", "evaluate_fidelity real"}
+    untouched = {f"evaluate_{kind} real" for kind in RELEASED}
     expected = NAIVE | EVALUATED | SUMMARY | generated_by("multitask") | generated_by("lm_only")
-    assert jobs | {f"evaluate_heads {run}" for run in RUNS} == expected - untouched
+    without_generation = {f"evaluate_{kind} {run}" for kind in ("heads", "likelihood") for run in RUNS}
+    assert jobs | without_generation | {"evaluate_likelihood real"} == expected - untouched
 
 
 def test_a_loss_weight_of_a_run_reruns_that_run_alone(changed):

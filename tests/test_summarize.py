@@ -105,6 +105,29 @@ def test_without_real_or_its_interval_there_is_no_verdict():
     assert joined(mine, {**figure("real", "js_distance", 0.1), "ci_low": None})["pass"] is None
 
 
+def test_several_seeds_have_a_mean_and_a_spread():
+    values = {
+        "multitask-s0": 0.10,
+        "multitask-s1": 0.12,
+        "multitask-s2": 0.17,
+        "lm_only-s0": 0.3,
+        "real": 0.11,
+    }
+    records = [figure(run, "js_distance", value) for run, value in values.items()]
+    (found,) = scorecard.over_seeds(scorecard.join(records, METRICS))
+    assert (found["run"], found["metric"], found["seeds"]) == ("multitask", "js_distance", 3)
+    assert found["mean"] == pytest.approx(0.13, abs=1e-12)
+    assert found["sd"] == pytest.approx(((0.03**2 + 0.01**2 + 0.04**2) / 2) ** 0.5, abs=1e-12)
+    assert (found["min"], found["max"], found["real"]) == (0.10, 0.17, 0.11)
+    assert found["ci_high"] - found["mean"] == pytest.approx(4.302653 * found["sd"] / 3**0.5, rel=1e-6)
+    assert found["passed"] == 2  # real ends at 0.12
+
+
+def test_one_seed_has_no_spread():
+    records = [figure("multitask", "js_distance", 0.1), figure("lm_only-s0", "js_distance", 0.2)]
+    assert scorecard.over_seeds(records) == []
+
+
 def test_a_subset_of_a_criterion_has_no_absolute_target():
     assert joined(figure("multitask", "age_violation_rate", 0.5, subset="female"))["target"] is None
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cohortloom.absent import absent
 from cohortloom.files import write_json
 from cohortloom.metrics.coded import encode, sample_patients
 from cohortloom.metrics.fidelity import fidelity
@@ -26,12 +27,13 @@ def evaluate_fidelity(
     `seed` is the run's own and only written down; `sample_seed` draws the sample and the groups of the
     intervals.
     """
-    everyone, reference = read_visits(synthetic), read_visits(train)
+    everyone, reference, lacking = read_visits(synthetic), read_visits(train), absent(synthetic)
     sample = sample_patients(everyone, visits, sample_seed)
     found = []
     for column in CODE_COLUMNS:
         (known, scored), codes = encode([reference, sample], column)
-        for metric, subset, part, n_reference, better in fidelity(known, scored, len(codes), sample_seed):
+        figures = fidelity(known, scored, len(codes), sample_seed, lacking)
+        for metric, subset, part, n_reference, better in figures:
             found.append(
                 record(
                     run,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cohortloom.absent import absent
 from cohortloom.files import write_json
 from cohortloom.metrics.medical import medical_validity
 from cohortloom.metrics.records import record
@@ -22,8 +23,12 @@ def evaluate_medical_validity(
 ) -> None:
     """Score how often the visits of a file break the age and sex edits of a validity table.
 
-    `seed` is the run's own and only written down; `group_seed` draws the groups of the intervals.
+    A foreign file that tells no age and sex cannot be scored: there is no record then. `seed` is the run's
+    own and only written down; `group_seed` draws the groups of the intervals.
     """
+    if {"age", "sex"} & absent(synthetic):
+        write_json(records, [])
+        return
     table, edits = read_visits(synthetic), load_rules(rules)
     found = [
         record(run, seed, mode, metric, subset, part.value, part.low, part.high, part.n, None, better)

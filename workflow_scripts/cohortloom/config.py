@@ -70,6 +70,11 @@ def check_config(config: dict[str, Any], schema_path: Path) -> dict[str, Any]:
     dataset = config["dataset"]
     if dataset["val_fraction"] + dataset["test_fraction"] >= 1:
         raise UserError("config: dataset: val_fraction and test_fraction leave nothing to train on")
+    for name, path in config["evaluate"]["external"].items():
+        if name in RESERVED_NAMES or name in run_ids(config):
+            raise UserError(f"config: evaluate.external.{name}: this name is taken; choose another one")
+        if not Path(path).exists():
+            raise UserError(f"config: evaluate.external.{name}: {path}: no such file; correct the path")
     demographics = config["generate"]["demographics"]
     if demographics not in ("test", "train") and not Path(demographics).is_file():
         raise UserError(

@@ -178,6 +178,20 @@ def bars(
     return _uri(figure)
 
 
+def points(labels: Sequence[str], rows: np.ndarray, xlabel: str, line: float, name: str) -> str:
+    """A point and its interval a label; rows [n_labels, 3]: value, low, high. `line` is what chance gives."""
+    figure, axes = _panel(xlabel, "", (4.6, 1.1 + 0.27 * len(labels)))
+    place = np.arange(len(labels))
+    errors = np.nan_to_num(np.abs(rows[:, 1:].T - rows[:, 0]))
+    axes.errorbar(rows[:, 0], place, xerr=errors, fmt="o", color=SYNTHETIC, ecolor="#555555", capsize=3)
+    axes.axvline(line, color="#555555", linestyle="--", linewidth=1, label=name)
+    axes.set_yticks(place, labels)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0))
+    return _uri(figure)
+
+
 def _percent(value: float, _position: int = 0) -> str:
     text = f"{100 * value:.4f}".rstrip("0").rstrip(".") if value < 0.01 else f"{100 * value:.3g}"
     return f"{text}%"

@@ -1,5 +1,9 @@
 """report.html: one self-contained page from the scorecard, the audit, the losses and the synthetic visits.
 
+It has a part for each of three readers: a physician (can I believe these patients?), a statistician (every
+figure, its floor and ceiling, when it misleads) and a data steward (what leaks, what was removed, what may
+be shared).
+
 The page holds rates and shares of real data, and rows of synthetic data only: it never opens
 reconstruct.parquet, which holds real codes.
 """
@@ -9,14 +13,18 @@ from typing import Any
 
 import jinja2
 
-from cohortloom import report_examples, report_figures, wording
-from cohortloom.scorecard import CRITERIA, MEANINGFUL_VISITS, NAIVE, REAL, Record, key, unequal_sizes
+from cohortloom import report_examples, report_figures, report_words, wording
+from cohortloom.scorecard import CRITERIA, MEANINGFUL_VISITS, NAIVE, REAL, Record, key, unequal_sizes, voided
 from cohortloom.visits import patient_starts, read_visits
 
 GROUPS = {
     "medical validity": "Do ages, sexes and codes fit together?",
     "reconstruction": "Half of the codes of a real visit are shown. Does the model find the hidden rest?",
     "fidelity": "Do the synthetic visits, taken together, look like the real ones?",
+    "conditioning": "Do age and sex decide what is written?",
+    "utility": "Does a method that learned on synthetic visits work on real ones?",
+    "privacy": "What do the synthetic visits, or the model, say about the patients it learned from?",
+    "removed columns": "What do the kept columns still tell of race, which was removed?",
     "heads": "What the model's own heads make of age and sex on real test visits.",
     "generation": "What generation put out before anything was written.",
 }
@@ -48,10 +56,12 @@ def render(
     environment.filters["dotted"] = wording.dotted
     environment.filters["count"] = lambda value: wording.number(value, "count")
     marks = unequal_sizes(card["records"])
+    records = card["records"]
     figures = {
         "losses": report_figures.losses(models),
         "synthetic": report_figures.synthetic(made, real, training, methods, main_id),
         "violations": report_figures.violations(card["records"], main_id),
+        "leaks": report_figures.leaks(card["records"], main_id),
     }
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         experiment=card["experiment"],
@@ -74,6 +84,13 @@ def render(
         figures=figures,
         examples=report_examples.choose(made, [training, real], titles, validity),
         meanings=_meanings(card["records"], metrics),
+        physician=report_words.sentences(records, main_id, report_words.PHYSICIAN, metrics),
+        steward=report_words.sentences(records, main_id, report_words.STEWARD, metrics),
+        controls=report_words.sentences(records, REAL, report_words.CONTROLS, metrics),
+        removed=report_words.removed_columns(records, main_id, metrics),
+        sharing=report_words.SHARING,
+        seeds=report_words.seeds_table(card.get("over_seeds", []), metrics),
+        void=report_words.void_remarks(voided(records), metrics),
         provenance=provenance,
         settings=_settings(provenance["config"]),
     )

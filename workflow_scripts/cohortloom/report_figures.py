@@ -33,6 +33,7 @@ LOSSES = {
     ),
 }
 VIOLATIONS = "category_per_100k_visits"
+ATTACKS = {"membership_auc": "by distance", "likelihood_auc": "by the model"}
 # category of resources/icd9_validity.csv -> in words
 KINDS = {
     "newborn": "newborn",
@@ -189,6 +190,42 @@ def violations(records: list[Record], main_id: str) -> list[dict[str, str]]:
             + ", ".join(names[run] for run in runs),
             "How often a code stands with a patient whose age or sex it does not allow, by kind of code."
             " Thin lines are 95% intervals. Real records have such errors too, but few.",
+        )
+    ]
+
+
+def leaks(records: list[Record], main_id: str) -> list[dict[str, str]]:
+    """Attacks on the training patients: AUC and interval of the main run, real, copies and naive ones."""
+    found = {(r["run"], r["metric"]): r for r in records if r["metric"] in ATTACKS and not r["subset"]}
+    names = {
+        main_id: f"synthetic ({main_id})",
+        REAL: "real, held out",
+        "copy": "copies of training",
+        "prevalence": "prevalence (naive)",
+        "markov": "markov (naive)",
+    }
+    rows = [
+        (f"{ATTACKS[metric]}: {names[run]}", found[run, metric])
+        for metric in ATTACKS
+        for run in names
+        if found.get((run, metric), {}).get("value") is not None
+    ]
+    if not rows:
+        return []
+    picture = figures.points(
+        [label for label, _ in rows],
+        np.array([[r["value"], r["ci_low"], r["ci_high"]] for _, r in rows], float),
+        "probability of picking right",
+        0.5,
+        "guessing",
+    )
+    return [
+        _figure(
+            "How far training patients are given away",
+            picture,
+            "Points with 95% intervals: " + ", ".join(label for label, _ in rows),
+            "One training patient and one who is not: how often an attacker picks the right one, from the"
+            " released visits or from the model itself. On the dashed line nothing is given away.",
         )
     ]
 

@@ -5,15 +5,20 @@ How `pass` is decided:
 - the six criteria: by their absolute target (resources/metrics.csv, column target);
 - every other metric: against held-out real data scored the same way. It passes where it is not worse than
   the worse end of real's 95% interval; a metric that has no better side must lie inside that interval;
-- null where the value, real's value or real's interval is missing: nothing to judge by.
+- null where the value, real's value or real's interval is missing: nothing to judge by; and for a measure
+  that is void because its own control failed (VOID_UNLESS).
 
 The direction (higher_is_better) is the record's own.
 """
 
 import csv
 import operator
+import re
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
+
+from scipy.special import stdtrit
 
 from cohortloom.errors import UserError
 from cohortloom.files import read_json
@@ -32,6 +37,8 @@ REAL = "real"
 NAIVE = ("prevalence", "markov", "echo")  # `copy` has a column of its own
 MEANINGFUL_VISITS = 2000  # test visits below which no figure says anything
 SAME_SIZE = 0.05  # records whose n differ by a larger share are marked in the report
+# A classifier that cannot even tell this method from real data says nothing about the others.
+VOID_UNLESS = {"classifier_auc": ("markov", 0.70)}
 _COMPARE = {"<": operator.lt, "<=": operator.le, "=": operator.eq, ">=": operator.ge, ">": operator.gt}
 
 Record = dict[str, object]
@@ -70,12 +77,14 @@ def key(record: Record) -> Key:
 def join(records: list[Record], metrics: dict[str, dict[str, str]]) -> list[Record]:
     """New records with real, copy, naive, target and pass filled in (see the top of this file)."""
     by_run = _by_run(records)
+    void = {(mode, metric) for mode, metric, _ in voided(records)}
     joined = []
     for record in records:
         real = by_run.get((REAL, key(record)))
         copied = by_run.get(("copy", key(record)))
         naive = best_naive(record, by_run)
         target = criterion_target(record, metrics)
+        passed = _meets(record, target) if target else _as_good_as(record, real)
         joined.append(
             {
                 **record,
@@ -83,10 +92,22 @@ def join(records: list[Record], metrics: dict[str, dict[str, str]]) -> list[Reco
                 "copy": copied["value"] if copied else None,
                 "naive": naive["value"] if naive else None,
                 "target": target[1] if target else None,
-                "pass": _meets(record, target) if target else _as_good_as(record, real),
+                "pass": None if key(record)[:2] in void else passed,
             }
         )
     return joined
+
+
+def voided(records: list[Record]) -> list[tuple[str, str, float | None]]:
+    """(mode, metric, what the control scored) of each measure whose control fell short or is missing."""
+    found = []
+    for mode, metric in sorted({key(record)[:2] for record in records}):
+        method, least = VOID_UNLESS.get(metric, (None, 0.0))
+        control = _by_run(records).get((method, (mode, metric, ""))) if method else None
+        value = control["value"] if control else None
+        if method and (value is None or value < least):
+            found.append((mode, metric, value))
+    return found
 
 
 def _by_run(records: list[Record]) -> dict[tuple[str, Key], Record]:
@@ -172,6 +193,47 @@ def criteria(records: list[Record], run: str) -> list[Record]:
     return found
 
 
+def over_seeds(records: list[Record]) -> list[dict[str, object]]:
+    """Mean and spread of each figure of a run that was trained with several seeds.
+
+    `records` are joined. Each entry: run (its name without the seed), mode, metric, subset, seeds (how
+    many), mean, sd (n - 1), min, max, ci_low and ci_high (95% of the mean over trainings, Student's t),
+    real, naive, target, and passed (how many of the seeds pass; null where none is judged). The interval is
+    over trainings; the records' own are over patients.
+    """
+    groups: dict[tuple[str, Key], list[Record]] = {}
+    for record in records:
+        name, seeded = re.subn(r"-s\d+$", "", str(record["run"]))
+        if seeded and record["value"] is not None:
+            groups.setdefault((name, key(record)), []).append(record)
+    found = []
+    for (run, (mode, metric, subset)), members in groups.items():
+        if len(members) < 2:
+            continue
+        values = [float(record["value"]) for record in members]
+        mean, sd, n = statistics.fmean(values), statistics.stdev(values), len(values)
+        half = float(stdtrit(n - 1, 0.975)) * sd / n**0.5
+        verdicts = [record["pass"] for record in members if record["pass"] is not None]
+        found.append(
+            {
+                "run": run,
+                "mode": mode,
+                "metric": metric,
+                "subset": subset,
+                "seeds": n,
+                "mean": mean,
+                "sd": sd,
+                "min": min(values),
+                "max": max(values),
+                "ci_low": mean - half,
+                "ci_high": mean + half,
+                **{name: members[0][name] for name in ("real", "naive", "target")},
+                "passed": sum(verdicts) if verdicts else None,
+            }
+        )
+    return found
+
+
 def build(experiment: str, records: list[Record], main: str, metrics: dict[str, dict[str, str]]) -> dict:
     """The content of scorecard.json from the records as the evaluations wrote them.
 
@@ -181,7 +243,9 @@ def build(experiment: str, records: list[Record], main: str, metrics: dict[str, 
     if unknown:
         raise UserError(f"metrics.csv: no row for the metric {unknown[0]}; say there what it means")
     joined = join(records, metrics)
-    return {"experiment": experiment, "criteria": criteria(joined, main), "records": joined}
+    card = {"experiment": experiment, "criteria": criteria(joined, main), "records": joined}
+    spread = over_seeds(joined)
+    return {**card, "over_seeds": spread} if spread else card  # one seed has no spread
 
 
 def write_csv(path: Path, records: list[Record]) -> None:

@@ -23,13 +23,22 @@ Figure = tuple[
 ]  # metric, subset, estimate, n_reference, higher is better
 
 
-def fidelity(train: Coded, scored: Coded, n_codes: int, seed: int) -> Iterator[Figure]:
-    """All figures of a scored set; both sets share a list of `n_codes` codes."""
+def fidelity(
+    train: Coded, scored: Coded, n_codes: int, seed: int, absent: frozenset[str] = frozenset()
+) -> Iterator[Figure]:
+    """All figures of a scored set; both sets share a list of `n_codes` codes.
+
+    `absent` names what the scored set does not say (age, sex, days): figures that need it are left out.
+    """
     groups, n_groups = scored.groups(seed)
     yield from code_figures(train, scored, n_codes, groups, n_groups)
     yield from pair_figures(train, scored, n_codes, groups, n_groups)
     yield from sequence_figures(train, scored, n_codes, groups, n_groups)
-    yield from shape_figures(train, scored, groups, n_groups)
+    for metric, *figure in shape_figures(train, scored, groups, n_groups):
+        if not ("days" in absent and metric.endswith("gap_days")):
+            yield metric, *figure
+    if {"age", "sex"} & absent:
+        return
     for subset, of_train, of_scored in strata(train, scored):
         counts = np.bincount(train.codes[of_train[train.visit_of_code]], minlength=n_codes)
         table = code_table(scored, n_codes, groups, n_groups, of_scored)
@@ -84,6 +93,8 @@ def code_figures(
         share = counts[part].sum() / n_train
         found = ratio(table[part].sum(axis=0), visits * share, n)
         yield "prevalence_ratio", f"decile {number}", found, n_train, None
+        seen = (without_each(table[part]) > 0).mean(axis=0) if len(part) else np.full(n_groups + 1, np.nan)
+        yield "seen_codes", f"decile {number}", interval(seen, n, 0.0, 1.0), n_train, True
 
 
 def distances(counts: np.ndarray, table: np.ndarray, base: float | None = None) -> np.ndarray:
@@ -193,21 +204,23 @@ def sequence_figures(
 
 
 def shape_figures(train: Coded, scored: Coded, groups: np.ndarray, n_groups: int) -> Iterator[Figure]:
-    """Kolmogorov-Smirnov distances of codes a visit, visits a patient and days between visits."""
+    """Kolmogorov-Smirnov distances and means of codes a visit, visits a patient and days between visits."""
     last = np.append(np.flatnonzero(np.diff(scored.patient)), scored.n_visits - 1)
     followed = scored.followed
     parts = {
-        "ks_codes_per_visit": (train.lengths, scored.lengths, groups),
-        "ks_visits_per_patient": (
+        "codes_per_visit": (train.lengths, scored.lengths, groups),
+        "visits_per_patient": (
             np.bincount(train.patient),
             np.bincount(scored.patient),
             groups[last] if scored.n_visits else groups,
         ),
-        "ks_gap_days": (gaps(train), gaps(scored), groups[followed]),
+        "gap_days": (gaps(train), gaps(scored), groups[followed]),
     }
     for metric, (reference, values, group) in parts.items():
         found = ks_distances(reference, values, group, n_groups)
-        yield metric, "", interval(found, len(values), 0.0, 1.0), len(reference), False
+        yield f"ks_{metric}", "", interval(found, len(values), 0.0, 1.0), len(reference), False
+        sums = np.bincount(group, values, n_groups), np.bincount(group, minlength=n_groups)
+        yield f"mean_{metric}", "", ratio(*sums, len(values)), len(reference), None
 
 
 def gaps(visits: Coded) -> np.ndarray:

@@ -1,0 +1,121 @@
+"""Seconds and peak memory of the evaluations that need no model, each in a process of its own.
+
+    python benchmarks/evaluation.py [--visits 10000 100000 1000000]
+
+As many synthetic as training and as held-out visits. A hospital is simulated and its patients fall into four
+parts (training, validation, test, and a part that stands for synthetic ones); each part is drawn up to size,
+with replacement. Groups that compare all pairs, or train trees, work on their stated sample (20,000 visits a
+side by default); the others are given every visit.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SCRIPTS = REPOSITORY / "workflow_scripts"
+PATIENTS = 60_000
+PARTS = ("train", "val", "test", "synthetic")
+ALL_VISITS = ("fidelity", "utility", "conditioning")  # evaluations whose cost grows with the visits alone
+FILES = {
+    "medical_validity": ("synthetic", "rules"),
+    "fidelity": ("synthetic", "train"),
+    "classifier": ("synthetic", "train", "test"),
+    "privacy": ("synthetic", "train", "val", "test"),
+    "utility": ("synthetic", "train", "test"),
+    "conditioning": ("synthetic", "train", "test"),
+}
+
+
+def cohort(folder: Path) -> None:
+    """visits.parquet of a simulated hospital."""
+    resources = REPOSITORY / "resources"
+    names = {"patients": "PATIENTS", "admissions": "ADMISSIONS", "diagnoses": "DIAGNOSES_ICD"}
+    tables = [x for key, name in names.items() for x in (f"--{key}-table", folder / f"{name}.csv.gz")]
+    counts = [x for path in sorted(resources.glob("simulation_*.csv")) for x in ("--counts", path)]
+    size = ["--rules", resources / "icd9_validity.csv", "--patients", PATIENTS, "--seed", 1]
+    run("simulate_raw", *tables, *counts, *size)
+    written = ["--visits", folder / "visits.parquet", "--audit", folder / "audit.json"]
+    run("preprocess", "--raw-dir", folder, "--source", "simulated", *written)
+
+
+def draw(folder: Path, visits: int) -> None:
+    """The four parts, each of `visits` visits or a few more, with ids of their own."""
+    import numpy as np
+    import pyarrow as pa
+
+    sys.path.insert(0, str(SCRIPTS))
+    from cohortloom.visits import patient_starts, read_visits, write_visits
+
+    everything = read_visits(folder / "visits.parquet")
+    starts = patient_starts(everything)
+    counts = np.diff(np.r_[starts, everything.num_rows])
+    rng = np.random.default_rng(1)
+    part_of = rng.permutation(len(starts)) % len(PARTS)
+    for number, part in enumerate(PARTS):
+        own = np.flatnonzero(part_of == number)
+        wanted = rng.choice(own, 2 * visits // max(1, int(counts.mean())) + 10)
+        wanted = wanted[: np.searchsorted(np.cumsum(counts[wanted]), visits) + 1]
+        lengths = counts[wanted]
+        place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        table = everything.take(pa.array(np.repeat(starts[wanted], lengths) + place))
+        ids = np.char.add(f"{part}-", np.repeat(np.arange(len(wanted)), lengths).astype(str))
+        write_visits(
+            table.set_column(0, "patient_id", pa.array(ids.tolist())), folder / f"{part}.parquet", {}
+        )
+
+
+def run(script: str, *options) -> tuple[float, float, float]:
+    """Seconds, seconds of processor time and peak megabytes of a step."""
+    start = time.perf_counter()
+    command = [sys.executable, SCRIPTS / f"{script}.py", *options]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"error: {script} failed; run it by hand to see why")
+    processor = usage.ru_utime + usage.ru_stime
+    return time.perf_counter() - start, processor, usage.ru_maxrss / 1024  # kilobytes on Linux
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--visits", type=int, nargs="+", default=[10_000, 100_000])
+    sizes = parser.parse_args().visits
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        cohort(folder)
+        for visits in sizes:
+            # In a process of its own: the peak memory of a child counts what its parent held.
+            subprocess.run([sys.executable, __file__, "--draw", folder, str(visits)], check=True)
+            all_of_it = []
+            for kind, names in FILES.items():
+                paths = {name: folder / f"{name}.parquet" for name in names}
+                if "rules" in paths:
+                    paths["rules"] = REPOSITORY / "resources" / "icd9_validity.csv"
+                options = [x for name, path in paths.items() for x in (f"--{name}", path)]
+                options += ["--visits", visits] if kind in ALL_VISITS else []
+                all_of_it.append(
+                    run(f"evaluate_{kind}", *options, "--records", folder / "r.json", "--run", "x")
+                )
+                show(visits, kind, *all_of_it[-1])
+            seconds, processor, memory = zip(*all_of_it, strict=True)
+            show(visits, "one set, in all", sum(seconds), sum(processor), max(memory))
+
+
+def show(visits: int, what: str, seconds: float, processor: float, memory: float) -> None:
+    """A line of the table; processor time is what a busy machine does not stretch."""
+    line = f"{visits:>9,} visits  {what:17} {seconds:7.1f} s {processor:7.1f} s of processor {memory:7.0f} MB"
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--draw"]:
+        draw(Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        main()

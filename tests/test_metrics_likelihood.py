@@ -1,0 +1,76 @@
+"""Membership by the model's likelihood: a model that learnt its patients by heart gives them away."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from build_dataset import build_dataset
+from cohortloom.examples import Examples, collate, plain_pairs
+from cohortloom.model import PromptBartWithDemographicPrediction
+from cohortloom.visits import write_visits
+from evaluate_likelihood import evaluate_likelihood, patient_scores
+from metric_worlds import hospital
+from train import train
+
+BY_HEART = {
+    "preset": "tiny",
+    "tokens": 90_000,
+    "max_epochs": 1000,
+    "batch_tokens": 128,
+    "learning_rate": 3e-3,
+    "evaluations": 1,
+    "selection_patients": 5,
+    "reveal_probability": 0.0,
+    "max_positions": 64,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A cohort of 240 patients whose training third was learnt by heart."""
+    folder = tmp_path_factory.mktemp("likelihood")
+    write_visits(hospital(240, 2), folder / "visits.parquet", {})
+    splits = {name: folder / f"{name}.parquet" for name in ("train", "val", "test")}
+    shares = {"val_fraction": 0.33, "test_fraction": 0.33, "min_patients_per_code": 1}
+    words = folder / "vocabulary.json"
+    build_dataset(visits=folder / "visits.parquet", vocabulary=words, max_gap_bins=2, **shares, **splits)
+    train(train=splits["train"], val=splits["val"], vocabulary=words, model=folder / "model", **BY_HEART)
+    return {"model": folder / "model", **splits}
+
+
+def attacked(files, tmp_path, **options):
+    evaluate_likelihood(**files, records=tmp_path / "r.json", run="x", device="cpu", **options)
+    return {record["metric"]: record for record in json.loads((tmp_path / "r.json").read_text())}
+
+
+def test_what_was_learnt_by_heart_is_found_and_the_control_finds_nothing(files, tmp_path):
+    found, control = attacked(files, tmp_path), attacked(files, tmp_path, control=True)
+    assert found["likelihood_auc"]["ci_low"] > control["likelihood_auc"]["ci_high"]
+    assert control["likelihood_auc"]["ci_low"] < 0.5 < control["likelihood_auc"]["ci_high"]
+    assert found["likelihood_gain"]["value"] > 0.2 > control["likelihood_gain"]["ci_low"]
+    assert set(found) == {"likelihood_auc", "likelihood_tpr_1fpr", "likelihood_gain"}
+
+
+def test_a_score_is_the_log_likelihood_a_token_of_the_visits_one_by_one(files):
+    bart = PromptBartWithDemographicPrediction.from_pretrained(files["model"]).eval()
+    data = Examples.load(files["test"])
+    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), bart.config.max_position_embeddings - 2)
+    sums = {}
+    for row in range(len(data)):
+        batch = {k: torch.from_numpy(v) for k, v in collate(data, pairs, np.array([row])).items()}
+        with torch.inference_mode():
+            losses = bart(**batch).token_losses.double()
+        patient = int((data.visit[: row + 1] == 0).sum()) - 1
+        loss, tokens = sums.get(patient, (0.0, 0))
+        sums[patient] = loss + float(losses.sum()), tokens + len(losses)
+    expected = [-loss / tokens for loss, tokens in sums.values()]
+    found = patient_scores(bart, data, 256)
+    assert found == pytest.approx(expected, abs=2e-4)  # padding moves float32 sums in their last digits
+    assert found != pytest.approx(expected[::-1], abs=2e-4)
+
+
+def test_as_many_of_each_side(files, tmp_path):
+    assert attacked(files, tmp_path, patients=20)["likelihood_auc"]["n"] == 40

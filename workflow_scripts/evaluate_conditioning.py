@@ -1,0 +1,85 @@
+"""Score whether age and sex decide which codes are written, as records."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cohortloom.absent import absent
+from cohortloom.files import write_json
+from cohortloom.metrics.coded import encode, sample_patients
+from cohortloom.metrics.conditioning import flips, observed, probes, written
+from cohortloom.metrics.records import record
+from cohortloom.step import log, main, quiet_libraries
+from cohortloom.visits import CODE_COLUMNS, read_visits
+
+
+def evaluate_conditioning(
+    *,
+    synthetic: Path,
+    train: Path,
+    test: Path,
+    records: Path,
+    run: str,
+    seed: int = 0,
+    mode: str = "synthesize",
+    model: Path | None = None,
+    visits: int = 10000,
+    pairs: int = 500,
+    batch_size: int = 256,
+    sample_seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Probe a sample of `visits` of `synthetic`, trained on one of `train`, and flip sex and age.
+
+    With a `model` folder the first visits of `pairs` people of `test` are generated with the other sex or
+    age and the same seeds; without one the distances are those of matched pairs in `synthetic`. Age and sex
+    must be known: for a foreign file without them there is no record. `seed` is the run's own and only
+    written down; `sample_seed` draws samples, pairs, visits and groups.
+    """
+    if {"age", "sex"} & absent(synthetic):
+        write_json(records, [])
+        return
+    reference, people, release = (read_visits(path) for path in (train, test, synthetic))
+    known = sample_patients(reference, visits, sample_seed)
+    parts = [known, people, sample_patients(release, visits, sample_seed), release]
+    found = []
+    for column in CODE_COLUMNS:
+        (training, asked, sample, whole), names = encode(parts, column)
+        figures = [*probes(training, sample, len(names), sample_seed)]
+        if model is None:
+            sides, n_codes = observed(whole, pairs, sample_seed), len(names)
+        else:
+            write, n_codes = _writer(model, batch_size, device)
+            sides = written(asked, write, pairs, sample_seed)
+        figures += flips(sides, n_codes, sample_seed)
+        for metric, subset, part, n_reference, better in figures:
+            ends = (part.value, part.low, part.high, part.n)
+            found.append(record(run, seed, mode, metric, subset, *ends, n_reference, better))
+    write_json(records, found)
+    for row in found:
+        log.info("%s: %s %s (%s to %s)", run, row["metric"], row["value"], row["ci_low"], row["ci_high"])
+
+
+def _writer(model: Path, batch_size: int, device: str):
+    """A function (ages, sexes, seed) -> codes of a first visit each, and how many ids there are."""
+    quiet_libraries()
+    from cohortloom.devices import pick_device
+    from cohortloom.generation import synthesize
+    from cohortloom.model import PromptBartWithDemographicPrediction
+    from cohortloom.vocabulary import Vocabulary
+
+    name, _ = pick_device(device)
+    bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
+    words = Vocabulary.load(model / "vocabulary.json")
+
+    def write(age: np.ndarray, sex: np.ndarray, seed: int):
+        made = list(synthesize(bart, words, age, sex, seed, batch_size, max_visits=1))
+        lengths = np.concatenate([np.diff(part.offsets) for part in made])
+        return np.concatenate([part.ids for part in made]).astype(np.int64), np.r_[0, np.cumsum(lengths)]
+
+    return write, len(words)
+
+
+if __name__ == "__main__":
+    main(evaluate_conditioning, globals().get("snakemake"), untracked="generate")

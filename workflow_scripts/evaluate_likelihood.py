@@ -1,0 +1,102 @@
+"""Score how far the model's own likelihood tells its training patients from held-out ones, as records."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cohortloom.files import write_json
+from cohortloom.metrics.privacy import attack
+from cohortloom.metrics.records import record
+from cohortloom.step import log, main, quiet_libraries
+
+MODE = "teacher_forced"
+
+
+def evaluate_likelihood(
+    *,
+    model: Path,
+    train: Path,
+    val: Path,
+    test: Path,
+    records: Path,
+    run: str,
+    seed: int = 0,
+    patients: int = 20000,
+    sampling_fraction: float | None = None,
+    control: bool = False,
+    batch_tokens: int = 512,
+    sample_seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Attack training patients of `train` beside as many of `test` with the model in the folder `model`.
+
+    A patient's score is the log likelihood a token of all visits, each after the earlier ones:
+    teacher-forced, nothing revealed, dropout off. At most `patients` of each side. With `control` the
+    patients of `val` stand for the training ones: what the attack finds where nobody was trained on.
+    `sampling_fraction`: see evaluate_privacy. `seed` is the run's own and only written down; `sample_seed`
+    draws samples and groups.
+    """
+    quiet_libraries()
+    from cohortloom.devices import pick_device
+    from cohortloom.examples import Examples
+    from cohortloom.model import PromptBartWithDemographicPrediction
+
+    name, _ = pick_device(device)
+    bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
+    sets = [Examples.load(path) for path in (train, val, test)]
+    sizes = [int((part.visit == 0).sum()) for part in sets]
+    fraction = sampling_fraction or sizes[0] / sum(sizes)
+    members, others = (sets[1] if control else sets[0]), sets[2]
+    count = min(patients, *(int((part.visit == 0).sum()) for part in (members, others)))
+    scores = [
+        patient_scores(bart, _some_patients(part, count, sample_seed), batch_tokens)
+        for part in (members, others)
+    ]
+    found = []
+    figures = attack("likelihood", *scores, sizes[0], sample_seed, fraction)
+    for metric, subset, part, n_reference, better in figures:
+        ends = (part.value, part.low, part.high, part.n)
+        found.append(record(run, seed, MODE, metric, subset, *ends, n_reference, better))
+        log.info("%s: %s %.4f (%.4f to %.4f)", run, metric, *ends[:3])
+    write_json(records, found)
+
+
+def patient_scores(bart, data, batch_tokens: int) -> np.ndarray:
+    """Log likelihood a token of each patient of an Examples, [n_patients]: codes and terminators alike."""
+    import torch
+
+    from cohortloom.examples import batches, collate, plain_pairs
+
+    device = next(bart.parameters()).device
+    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), bart.config.max_position_embeddings - 2)
+    losses, tokens = np.zeros(len(data)), np.zeros(len(data))
+    with torch.inference_mode():
+        for rows in batches(pairs, batch_tokens, None, np.ones(len(data), bool)):
+            batch = {k: torch.from_numpy(v).to(device) for k, v in collate(data, pairs, rows).items()}
+            scored = (batch["labels"] != -100).cpu().numpy()
+            row_of_token = np.nonzero(scored)[0]
+            losses[rows] = np.bincount(row_of_token, bart(**batch).token_losses.cpu().numpy(), len(rows))
+            tokens[rows] = scored.sum(1)
+    patient = np.cumsum(data.visit == 0) - 1
+    return -np.bincount(patient, losses) / np.bincount(patient, tokens)
+
+
+def _some_patients(data, count: int, seed: int):
+    """`count` whole patients of an Examples, drawn at random, in their order."""
+    from cohortloom.examples import Examples, ragged_range, row_offsets
+
+    patient = np.cumsum(data.visit == 0) - 1
+    chosen = np.zeros(int(patient[-1]) + 1, bool)
+    chosen[np.random.default_rng([seed, 0x11E]).permutation(len(chosen))[:count]] = True
+    rows = np.flatnonzero(chosen[patient])
+    lengths = np.diff(data.offsets)[rows]
+    return Examples(
+        data.ids[ragged_range(data.offsets[:-1][rows], lengths)],
+        row_offsets(lengths),
+        *(values[rows] for values in (data.terminator, data.age, data.sex, data.visit)),
+    )
+
+
+if __name__ == "__main__":
+    main(evaluate_likelihood, globals().get("snakemake"), untracked="generate")

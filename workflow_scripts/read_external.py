@@ -1,0 +1,32 @@
+"""Read visits that another generator made into the one table of visits, so that they can be scored."""
+
+from pathlib import Path
+
+from cohortloom.files import write_json
+from cohortloom.sources import external
+from cohortloom.sources.cohort import Audit
+from cohortloom.step import log, main
+from cohortloom.version import VERSION
+from cohortloom.visits import write_visits
+
+
+def read_external(*, source: Path, synthetic: Path, counts: Path) -> None:
+    """Read a parquet file, a long CSV or a folder of tables into `synthetic`, and the account of it into
+    `counts`.
+
+    What the visits do not tell (days, age, sex) stands in the metadata of `synthetic`, and the evaluations
+    leave out the figures that need it.
+    """
+    account = Audit()
+    table, absent = external.read(source, account)
+    account = account.summary("external", table)
+    write_json(counts, {**account, "absent": sorted(absent)})
+    metadata = {"source": "external", "seed": "", "inputs_sha256": "", "tool_version": VERSION}
+    write_visits(table, synthetic, {**metadata, "absent": ",".join(sorted(absent))})
+    dropped = {row["reason"]: row["rows"] for row in account["dropped"] if row["rows"]}
+    told = f"not told: {', '.join(sorted(absent))}" if absent else "days, age and sex are told"
+    log.info("%s: %d visits; %s; dropped: %s", source, table.num_rows, told, dropped or "nothing")
+
+
+if __name__ == "__main__":
+    main(read_external, globals().get("snakemake"))

@@ -1,0 +1,51 @@
+"""Join the evaluations of foreign visits with those of real data and naive methods into a scorecard."""
+
+from pathlib import Path
+
+from cohortloom import scorecard as scorecards
+from cohortloom import wording
+from cohortloom.errors import UserError
+from cohortloom.files import atomic, write_json
+from cohortloom.step import log, main
+
+SHOWN = ("js_distance", "bigram_r2", "classifier_auc", "any_per_100k_visits", "prediction_auc", "copy_share")
+
+
+def summarize_external(
+    *,
+    records: list[Path],
+    metrics: Path,
+    scorecard: Path,
+    scorecard_csv: Path,
+    experiment: str,
+    names: list[str],
+) -> None:
+    """Write the records of the foreign sets `names` beside real, copy and naive, each with its verdict.
+
+    `records` are all evaluation/<name>/*.json of the foreign sets, the naive methods and `real`. The six
+    criteria need a model of our own and are not among them.
+    """
+    if not names:
+        raise UserError("config: evaluate.external: no file is named; give NAME: PATH of the visits to score")
+    table = scorecards.read_metrics(metrics)
+    joined = scorecards.join(scorecards.read_records(records), table)
+    write_json(scorecard, {"experiment": experiment, "external": list(names), "records": joined})
+    with atomic(scorecard_csv) as temporary:
+        scorecards.write_csv(temporary, joined)
+    for name in names:
+        for record in joined:
+            if record["run"] == name and record["metric"] in SHOWN and not record["subset"]:
+                unit = table[record["metric"]]["unit"]
+                value, real = (wording.number(record[key], unit) for key in ("value", "real"))
+                log.info(
+                    "%s: %s %s (real %s): %s",
+                    name,
+                    record["metric"],
+                    value,
+                    real,
+                    wording.verdict(record["pass"]),
+                )
+
+
+if __name__ == "__main__":
+    main(summarize_external, globals().get("snakemake"))
