@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,3 +114,38 @@ def dataset(tmp_path_factory):
         visits=folder / "visits.parquet", vocabulary=folder / "vocabulary.json", max_gap_bins=4, **files
     )
     return {**files, "vocabulary": folder / "vocabulary.json"}
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory):
+    """A Slurm cluster of one node on this machine; tests that ask for it are skipped where it cannot be."""
+    from slurm_cluster import SCRIPT, Cluster
+
+    cluster = Cluster(Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp")))  # sockets have short names alone
+    try:
+        done = subprocess.run([SCRIPT, "start", cluster.folder], capture_output=True, text=True, timeout=120)
+        if done.returncode == 3:
+            pytest.skip(done.stderr.strip())
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield cluster
+    finally:
+        cluster.control("stop")
+        shutil.rmtree(cluster.folder)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """The tiny cohort and an undisturbed training, made without Slurm."""
+    import yaml
+
+    from slurm_cluster import LONG, ONE_THREAD, WEIGHTS
+
+    base = tmp_path_factory.mktemp("prepared")
+    folder = copy_workflow(base / "workflow")
+    overlay = base / "long.yaml"
+    overlay.write_text(yaml.safe_dump(LONG))
+    (base / "work").mkdir()
+    options = ["--configfile", str(folder / "tests/config_tiny.yaml"), str(overlay)]
+    workflow = Workflow(folder, base / "work", options)
+    workflow.run(*ONE_THREAD, "--", WEIGHTS)
+    return workflow

@@ -1,0 +1,191 @@
+"""A training on Slurm that is killed, stopped, requeued or doubled ends as if nothing had happened.
+
+Each drill compares the loss curve and the final weights with those of an undisturbed training on this
+machine, and makes sure that its disturbance took place.
+"""
+
+import copy
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+import yaml
+
+from conftest import Workflow
+from slurm_cluster import (
+    CHECKPOINTS,
+    LONG,
+    ONE_THREAD,
+    WEIGHTS,
+    Drill,
+    Outcome,
+    assert_same,
+    wait_until,
+)
+
+drill = pytest.mark.drill  # the long ones: make drills
+
+
+@pytest.fixture
+def expected(prepared) -> Outcome:
+    return Outcome.of(prepared.directory)
+
+
+@pytest.fixture
+def training(slurm, prepared, request):
+    made = Drill(slurm, prepared, request.node.name)
+    yield made
+    made.end()
+
+
+def damaged(outcome: Outcome):
+    """Outcomes that must not pass: a repeat, a gap, another loss, another weight."""
+    rows, name = outcome.history, next(iter(outcome.weights))
+    other = {**rows[7], "lm_loss": repr(float(rows[7]["lm_loss"]) + 1e-9)}
+    yield Outcome(outcome.weights, [*rows[:9], *rows[6:]])
+    yield Outcome(outcome.weights, [*rows[:6], *rows[9:]])
+    yield Outcome(outcome.weights, [*rows[:7], other, *rows[8:]])
+    weights = copy.deepcopy(outcome.weights)
+    weights[name].view(-1)[0] += 1e-6
+    yield Outcome(weights, rows)
+
+
+def test_a_damaged_outcome_does_not_pass(expected):
+    assert_same(expected, expected)
+    for outcome in damaged(expected):
+        with pytest.raises(AssertionError):
+            assert_same(outcome, expected)
+
+
+def test_kill_9_in_the_middle(training, expected):
+    run = training.start()
+    training.wait_for_training()
+    os.kill(training.pid(), signal.SIGKILL)
+    saved = training.saved()
+    training.finish(run)
+    assert [job["JobState"] for job in training.cluster.of_rule("train")] == ["FAILED", "COMPLETED"]
+    assert saved <= training.resumed_at() <= saved + 4100  # at most the interval, and a batch, is lost
+    assert_same(Outcome.of(training.directory), expected)
+
+
+@drill
+def test_without_a_checkpoint_the_training_begins_anew(training, expected):
+    """What the other drills must notice: damaged checkpoints bring the same weights, but from the start."""
+    run = training.start()
+    training.wait_for_training()
+    os.kill(training.pid(), signal.SIGKILL)
+    for path in (training.directory / CHECKPOINTS).glob("checkpoint-*.pt"):
+        path.write_bytes(path.read_bytes()[:5000])
+    training.finish(run)
+    with pytest.raises(AssertionError, match="began anew"):
+        training.resumed_at()
+    assert "damaged" in training.log()
+    assert_same(Outcome.of(training.directory), expected)
+
+
+@drill
+def test_a_truncated_newest_checkpoint(training, expected):
+    run = training.start()
+    training.wait_for_training()
+    os.kill(training.pid(), signal.SIGKILL)
+    newest = max((training.directory / CHECKPOINTS).glob("checkpoint-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    training.finish(run)
+    assert "damaged" in training.log()
+    assert 0 < training.resumed_at() < int(newest.stem.split("-")[-1])
+    assert_same(Outcome.of(training.directory), expected)
+
+
+@drill
+def test_the_time_limit_is_reached(training, prepared, tmp_path):
+    """A minute of training in jobs that get a signal 15 to 45 s after they start, as Slurm counts."""
+    overlay = tmp_path / "longer.yaml"
+    overlay.write_text(yaml.safe_dump({**LONG, "train": {**LONG["train"], "tokens": 600_000}}))
+    training.options = [*training.options, str(overlay)]
+    undisturbed = Workflow(
+        prepared.folder, prepared.directory.with_name("undisturbed"), [*prepared.options, str(overlay)]
+    )
+    shutil.copytree(training.directory, undisturbed.directory)
+    undisturbed.run(*ONE_THREAD, "--", WEIGHTS)
+    run = training.start(
+        *("--set-resources", "train:runtime=1", "train:mem_mb=64000", "train:gpu=1"),
+        *("train:slurm_extra='--signal=TERM@15'", "--retries", "15"),
+    )
+    training.finish(run, 1200)
+    expected = Outcome.of(undisturbed.directory)
+    jobs = training.cluster.of_rule("train")
+    assert {job["TimeLimit"] for job in jobs} == {"00:01:00"}
+    assert len(jobs) > 1 and {job["JobState"] for job in jobs[:-1]} <= {"FAILED", "TIMEOUT"}
+    assert any("stopped: by SIGTERM" in text for text in training.slurm_logs()[:-1])
+    assert training.resumed_at() > 0
+    assert_same(Outcome.of(training.directory), expected)
+
+
+@drill
+def test_a_requeue(training, expected):
+    run = training.start()
+    training.wait_for_training()
+    (job,) = training.cluster.of_rule("train")
+    training.cluster.call("scontrol", "requeue", job["JobId"])
+    training.finish(run, 600)
+    (job,) = training.cluster.of_rule("train")
+    assert job["Restarts"] == "1" and job["JobState"] == "COMPLETED"
+    assert training.resumed_at() > 0
+    assert_same(Outcome.of(training.directory), expected)
+
+
+@drill
+def test_preemption(training, expected):
+    """A job of a partition of higher priority takes both GPUs."""
+    run = training.start()
+    training.wait_for_training()
+    training.cluster.call("sbatch", "--partition=urgent", "--gpus=2", "--mem=100", "--wrap=sleep 10")
+    training.finish(run, 600)
+    (job,) = training.cluster.of_rule("train")
+    assert job["Restarts"] == "1" and job["JobState"] == "COMPLETED"
+    assert training.resumed_at() > 0
+    assert_same(Outcome.of(training.directory), expected)
+
+
+@drill
+def test_a_second_snakemake_on_the_same_results(training, expected):
+    """The first snakemake is killed, its job trains on; the job of the second one waits for it."""
+    first = training.start()
+    training.wait_for_training()
+    first.kill()
+    first.wait()
+    locked = training.start()
+    assert locked.wait(60) == 1 and "--unlock" in (training.directory / "snakemake-1.txt").read_text()
+    subprocess.run(
+        training.command("--unlock"), cwd=training.directory, env=training.cluster.environment, check=True
+    )
+    second = training.start()
+    wait_until(lambda: (training.cluster.look(), len(training.cluster.of_rule("train")) == 2)[1], 60)
+    one, two = (int(job["JobId"]) for job in training.cluster.of_rule("train"))
+    wait_until(lambda: "claimed by Slurm job" in training.slurm_logs()[-1], 60)
+    assert f"claimed by Slurm job {one} on" in training.slurm_logs()[-1]
+    assert training.cluster.look()[one]["JobState"] == training.cluster.records[two]["JobState"] == "RUNNING"
+    training.finish(second)
+    assert [training.cluster.records[job]["JobState"] for job in (one, two)] == ["COMPLETED"] * 2
+    assert training.resumed_at() == int(expected.history[-1]["tokens"])  # nothing was left to train
+    assert_same(Outcome.of(training.directory), expected)
+
+
+@drill
+def test_the_controller_is_restarted(training, expected):
+    run = training.start()
+    training.wait_for_training()
+    (before,) = training.cluster.of_rule("train")
+    training.cluster.control("restart")
+    training.finish(run)
+    (job,) = training.cluster.of_rule("train")
+    assert (job["JobId"], job["JobState"]) == (before["JobId"], "COMPLETED")
+    assert "resumed" not in training.log()  # the job itself was not disturbed
+    assert_same(Outcome.of(training.directory), expected)
+
+
+def test_no_option_of_slurm_is_left_behind(slurm):
+    assert not os.path.lexists("/etc/slurm/slurm.conf") and "SLURM_CONF" not in os.environ
+    assert shutil.which("sbatch", path=slurm.environment["PATH"]) == str(slurm.folder / "bin" / "sbatch")

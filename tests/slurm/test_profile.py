@@ -1,0 +1,197 @@
+"""The whole workflow on Slurm with the profile and nothing else, and what Slurm itself says of its jobs."""
+
+import hashlib
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from conftest import REPOSITORY
+from slurm_cluster import wait_until
+
+SMALL = {"runs": {"lm_only": None}, "naive": ["prevalence"]}
+SYNTHETIC = [
+    f"results/tiny/synthetic/multitask/{mode}.{ending}"
+    for mode in ("synthesize", "reconstruct")
+    for ending in ("parquet", "json")
+]
+
+
+def command(folder, overlay, *arguments):
+    """snakemake as a researcher calls it; `overlay` leaves runs and methods out."""
+    return [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(folder / "Snakefile")),
+        *("--profile", str(folder / "profiles/slurm")),
+        *("--configfile", str(folder / "tests/config_tiny.yaml"), str(overlay), *arguments),
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(slurm, prepared, tmp_path_factory):
+    """The directory of a finished run of the whole workflow, and Slurm's records of its jobs."""
+    base = tmp_path_factory.mktemp("slurm")
+    overlay = base / "small.yaml"
+    overlay.write_text(yaml.safe_dump(SMALL))
+    slurm.forget()
+    process = subprocess.Popen(
+        command(prepared.folder, overlay),
+        cwd=base,
+        env=slurm.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    end = time.monotonic() + 900
+    lines = []
+    while process.poll() is None and time.monotonic() < end:
+        slurm.look()
+        time.sleep(1)
+    lines = process.communicate(timeout=10)[0]
+    assert process.returncode == 0, lines
+    slurm.look()
+    return base, overlay, dict(slurm.records), lines
+
+
+def requested(records, rule):
+    """TimeLimit, memory, CPUs and GPUs of the jobs of a rule, which must be alike."""
+    jobs = [job for job in records.values() if job["Comment"].startswith(f"rule_{rule}")]
+    found = {
+        (job["TimeLimit"], job["MinMemoryNode"], job["NumCPUs"], job.get("TresPerJob", "no GPU"))
+        for job in jobs
+    }
+    assert len(found) == 1, (rule, found)
+    return found.pop()
+
+
+def test_the_whole_workflow_runs(finished):
+    base, _, records, _ = finished
+    assert (base / "results/tiny/report.html").stat().st_size > 0
+    assert {job["JobState"] for job in records.values()} == {"COMPLETED"}
+
+
+def test_slurm_says_what_train_may_use(finished):
+    assert requested(finished[2], "train") == ("2-00:00:00", "62.50G", "8", "gres:gpu:1")
+
+
+def test_slurm_says_what_the_others_may_use(finished):
+    assert requested(finished[2], "generate_wild") == ("01:00:00", "32000M", "8", "gres:gpu:1")
+    for rule in ("preprocess", "evaluate_fidelity", "summarize"):
+        limit, memory, cpus, gpus = requested(finished[2], rule)
+        assert (limit, memory, cpus, gpus) == ("01:00:00", "8000M", "1", "no GPU")
+
+
+def test_jobs_and_logs_bear_the_names_of_rules_and_wildcards(finished):
+    base, _, records, _ = finished
+    comments = {job["Comment"] for job in records.values()}
+    assert {"rule_train_wildcards_multitask", "rule_summarize"} <= comments
+    assert all(job["JobName"].startswith("cohortloom_") for job in records.values())
+    number = next(key for key, job in records.items() if job["Comment"] == "rule_train_wildcards_multitask")
+    assert "tokens" in (base / f"slurm_logs/rule_train/multitask/{number}.log").read_text()
+
+
+def test_nothing_is_left_to_do_without_slurm_too(finished, prepared):
+    base, overlay, _, _ = finished
+    done = subprocess.run(
+        command(prepared.folder, overlay, "--dry-run"),
+        cwd=base,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def digests(base):
+    return [hashlib.sha256((base / name).read_bytes()).hexdigest() for name in SYNTHETIC]
+
+
+def test_four_shards_on_slurm_make_what_one_makes(finished, slurm, prepared):
+    """Batches small enough that every shard holds some, generated again by four jobs a mode."""
+    base, overlay, _, _ = finished
+    made = {}
+    for shards in (1, 4):
+        content = {**SMALL, "generate": {"batch_size": 8, "shards": shards}}
+        overlay.write_text(yaml.safe_dump(content))
+        slurm.forget()
+        process = subprocess.Popen(
+            command(prepared.folder, overlay, "--", *SYNTHETIC),
+            cwd=base,
+            env=slurm.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        wait_until(lambda process=process: (slurm.look(), process.poll() is not None)[1], 400)
+        assert process.returncode == 0, process.stdout.read()
+        made[shards] = digests(base)
+        assert len(slurm.of_rule("generate")) == 2 * shards
+    assert made[1] == made[4]
+    assert not list(base.glob("results/tiny/synthetic/multitask/shards/*"))
+
+
+def test_a_limit_beyond_the_partition_is_told_at_once(slurm, finished, prepared, tmp_path):
+    """EnforcePartLimits makes sbatch refuse; Snakemake passes its line on."""
+    _, overlay, _, _ = finished
+    done = subprocess.run(
+        command(
+            prepared.folder,
+            overlay,
+            *("--set-resources", "simulate_raw:runtime=99999", "--retries", "0"),
+            *("--", "results/tiny/cohort/visits.parquet"),
+        ),
+        cwd=tmp_path,
+        env=slurm.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "Requested time limit is invalid" in done.stdout + done.stderr
+
+
+def test_snakemake_itself_runs_as_a_job(slurm, prepared, tmp_path):
+    """Its job of a core submits the others; a lock left by a killed one does not stop it."""
+    script = prepared.folder / "profiles/slurm/submit.sh"
+    tiny = str(prepared.folder / "tests/config_tiny.yaml")
+    slurm.forget()
+    done = subprocess.run(
+        ["sbatch", "--parsable", str(script), "--configfile", tiny, "--until", "preprocess"],
+        cwd=tmp_path,
+        env=slurm.environment,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 0, done.stderr
+    job = int(done.stdout)
+    ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+    wait_until(lambda: slurm.look().get(job, {}).get("JobState") in ended, 200)
+    text = (tmp_path / f"snakemake-{job}.log").read_text()
+    assert slurm.records[job]["JobState"] == "COMPLETED", text
+    assert (tmp_path / "results/tiny/cohort/visits.parquet").exists()
+    assert [made["JobState"] for made in slurm.of_rule("preprocess")] == ["COMPLETED"]
+
+
+def test_the_profile_has_one_place_for_the_site():
+    """Account, partitions, GPUs and nodes are set once, above the rules, and all rules follow."""
+    import yte
+
+    text = (REPOSITORY / "profiles/slurm/config.yaml").read_text()
+    plain = yte.process_yaml(text, require_use_yte=True)
+    assert plain["set-resources"]["train"] == {
+        "runtime": 2880,
+        "mem_mb": 64000,
+        "slurm_extra": "'--signal=TERM@120'",
+        "gpu": 1,
+    }
+    changed = text.replace('account: ""', "account: my-lab", 1).replace(
+        'gpu_partition: ""', "gpu_partition: a100"
+    )
+    changed = changed.replace("  nodes: 1", "  nodes: 2").replace("  gpus: 1", "  gpus: 4")
+    site = yte.process_yaml(changed, require_use_yte=True)
+    assert site["default-resources"]["slurm_account"] == "'my-lab'"
+    train = site["set-resources"]["train"]
+    assert (train["nodes"], train["gres"], train["slurm_partition"]) == (2, "'gpu:4'", "'a100'")
+    assert "gpu" not in train and site["set-resources"]["generate"]["slurm_partition"] == "'a100'"
