@@ -15,11 +15,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 SNAKEMAKE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m snakemake
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test drills lint format bench clean
 
 help:
 	@echo "make demo    install, run the simulated cohort to its scorecard (results/demo/report.html)"
 	@echo "make test    install, run all tests"
+	@echo "make drills  all tests on a real Slurm of one node, the long drills too (Debian: apt install slurm-wlm munge)"
 	@echo "make lint    formatting and lint checks"
 	@echo "make format  format the sources"
 	@echo "make bench   measure reading, training, generating and evaluating"
@@ -37,6 +38,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+drills: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/slurm -m "drill or not drill" -v --durations=0
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -26,12 +26,12 @@ WEIGHTS = f"{MODEL}/model.safetensors"
 LONG = {
     "runs": {"lm_only": None},
     "train": {
-        "tokens": 100_000,
+        "tokens": 30_000,
         "max_epochs": 1000,
         "batch_tokens": 64,
         "evaluations": 2,
         "log_every_tokens": 1000,
-        "checkpoint_every_tokens": 4000,
+        "checkpoint_every_tokens": 1500,
     },
 }
 ONE_THREAD = ("--set-threads", "train=1")
@@ -167,13 +167,28 @@ class Drill:
         found = (self.directory / CHECKPOINTS).glob("checkpoint-*.pt")
         return max((int(path.stem.split("-")[-1]) for path in found), default=0)
 
-    def wait_for_training(self, tokens: int = 4000, seconds: float = 200) -> None:
+    def wait_for_training(self, tokens: int = 3000, seconds: float = 200) -> None:
         """Until a checkpoint of so many tokens is there and the training goes on."""
         wait_until(lambda: (self.cluster.look(), self.saved() >= tokens)[1], seconds)
 
     def pid(self) -> int:
         """Process that trains: the owner of the claim on the checkpoints."""
         return SoftFileLease(str(self.directory / CHECKPOINTS / "lock"), lease_duration=90.0).pid
+
+    def freeze_until(self, number: signal.Signals, seconds: float = 120) -> None:
+        """Halt the training until a signal has been sent to it, then let it go: no race against time."""
+        pid = self.pid()
+        os.kill(pid, signal.SIGSTOP)
+
+        def sent() -> bool:
+            status = Path(f"/proc/{pid}/status").read_text()
+            waiting = re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)", status, re.MULTILINE)
+            return any(int(mask, 16) >> (number - 1) & 1 for mask in waiting)
+
+        try:
+            wait_until(sent, seconds)
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def log(self) -> str:
         """Log of the latest attempt."""
