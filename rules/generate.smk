@@ -29,6 +29,12 @@ GENERATED = (
 )
 
 
+def shard_of(wildcards) -> tuple[int, int]:
+    """Which part of how many a job of the rule generate makes."""
+    number, _, count = wildcards.get("scatteritem", "1-of-1").split("-")
+    return int(number), int(count)
+
+
 rule generate:
     input:
         weights=rules.train.output.weights,
@@ -60,8 +66,8 @@ rule generate:
         patients=config["generate"]["patients"],
         no_repeat_ngram_size=config["generate"]["no_repeat_ngram_size"],
         prompt_prob=config["generate"]["reconstruct"]["prompt_prob"],
-        shard=lambda wildcards: int(wildcards.get("scatteritem", "1-of-1").split("-")[0]),
-        shards=SHARDS,
+        shard=lambda wildcards: shard_of(wildcards)[0],
+        shards=lambda wildcards: shard_of(wildcards)[1],
     script:
         "../workflow_scripts/generate.py"
 

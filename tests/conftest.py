@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,20 +116,12 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def slurm(tmp_path_factory):
+def slurm():
     """A Slurm cluster of one node on this machine; tests that ask for it are skipped where it cannot be."""
-    from slurm_cluster import SCRIPT, Cluster
+    from slurm_cluster import running
 
-    cluster = Cluster(Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp")))  # sockets have short names alone
-    try:
-        done = subprocess.run([SCRIPT, "start", cluster.folder], capture_output=True, text=True, timeout=120)
-        if done.returncode == 3:
-            pytest.skip(done.stderr.strip())
-        assert done.returncode == 0, done.stdout + done.stderr
+    with running() as cluster:
         yield cluster
-    finally:
-        cluster.control("stop")
-        shutil.rmtree(cluster.folder)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from cohortloom.demographics import requested_patients
+from cohortloom.errors import UserError
 from cohortloom.files import sha256, write_json
 from cohortloom.reveal import revealed_mask
 from cohortloom.step import log, main, quiet_libraries
@@ -56,6 +57,8 @@ def generate(
     added to the score of ending the visit. Of `shards` parts of the batches only part `shard` (from 1) is
     written. Raises UserError for a repeated code and for demographics outside the training range.
     """
+    if not 1 <= shard <= shards:
+        raise UserError(f"shard: {shard} is not among 1 to {shards}; give one of these parts")
     quiet_libraries()
     from cohortloom.devices import pick_device
     from cohortloom.model import PromptBartWithDemographicPrediction

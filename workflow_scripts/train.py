@@ -124,7 +124,7 @@ def digest(inputs: list[Path], parameters: dict) -> str:
     library = Path(errors.__file__).parent  # under Snakemake this script runs from a copy elsewhere
     code = [
         library / f"{name}.py"
-        for name in ("training", "optimizers", "model", "examples", "selection", "generation")
+        for name in ("training", "parallel", "optimizers", "model", "examples", "selection", "generation")
     ]
     parts = [sha256(path) for path in (*inputs, *code)] + [json.dumps(parameters, sort_keys=True)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -7,11 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from filelock import SoftFileLease
 from safetensors.torch import load_file
 
@@ -84,8 +87,25 @@ class Cluster:
         """Cancel all jobs and forget their records, so that one test does not see those of another."""
         self.call("scancel", "--user", str(os.getuid()))
         wait_until(lambda: not self.call("squeue", "-h", "-t", "PD,R,CG"), 60)
-        self.first = max(self.look(), default=0) + 1
+        self.first = max([*self.look(), self.first - 1]) + 1
         self.records.clear()
+
+
+@contextmanager
+def running(nodes: int = 1, port: int = 16817) -> Iterator[Cluster]:
+    """A started cluster, ended afterwards. Skips the test where Slurm is not installed."""
+    cluster = Cluster(Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp")))  # names of sockets must be short
+    start = [SCRIPT, "start", cluster.folder, str(nodes)]
+    environment = {**os.environ, "SLURM_TEST_PORT": str(port)}
+    try:
+        done = subprocess.run(start, capture_output=True, text=True, timeout=120, env=environment)
+        if done.returncode == 3:
+            pytest.skip(done.stderr.strip())
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield cluster
+    finally:
+        cluster.control("stop")
+        shutil.rmtree(cluster.folder)
 
 
 def wait_until(true: Callable[[], object], seconds: float) -> None:
@@ -176,19 +196,26 @@ class Drill:
         return SoftFileLease(str(self.directory / CHECKPOINTS / "lock"), lease_duration=90.0).pid
 
     def freeze_until(self, number: signal.Signals, seconds: float = 120) -> None:
-        """Halt the training until a signal has been sent to it, then let it go: no race against time."""
+        """Halt the training until a signal has been sent to it, then let it go: no race against time.
+
+        Slurm may let it go by itself, with the signal; then it may be gone.
+        """
         pid = self.pid()
         os.kill(pid, signal.SIGSTOP)
 
         def sent() -> bool:
-            status = Path(f"/proc/{pid}/status").read_text()
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except OSError:
+                return True
             waiting = re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)", status, re.MULTILINE)
             return any(int(mask, 16) >> (number - 1) & 1 for mask in waiting)
 
         try:
             wait_until(sent, seconds)
         finally:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def log(self) -> str:
         """Log of the latest attempt."""

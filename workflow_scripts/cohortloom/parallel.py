@@ -47,7 +47,7 @@ def launch(script: str, keywords: dict[str, Any], devices: int, nodes: int) -> N
     with tempfile.TemporaryFile("w+") as noise, Stop() as stop:
         # A session of its own: a signal to the group of this step reaches them once, from here.
         running = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=noise, text=True, start_new_session=True
+            command, stdout=subprocess.PIPE, stderr=noise, text=True, start_new_session=True, env=_outside()
         )
         if nodes == 1:  # srun would kill at SIGTERM; to its processes Slurm itself sends the signal
             stop.then = lambda _: running.send_signal(signal.SIGTERM)
@@ -85,6 +85,16 @@ def torchrun(devices: int, nodes: int) -> list[str]:
         *("--kill-on-bad-exit=1", "--cpu-bind=none", *run, f"--nnodes={nodes}", f"--rdzv-id={job}"),
         *("--rdzv-backend=c10d", f"--rdzv-endpoint={socket.gethostname()}:{port}"),
     ]
+
+
+def _outside() -> dict[str, str]:
+    """The environment without what Slurm says of this step, whose one node srun would take for the job's."""
+    kept = ("SLURM_JOB_ID", "SLURM_CONF")
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if key in kept or not key.startswith(("SLURM_", "SRUN_", "SLURMD_"))
+    }
 
 
 def own_rows(rows: np.ndarray, process: int, processes: int) -> tuple[np.ndarray, bool]:
