@@ -14,6 +14,7 @@ import yaml
 from conftest import Workflow, listed_jobs
 
 RUNS = ("multitask", "lm_only")
+MODES = ("reconstruct", "synthesize")
 # Of every synthesize.parquet, and of real.
 RELEASED = ("medical_validity", "fidelity", "classifier", "privacy", "utility", "conditioning", "race")
 EVALUATIONS = ("heads", "duplicates", "likelihood", "reconstruction", *RELEASED)
@@ -27,7 +28,7 @@ def evaluations_of(run: str) -> set[str]:
 
 
 def generated_by(run: str) -> set[str]:
-    return {f"generate {run} {mode}" for mode in ("synthesize", "reconstruct")}
+    return {f"generate {run} {mode}" for mode in MODES}
 
 
 def after_training(run: str) -> set[str]:
@@ -103,6 +104,15 @@ def test_the_seed_of_generation_reruns_all_of_it_and_no_training(changed):
     expected = NAIVE | EVALUATED | SUMMARY | generated_by("multitask") | generated_by("lm_only")
     without_generation = {f"evaluate_{kind} {run}" for kind in ("heads", "likelihood") for run in RUNS}
     assert jobs | without_generation | {"evaluate_likelihood real"} == expected - untouched
+
+
+def test_another_number_of_shards_generates_again_and_trains_nothing(changed):
+    jobs = changed(generate={"shards": 2})
+    made = {f"generate {run} {mode} {part}-of-2" for run in RUNS for mode in MODES for part in (1, 2)}
+    made |= {f"join_shards {run} {mode}" for run in RUNS for mode in MODES}
+    scored = {f"evaluate_{name} {run}" for name in EVALUATIONS for run in RUNS}
+    scored -= {f"evaluate_{name} {run}" for name in ("heads", "likelihood") for run in RUNS}
+    assert jobs == made | scored | SUMMARY
 
 
 def test_a_loss_weight_of_a_run_reruns_that_run_alone(changed):

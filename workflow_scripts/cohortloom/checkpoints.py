@@ -74,6 +74,8 @@ class Checkpoints:
             if content.get("digest") == self.digest:
                 log.info("resuming from %s", path)
                 return content
+        if self.folder is not None and any(self.folder.glob("checkpoint-*.pt")):
+            log.info("%s: no sound checkpoint of these parameters, data and code; begun anew", self.folder)
         return None
 
     @contextmanager
