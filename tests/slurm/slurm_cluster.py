@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,14 +30,15 @@ WEIGHTS = f"{MODEL}/model.safetensors"
 LONG = {
     "runs": {"lm_only": None},
     "train": {
-        "tokens": 30_000,
+        "tokens": 12_000,
         "max_epochs": 1000,
         "batch_tokens": 64,
         "evaluations": 2,
         "log_every_tokens": 1000,
-        "checkpoint_every_tokens": 1500,
+        "checkpoint_every_tokens": 500,
     },
 }
+EARLY = 1000  # tokens after which a drill begins
 ONE_THREAD = ("--set-threads", "train=1")
 
 
@@ -187,35 +189,41 @@ class Drill:
         found = (self.directory / CHECKPOINTS).glob("checkpoint-*.pt")
         return max((int(path.stem.split("-")[-1]) for path in found), default=0)
 
-    def wait_for_training(self, tokens: int = 3000, seconds: float = 200) -> None:
-        """Until a checkpoint of so many tokens is there and the training goes on."""
-        wait_until(lambda: (self.cluster.look(), self.saved() >= tokens)[1], seconds)
+    @contextmanager
+    def caught(self, seconds: float = 200) -> Iterator[int]:
+        """Hold the training in its middle, however fast the machine is; yields its process.
+
+        It is halted, but for a blink every 20 s, in which it touches its claim and sees what signals came.
+        """
+        end, over = time.monotonic() + seconds, threading.Event()
+        while self.saved() < EARLY:
+            assert time.monotonic() < end, f"no checkpoint within {seconds} s"
+            time.sleep(0.02)
+        pid = self.pid()
+        os.kill(pid, signal.SIGSTOP)
+
+        def hold() -> None:
+            with suppress(ProcessLookupError):
+                while True:
+                    done = over.wait(20)
+                    os.kill(pid, signal.SIGCONT)
+                    if done:
+                        return
+                    time.sleep(0.05)
+                    os.kill(pid, signal.SIGSTOP)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        try:
+            self.cluster.look()
+            yield pid
+        finally:
+            over.set()
+            thread.join()
 
     def pid(self) -> int:
         """Process that trains: the owner of the claim on the checkpoints."""
         return SoftFileLease(str(self.directory / CHECKPOINTS / "lock"), lease_duration=90.0).pid
-
-    def freeze_until(self, number: signal.Signals, seconds: float = 120) -> None:
-        """Halt the training until a signal has been sent to it, then let it go: no race against time.
-
-        Slurm may let it go by itself, with the signal; then it may be gone.
-        """
-        pid = self.pid()
-        os.kill(pid, signal.SIGSTOP)
-
-        def sent() -> bool:
-            try:
-                status = Path(f"/proc/{pid}/status").read_text()
-            except OSError:
-                return True
-            waiting = re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)", status, re.MULTILINE)
-            return any(int(mask, 16) >> (number - 1) & 1 for mask in waiting)
-
-        try:
-            wait_until(sent, seconds)
-        finally:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
     def log(self) -> str:
         """Log of the latest attempt."""
