@@ -12,13 +12,7 @@ import subprocess
 
 import pytest
 
-from slurm_cluster import (
-    CHECKPOINTS,
-    Drill,
-    Outcome,
-    assert_same,
-    wait_until,
-)
+from slurm_cluster import CHECKPOINTS, EARLY, Drill, Outcome, assert_same, wait_until
 
 drill = pytest.mark.drill  # the long ones: make drills
 
