@@ -44,7 +44,7 @@ def finished(slurm, prepared, tmp_path_factory):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    end = time.monotonic() + 900
+    end = time.monotonic() + 1800
     lines = []
     while process.poll() is None and time.monotonic() < end:
         slurm.look()
@@ -108,6 +108,7 @@ def digests(base):
     return [hashlib.sha256((base / name).read_bytes()).hexdigest() for name in SYNTHETIC]
 
 
+@pytest.mark.drill
 def test_four_shards_on_slurm_make_what_one_makes(finished, slurm, prepared):
     """Batches small enough that every shard holds some, generated again by four jobs a mode."""
     base, overlay, _, _ = finished
@@ -152,6 +153,7 @@ def test_a_limit_beyond_the_partition_is_told_at_once(slurm, finished, prepared,
     assert "Requested time limit is invalid" in done.stdout + done.stderr
 
 
+@pytest.mark.drill
 def test_snakemake_itself_runs_as_a_job(slurm, prepared, tmp_path):
     """Its job of a core submits the others; a lock left by a killed one does not stop it."""
     script = prepared.folder / "profiles/slurm/submit.sh"
