@@ -92,7 +92,7 @@ def test_the_time_limit_is_reached(training, expected):
     """A limit of three minutes, and the signal a minute before it, to Slurm up to half a minute more."""
     run = training.start(
         *("--set-resources", "train:runtime=3", "train:mem_mb=64000", "train:gpu=1"),
-        *("train:slurm_extra='--signal=TERM@60'"),
+        *("train:slurm_extra='--signal=TERM@60'", "--retries", "5"),  # the last option takes one value alone
     )
     with training.caught() as process:
         wait_until(lambda: not os.path.exists(f"/proc/{process}"), 240)
