@@ -144,10 +144,10 @@ def test_a_signal_in_any_step_or_evaluation_is_made_good(dataset, brief, tmp_pat
     """The signal arrives in the middle of a step; at 21 and 33 others follow, one in an evaluation."""
     run, evaluate = Trainer._step, Trainer._evaluate
 
-    def stopped(self, batch):
+    def stopped(self, *batch):
         if self.state.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return run(self, batch)
+        return run(self, *batch)
 
     def stopped_too(self):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -171,10 +171,10 @@ def test_a_lost_random_state_is_noticed_by_these_tests(dataset, tmp_path, monkey
         folder = tmp_path / name
         run = Trainer._step
 
-        def stopped(self, batch, run=run):
+        def stopped(self, *batch, run=run):
             if self.state.step == 15:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return run(self, batch)
+            return run(self, *batch)
 
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, "_step", stopped)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cohortloom.devices import pick_device
 from cohortloom.errors import UserError
 from cohortloom.examples import Examples, collate, plain_pairs
 from cohortloom.generation import part_of
@@ -46,8 +47,10 @@ def test_two_processes_lose_what_one_does(dataset, one, tmp_path):
     losses, places = curves(history)
     expected, same_places = curves(one[1])
     assert places == same_places
-    np.testing.assert_allclose(losses, expected, rtol=1e-5)
-    assert distance(one[0], weights) < 1e-5
+    float32 = pick_device("cpu")[1] == "no"  # bf16 rounds each part by itself
+    np.testing.assert_allclose(losses, expected, rtol=1e-5 if float32 else 0.03)
+    if float32:
+        assert distance(one[0], weights) < 1e-5
     other, _ = run_train(dataset, tmp_path / "other", **OPTIONS, seed=1)
     assert distance(one[0], other) > 0.02
 
