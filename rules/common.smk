@@ -90,6 +90,12 @@ def decoding(key: str):
     return lambda wildcards: config["generate"][wildcards.mode][key]
 
 
+def shard_of(wildcards) -> tuple[int, int]:
+    """Which part of how many a job of the rule generate makes."""
+    number, _, count = wildcards.get("scatteritem", "1-of-1").split("-")
+    return int(number), int(count)
+
+
 def seed_of(name: str) -> int:
     """The training seed of a run; 0 for what was not trained."""
     return RUNS[name][1] if name in RUNS else 0

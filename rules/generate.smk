@@ -29,12 +29,6 @@ GENERATED = (
 )
 
 
-def shard_of(wildcards) -> tuple[int, int]:
-    """Which part of how many a job of the rule generate makes."""
-    number, _, count = wildcards.get("scatteritem", "1-of-1").split("-")
-    return int(number), int(count)
-
-
 rule generate:
     input:
         weights=rules.train.output.weights,
