@@ -123,7 +123,9 @@ def test_preemption(training, expected):
     """A job of a partition of higher priority takes both GPUs; the training ends within its grace of 20 s."""
     run = training.start()
     with training.caught():
-        training.cluster.call("sbatch", "--partition=urgent", "--gpus=2", "--mem=100", "--wrap=sleep 10")
+        training.cluster.call(
+            "sbatch", "--partition=urgent", "--gpus=2", "--mem=100", "--output=/dev/null", "--wrap=sleep 10"
+        )
     training.finish(run, 600)
     first, second = training.cluster.of_rule("train")
     assert first["PreemptTime"] != "None" and second["JobState"] == "COMPLETED"
