@@ -4,7 +4,6 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -29,6 +28,22 @@ def command(folder, overlay, *arguments):
     ]
 
 
+def watched(slurm, words, directory, seconds):
+    """Run snakemake, looking at Slurm's jobs meanwhile; it must succeed. Returns what it said."""
+    said = directory / "snakemake.txt"  # a pipe that nobody empties would halt it after 64 kB
+    with open(said, "w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            words, cwd=directory, env=slurm.environment, stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_until(lambda: (slurm.look(), process.poll() is not None)[1], seconds)
+    finally:
+        process.kill()
+    assert process.wait() == 0, said.read_text()
+    slurm.look()
+    return said.read_text()
+
+
 @pytest.fixture(scope="module")
 def finished(slurm, prepared, tmp_path_factory):
     """The directory of a finished run of the whole workflow, and Slurm's records of its jobs."""
@@ -36,22 +51,7 @@ def finished(slurm, prepared, tmp_path_factory):
     overlay = base / "small.yaml"
     overlay.write_text(yaml.safe_dump(SMALL))
     slurm.forget()
-    process = subprocess.Popen(
-        command(prepared.folder, overlay),
-        cwd=base,
-        env=slurm.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    end = time.monotonic() + 1800
-    lines = []
-    while process.poll() is None and time.monotonic() < end:
-        slurm.look()
-        time.sleep(1)
-    lines = process.communicate(timeout=10)[0]
-    assert process.returncode == 0, lines
-    slurm.look()
+    lines = watched(slurm, command(prepared.folder, overlay), base, 1800)
     return base, overlay, dict(slurm.records), lines
 
 
@@ -117,16 +117,7 @@ def test_four_shards_on_slurm_make_what_one_makes(finished, slurm, prepared):
         content = {**SMALL, "generate": {"batch_size": 8, "shards": shards}}
         overlay.write_text(yaml.safe_dump(content))
         slurm.forget()
-        process = subprocess.Popen(
-            command(prepared.folder, overlay, "--", *SYNTHETIC),
-            cwd=base,
-            env=slurm.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        wait_until(lambda process=process: (slurm.look(), process.poll() is not None)[1], 400)
-        assert process.returncode == 0, process.stdout.read()
+        watched(slurm, command(prepared.folder, overlay, "--", *SYNTHETIC), base, 400)
         made[shards] = digests(base)
         assert len(slurm.of_rule("generate")) == 2 * shards
     assert made[1] == made[4]
