@@ -151,9 +151,11 @@ def test_a_key_under_dataset_reruns_all_but_the_cohort(changed):
     assert changed(dataset={"seed": 3}) == AFTER_DATASET | {"build_dataset"}
 
 
-def test_a_metrics_module_reruns_the_evaluation_that_imports_it(edited):
+def test_a_metrics_module_reruns_the_evaluations_that_import_it(edited):
+    """The audit of race takes its distance from fidelity."""
     jobs = edited("workflow_scripts", "cohortloom", "metrics", "fidelity.py")
-    assert jobs == {job for job in EVALUATED if job.startswith("evaluate_fidelity")} | SUMMARY
+    importers = ("evaluate_fidelity", "evaluate_race")
+    assert jobs == {job for job in EVALUATED if job.startswith(importers)} | SUMMARY
 
 
 def test_the_report_module_reruns_the_summary_alone(edited):

@@ -76,10 +76,10 @@ def interrupted(dataset, folder, monkeypatch, after):
     """Start a run and stop it after some steps, as a kill would."""
     step = Trainer._step
 
-    def stop(self, batch):
+    def stop(self, batch, counts):
         if self.state.step >= after:
             raise KeyboardInterrupt
-        return step(self, batch)
+        return step(self, batch, counts)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", stop)

@@ -136,7 +136,7 @@ def attribute_inference(
         [[f1(part, without) for part in sums] for without in range(-1, n_groups)]
     ).T
     n = members.n_visits
-    yield "attribute_f1", "", interval(of_members, n, 0.0, 1.0), release.n_visits, False
+    yield "attribute_f1", "", interval(of_members, n, 0.0, 1.0), release.n_visits, None
     with np.errstate(divide="ignore", invalid="ignore"):
         risk = (of_members - of_others) / (1 - of_others)
     yield "attribute_risk", "", interval(risk, n, high=1.0), release.n_visits, False
