@@ -93,7 +93,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(dataset, brief, tmp_path, mon
     assert saved and not (tmp_path / "model").exists()
     steps = []
     step = Trainer._step
-    monkeypatch.setattr(Trainer, "_step", lambda self, batch: steps.append(1) or step(self, batch))
+    monkeypatch.setattr(Trainer, "_step", lambda *given: steps.append(1) or step(*given))
     weights, history = run_train(dataset, tmp_path / "model", checkpoints=tmp_path / "checkpoints")
     assert len(steps) < int(history[-1]["step"])  # it did resume
     assert equal(brief[0], weights) and history == brief[1]
