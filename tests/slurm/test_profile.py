@@ -220,6 +220,7 @@ def test_the_profile_has_one_place_for_the_site():
     assert plain["set-resources"]["train"] == {
         "runtime": 2880,
         "mem_mb": 64000,
+        "cpus_per_task": 8,
         "slurm_extra": "'--signal=TERM@120'",
         "gpu": 1,
     }
