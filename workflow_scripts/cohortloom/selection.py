@@ -1,4 +1,4 @@
-"""How near generated validation visits are to the real ones: what chooses the checkpoint.
+"""How near generated validation visits are to the real ones: with the loss, what chooses the checkpoint.
 
 Kept apart from the evaluation, so that a change there does not train the models anew.
 """
