@@ -31,10 +31,9 @@ help:
 	@echo "TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 	@echo "                    PyTorch without CUDA: saves gigabytes where there is no GPU"
 
-# For models this small one thread trains as fast as two: so both trainings run at once.
 demo: $(VENV)/.installed
 	@echo "demo: snakemake evaluate_all (logs: results/demo/logs/)"
-	@$(SNAKEMAKE) evaluate_all --cores $(CORES) --set-threads train=1 --quiet host rules reason
+	@$(SNAKEMAKE) evaluate_all --cores $(CORES) --quiet host rules reason
 	@$(BIN)/python workflow_scripts/show_scorecard.py --results results/demo
 
 test: $(VENV)/.installed-dev

@@ -156,7 +156,6 @@ class Trainer:
         self.save_seconds = 60 * checkpoint_every_minutes
         self.state, self.best = State(), None
         self.max_tokens = model.config.max_position_embeddings - 2
-        self._counts = True  # whether this process's part of the batch counts
         self._process, self._processes = self.accelerator.process_index, self.accelerator.num_processes
         log.info("device %s, mixed precision %s", self.accelerator.device, precision)
 
