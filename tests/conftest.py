@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported, here and in every process that a test starts: sums over one thread and over two
+# differ in the last bit, and the tests compare trainings of two processes bit by bit.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 PARTS = (
     "Snakefile",
@@ -37,7 +41,7 @@ class Workflow:
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """Run snakemake; stdout and stderr come together in `stdout`."""
         environment = {key: value for key, value in os.environ.items() if key not in DROPPED_VARIABLES}
-        environment |= {"OMP_NUM_THREADS": "1", **self.environment}
+        environment |= self.environment
         command = [sys.executable, "-m", "snakemake", "--snakefile", self.folder / "Snakefile"]
         command += [*self.options, "--directory", self.directory, "--cores", "2", *arguments]
         done = subprocess.run(
