@@ -111,8 +111,12 @@ def test_summary_tells_this_visit_from_earlier_ones(world):
     assert torch.allclose(read["before"][0][0] - nothing, before, atol=1e-6)
     assert torch.allclose(read["now"][0][0] - nothing, now, atol=1e-6)
     assert torch.equal(read["padded"][0], read["now"][0])
-    assert read["before"][1].nonzero().tolist() == [[0, code]]
-    assert not read["now"][1].any() and not read["nothing"][1].any()
+    added = {name: (read[name][1] - read["nothing"][1])[0] for name in ("before", "now")}
+    assert added["before"].nonzero().tolist() == [[code]] and added["before"][code] == pytest.approx(1)
+    assert added["now"].nonzero().tolist() == [[code]] and added["now"][code] == pytest.approx(
+        float(model.summary.repetition)
+    )
+    assert [read[name][2].tolist() for name in read] == [[[0, 0]], [[1, 0]], [[0, 1]], [[0, 1]]]
 
 
 def test_padding_changes_nothing(world):

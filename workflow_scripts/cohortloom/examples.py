@@ -120,23 +120,29 @@ def corrupted_pairs(
 ) -> Pairs:
     """One epoch of denoising examples.
 
-    With `reveal_probability` a visit shows a uniformly drawn fraction of its codes, else none. Of the
-    shown codes, `mask` become the mask token, `delete` vanish and `replace` turn into a code drawn by
-    training frequency. The decoder writes every code that is not shown intact: in recorded order where
-    nothing is shown, else in random order, so that its next code is the likeliest of all that are hidden
-    and not just the likeliest to come first.
+    With `reveal_probability` a visit shows a uniformly drawn fraction of its codes, at least one, else none.
+    Of the shown codes, `mask` become the mask token, `delete` vanish and `replace` turn into a code drawn by
+    training frequency, unless none would be left. The decoder writes every code that is not shown intact: in
+    recorded order where nothing is shown, else in random order, so that its next code is the likeliest of all
+    that are hidden and not just the likeliest to come first.
     """
     lengths = np.diff(data.offsets)
-    fraction = np.where(rng.random(len(data)) < reveal_probability, rng.random(len(data)), 0.0)
-    shown = rng.random(len(data.ids)) < np.repeat(fraction, lengths)
+    row = np.repeat(np.arange(len(data)), lengths)
+    reveal = rng.random(len(data)) < reveal_probability
+    draw = rng.random(len(data.ids))
+    # The lowest draw of a visit is shown in any case: if by chance nothing were, short visits would be too
+    # frequent among those of which nothing is shown, and the model would write short ones.
+    lowest = np.full(len(data), 1.0)
+    np.minimum.at(lowest, row, draw)
+    shown = reveal[row] & (draw <= np.maximum(rng.random(len(data)), lowest)[row])
     draw = rng.random(len(data.ids))
     damaged = shown & (draw < mask + delete + replace)
+    damaged &= np.bincount(row[shown & ~damaged], minlength=len(data))[row] > 0  # nor may all of it vanish
     seen = np.where(shown & ~damaged, data.ids, -1)
     seen[damaged & (draw < mask)] = MASK
     wrong = np.flatnonzero(damaged & (draw >= mask + delete))
     share = np.asarray(words.counts, float)
     seen[wrong] = words.first_code + rng.choice(len(share), len(wrong), p=share / share.sum())
-    row = np.repeat(np.arange(len(data)), lengths)
     conditioned = np.bincount(row[seen >= 0], minlength=len(data)) > 0
     key = np.where(conditioned[row], rng.random(len(row)), np.arange(len(row)) / max(len(row), 1))
     pairs = _pairs(data, shown & ~damaged, seen, max_tokens, np.lexsort((key, row)))

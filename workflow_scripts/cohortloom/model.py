@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from transformers import BartConfig, BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
+MAX_COUNT = 64  # so many codes of a visit are told apart by number
 N_PROMPTS = 2  # one vector of age, one of sex
 AGE_KNOTS = (0.0, 1 / 365.25, 28 / 365.25, 0.25, 0.5, *(float(year) for year in range(1, 91)))
 
@@ -46,6 +47,7 @@ class PromptBartConfig(BartConfig):
         cat_cardinalities: list[int] | None = None,
         d_hidden: int = 128,
         age_knots: list[float] | None = None,
+        group_ages: list[float] | None = None,
         age_mean: float = 50.0,
         age_std: float = 25.0,
         age_weight: float = 0.3,
@@ -59,6 +61,7 @@ class PromptBartConfig(BartConfig):
         self.cat_cardinalities = list(cat_cardinalities or [2])
         self.d_hidden = d_hidden
         self.age_knots = list(age_knots or AGE_KNOTS)
+        self.group_ages = list(group_ages or (0.0,))
         self.age_mean, self.age_std = age_mean, age_std
         self.age_weight, self.sex_weight = age_weight, sex_weight
         self.age_loss_unit = age_loss_unit
@@ -118,23 +121,32 @@ class RecordSummary(nn.Module):
         self.earlier = nn.Embedding(config.vocab_size, config.d_model)
         self.present = nn.Embedding(config.vocab_size, config.d_model)
         self.recurrence = nn.Parameter(torch.empty(config.vocab_size))
+        self.register_buffer("ages", torch.tensor(config.group_ages))
+        self.repetition = nn.Parameter(torch.empty(1))
+        self.ending = nn.Parameter(torch.empty(3, MAX_COUNT))
+        n_groups = config.cat_cardinalities[0] * len(config.group_ages)
+        self.register_buffer("group_bias", torch.zeros(n_groups, config.vocab_size))
         self.norm = nn.LayerNorm(config.d_model)
         self.hidden = nn.Linear(config.d_model, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(config.d_model, config.d_model)
 
-    def init_weights(self) -> None:
+    def init_weights(self, group_ages: list[float]) -> None:
         """Tables that outweigh the noise of a sum, and layers that keep its size."""
+        self.ages.copy_(torch.tensor(group_ages, device=self.ages.device))
         for table in (self.earlier, self.present):
             nn.init.normal_(table.weight, std=0.1)
         for layer in (self.hidden, self.output):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
         nn.init.zeros_(self.recurrence)
+        nn.init.zeros_(self.ending)
+        nn.init.constant_(self.repetition, -2.0)
 
     def read(self, input_ids: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor) -> tuple:
         """What does not change while a visit is written, from the encoder's input_ids [batch, length].
 
-        Returns: context [batch, d_model]; recurring [batch, vocabulary], added to the logits.
+        Returns: context [batch, d_model]; token_bias [batch, vocabulary], added to the logits; known
+        [batch, 2], how many codes of earlier visits and of this visit are shown.
         """
         code = input_ids >= self.first_code_id
         now = (input_ids == self.now_id).cumsum(1) > 0
@@ -142,16 +154,47 @@ class RecordSummary(nn.Module):
         context = self.person(x_num, x_cat).sum(1)
         context = context + (self.earlier(input_ids) * past[..., None]).sum(1)
         context = context + (self.present(input_ids) * (code & now)[..., None]).sum(1)
-        seen = torch.zeros(len(input_ids), len(self.recurrence), device=input_ids.device)
-        seen.scatter_(1, input_ids * past, 1.0)
-        seen[:, 0] = 0.0  # where all that is no code of an earlier visit went
-        return context, seen * self.recurrence
+        token_bias = self.group_bias[self.group(x_num, x_cat)]
+        token_bias = token_bias + self._held(input_ids * past) * self.recurrence
+        token_bias = token_bias + self._held(input_ids * (code & now)) * self.repetition
+        return context, token_bias, torch.stack([past.sum(1), (code & now).sum(1)], 1)
+
+    def _held(self, ids: torch.Tensor) -> torch.Tensor:
+        """1 for each token in ids [batch, length], [batch, vocabulary]; id 0 is none."""
+        held = torch.zeros(len(ids), len(self.recurrence), device=ids.device)
+        held.scatter_(1, ids, 1.0)
+        held[:, 0] = 0.0
+        return held
+
+    def group(self, x_num: torch.Tensor, x_cat: torch.Tensor) -> torch.Tensor:
+        """Row of `group_bias` [batch] of ages in years and sexes, women first."""
+        band = torch.searchsorted(self.ages, x_num[:, 0].float().contiguous(), right=True) - 1
+        return x_cat[:, 0] * len(self.ages) + band
 
     def forward(self, context: torch.Tensor, prefix_ids: torch.Tensor) -> torch.Tensor:
         """Addition to the decoder states [batch, target, d_model]; prefix_ids [batch, target] as written."""
         written = self.present(prefix_ids) * (prefix_ids >= self.first_code_id)[..., None]
         states = F.relu(self.norm(context[:, None] + written.cumsum(1)))
         return self.output(self.dropout(F.relu(self.hidden(states))))
+
+    def written_bias(self, token_bias, x_num, x_cat, prefix_ids) -> torch.Tensor:
+        """Addition to the logits of the codes written, [batch, target].
+
+        What a recurring code had got is taken back, and all lose by `repetition`: what the model leaves on
+        codes that generation forbids to repeat falls there on the terminators too, and ends visits early.
+        """
+        got = (token_bias - self.group_bias[self.group(x_num, x_cat)]).gather(1, prefix_ids)
+        return (self.repetition - got) * (prefix_ids >= self.first_code_id)
+
+    def end_bias(self, known: torch.Tensor, prefix_ids: torch.Tensor) -> torch.Tensor:
+        """Addition to the logits of all terminators [batch, target], by the number of codes known.
+
+        Apart for first visits, later visits, and visits of which some codes are shown.
+        """
+        earlier, revealed = known.unbind(1)
+        kind = torch.where(revealed > 0, 2, (earlier > 0).long())
+        count = revealed[:, None] + (prefix_ids >= self.first_code_id).cumsum(1)
+        return self.ending[kind[:, None].expand_as(count), count.clamp(max=MAX_COUNT - 1)]
 
 
 class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
@@ -182,7 +225,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
             nn.init.normal_(module.age_bias, std=0.1)
             nn.init.normal_(module.sex_bias, std=0.1)
         if isinstance(module, RecordSummary):
-            module.init_weights()
+            module.init_weights(self.config.group_ages)
 
     def encode(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor
@@ -208,7 +251,8 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         unordered: torch.Tensor | None = None,
         prefix_ids: torch.Tensor | None = None,
         context: torch.Tensor | None = None,
-        recurring: torch.Tensor | None = None,
+        token_bias: torch.Tensor | None = None,
+        known: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs,
     ) -> PromptBartOutput:
@@ -224,12 +268,12 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
             unordered: [batch] bool: the codes in `labels` stand in random order.
             prefix_ids: [batch, all so far] with a filled cache: all that was written, of which
                 decoder_input_ids is the last.
-            context, recurring: what `summary.read` made of input_ids, where generate() has read it already.
+            context, token_bias, known: what `summary.read` made of input_ids, where generate() has read it.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encode(input_ids, attention_mask, x_num, x_cat)
         if context is None:
-            context, recurring = self.summary.read(input_ids, x_num, x_cat)
+            context, token_bias, known = self.summary.read(input_ids, x_num, x_cat)
         embedded = self.model.decoder.embed_tokens(decoder_input_ids)
         first = past_key_values is None or past_key_values.get_seq_length() == 0
         if not first and prefix_ids is None:
@@ -247,18 +291,35 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         output = PromptBartOutput(
             past_key_values=decoded.past_key_values, encoder_last_hidden_state=encoder_outputs[0]
         )
-        summary = self.summary(context, decoder_input_ids if first else prefix_ids)
-        informed = states + summary[:, -states.shape[1] :]
+        prefix_ids = decoder_input_ids if first else prefix_ids
+        new = states.shape[1]
+        informed = states + self.summary(context, prefix_ids)[:, -new:]
+        end_bias = self.summary.end_bias(known, prefix_ids)[:, -new:]
+        written_bias = self.summary.written_bias(token_bias, x_num, x_cat, prefix_ids)
         if labels is None:
-            output.logits = self.lm_head(informed) + self.final_logits_bias + recurring[:, None]
+            row, place = torch.nonzero(torch.ones_like(end_bias), as_tuple=True)
+        else:
+            row, place = torch.nonzero(labels != -100, as_tuple=True)
+        logits = self._logits(informed[row, place], token_bias[row], end_bias[row, place])
+        so_far = (
+            torch.arange(prefix_ids.shape[1], device=row.device) <= place[:, None] + prefix_ids.shape[1] - new
+        )
+        written_bias = (written_bias[row] * so_far).to(logits.dtype)
+        logits = logits.scatter_add(1, prefix_ids[row], written_bias)
+        if labels is None:
+            output.logits = logits.view(*end_bias.shape, -1)
             return output
-        row, place = torch.nonzero(labels != -100, as_tuple=True)
-        logits = self.lm_head(informed[row, place]) + self.final_logits_bias + recurring[row]
         output.token_losses = self._token_losses(logits.float(), labels, row, place, unordered)
         output.lm_loss = output.token_losses.mean()
         self._demographic_losses(output, states, decoder_input_ids, x_num, x_cat)
         output.loss = self.combine(output.lm_loss, output.age_loss, output.sex_loss)
         return output
+
+    def _logits(self, states, token_bias, end_bias) -> torch.Tensor:
+        logits = self.lm_head(states) + token_bias
+        first, last = min(self.config.eos_token_id), max(self.config.eos_token_id)  # they stand together
+        logits[..., first : last + 1] += end_bias[..., None].to(logits.dtype)
+        return logits
 
     def combine(self, lm: torch.Tensor, age: torch.Tensor, sex: torch.Tensor) -> torch.Tensor:
         """The loss: lm + age_weight * age + sex_weight * sex, the age in the unit that the config names."""
@@ -294,14 +355,15 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         """transformers' generate(), after the encoder has read the prompts, which it cannot do by itself."""
         with torch.no_grad():
             encoded = self.encode(input_ids, attention_mask, x_num, x_cat)
-            context, recurring = self.summary.read(input_ids, x_num, x_cat)
+            context, token_bias, known = self.summary.read(input_ids, x_num, x_cat)
         return super().generate(
             encoder_outputs=encoded,
             attention_mask=attention_mask,
             x_num=x_num,
             x_cat=x_cat,
             context=context,
-            recurring=recurring,
+            token_bias=token_bias,
+            known=known,
             **kwargs,
         )
 

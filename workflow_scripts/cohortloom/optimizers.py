@@ -18,14 +18,19 @@ def make_optimizers(
     named = dict(model.named_parameters())
     matrices = [p for name, p in named.items() if ".layers." in name and p.ndim == 2]
     inside = {id(p) for p in matrices}
+    # Few numbers, each a log odds for many places: at the rate of the tables they would not arrive.
+    odds = [named["summary.ending"], named["summary.repetition"]]
+    inside |= {id(p) for p in odds}
     rest = [p for p in named.values() if id(p) not in inside]
     adamw = torch.optim.AdamW(
         [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": odds, "weight_decay": 0.0, "lr": 10 * learning_rate},
         ],
         lr=learning_rate,
-        betas=(0.9, 0.98),
+        betas=(0.9, 0.999),  # a rare code's row must remember its last gradient, or all others push it down
+        eps=1e-6,
         fused=True,
     )
     muon = torch.optim.Muon(matrices, lr=matrix_learning_rate, weight_decay=weight_decay)

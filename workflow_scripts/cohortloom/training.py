@@ -16,13 +16,15 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from cohortloom.bands import DAY, FINE
 from cohortloom.checkpoints import Checkpoints
 from cohortloom.devices import pick_device
 from cohortloom.errors import Interrupted, UserError
 from cohortloom.examples import Examples, batches, collate, corrupted_pairs, plain_pairs
 from cohortloom.generation import synthesize
 from cohortloom.interrupt import Stop
-from cohortloom.model import PromptBartConfig, PromptBartWithDemographicPrediction
+from cohortloom.marginals import ending, recurrence, smoothed_shares, token_counts
+from cohortloom.model import MAX_COUNT, PromptBartConfig, PromptBartWithDemographicPrediction
 from cohortloom.optimizers import make_optimizers
 from cohortloom.parallel import any_process, over_processes, own_rows
 from cohortloom.selection import selection_score
@@ -106,14 +108,18 @@ def make_model(
         forced_eos_token_id=None,
         now_id=NOW,
         first_code_id=words.first_code,
+        group_ages=[max(0.0, edge - DAY / 2) for edge in FINE],
         age_mean=float(data.age.mean()),
         age_std=float(max(data.age.std(), 1e-3)),
         **losses,
     )
     model = PromptBartWithDemographicPrediction(config)
-    counts = np.bincount(np.concatenate([data.ids, data.terminator]), minlength=len(words))
-    bias = np.log(np.maximum(counts, 0.5) / counts.sum())
-    model.final_logits_bias.copy_(torch.from_numpy(bias).float()[None])
+    shares = smoothed_shares(token_counts(data, len(words)))
+    with torch.no_grad():
+        model.summary.group_bias.copy_(torch.from_numpy(np.log(shares)))
+        model.summary.recurrence.copy_(torch.from_numpy(recurrence(data, shares, max_positions - 2)))
+        for kind, rows in enumerate((data.visit == 0, data.visit > 0)):
+            model.summary.ending[kind] = torch.from_numpy(ending(data, rows, shares, MAX_COUNT))
     generation = model.generation_config
     generation.do_sample, generation.temperature = True, 1.0
     generation.top_k, generation.top_p = 0, 1.0
