@@ -11,7 +11,10 @@ Design choices, in the order of the forward pass:
 - Beside the attention a summary of the record runs straight to the output layer: sums over the codes of
   the earlier visits and over the codes known of this visit (revealed or written already), age and sex,
   through two layers, added to the decoder state. By attention alone the model took far more tokens before
-  it used what the encoder reads. Each code has a weight for having occurred in an earlier visit.
+  it used what the encoder reads.
+- Also straight to the logits: how frequent each token is at this age and sex (fixed, from training), a weight
+  of each code for having occurred in an earlier visit, one for having been written already, and a bias on
+  ending by the number of codes known. They start from counts (marginals.py), for the same reason.
 - Two heads read decoder states mean-pooled over code positions: age (standardized) and sex.
 - Where codes stand in random order (`unordered`), each of those still to come is as good a next one: the
   target is all of them in equal parts. It is the mean over all orders and so less noisy than one of them.
