@@ -6,8 +6,10 @@ import torch
 from transformers import GenerationConfig
 
 from build_dataset import learn_vocabulary, with_ids
+from cohortloom.bands import FINE
 from cohortloom.examples import Examples, batches, collate, corrupted_pairs, history, plain_pairs
 from cohortloom.generation import decode, take_apart
+from cohortloom.marginals import group_of
 from cohortloom.model import PromptBartWithDemographicPrediction
 from cohortloom.training import make_model
 from cohortloom.visits import write_visits
@@ -117,6 +119,48 @@ def test_summary_tells_this_visit_from_earlier_ones(world):
         float(model.summary.repetition)
     )
     assert [read[name][2].tolist() for name in read] == [[[0, 0]], [[1, 0]], [[0, 1]], [[0, 1]]]
+
+
+def test_a_written_code_gives_back_what_it_had_for_recurring(world):
+    """By hand: bias of the group, more for a code of an earlier visit, less for all that is written."""
+    words, _, model = world
+    code, other = words.first_code, words.first_code + 1
+    person = (torch.tensor([[50.0]]), torch.tensor([[1]]))
+    with torch.no_grad():
+        model.summary.recurrence.fill_(3.0)
+        _, token_bias, _ = model.summary.read(torch.tensor([[code, END, NOW]]), *person)
+        added = model.summary.written_bias(token_bias, *person, torch.tensor([[1, code, other]]))
+        model.summary.recurrence.zero_()
+    group = model.summary.group_bias[model.summary.group(*person)]
+    repetition = float(model.summary.repetition)
+    assert repetition < 0
+    assert torch.allclose(token_bias[0, code] - group[0, code], torch.tensor(3.0))
+    assert added[0].tolist() == pytest.approx([0, repetition - 3, repetition])
+
+
+def test_the_bias_on_ending_counts_codes_and_tells_kinds_of_visits_apart(world):
+    words, _, model = world
+    code = words.first_code
+    kept = model.summary.ending.detach().clone()
+    with torch.no_grad():
+        model.summary.ending.copy_(torch.arange(3 * 64.0).view(3, 64))
+        # first visit, later visit with four earlier codes, two codes revealed; then one and two more written
+        known = torch.tensor([[0, 0], [4, 0], [4, 2]])
+        found = model.summary.end_bias(known, torch.tensor([[1, code, code + 1]] * 3))
+        model.summary.ending.copy_(kept)
+    assert found.tolist() == [[0, 1, 2], [64, 65, 66], [130, 131, 132]]
+
+
+def test_groups_of_age_and_sex_are_those_of_the_counts(world):
+    """The model finds the group from float32 ages, the counts from exact ones; a day decides."""
+    _, _, model = world
+    ages = np.concatenate([np.array(FINE), np.array(FINE)[1:] - 1 / 365.25, [89.9]])
+    for sex in (0, 1):
+        sexes = np.full(len(ages), sex)
+        found = model.summary.group(
+            torch.from_numpy(ages.astype(np.float32))[:, None], torch.from_numpy(sexes)[:, None]
+        )
+        assert found.tolist() == group_of(ages, sexes).tolist()
 
 
 def test_padding_changes_nothing(world):
