@@ -118,6 +118,21 @@ def wait_until(true: Callable[[], object], seconds: float) -> None:
         time.sleep(0.5)
 
 
+def is_disturbed(pid: int) -> bool:
+    """Whether a halted process runs again, is gone, or has SIGTERM waiting for it."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    fields = dict(line.split(":\t", 1) for line in text.splitlines())
+    return fields["State"][0] not in "tT" or bool(int(fields["ShdPnd"], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether there is no such process any more."""
+    return not os.path.exists(f"/proc/{pid}")
+
+
 @dataclass
 class Outcome:
     """What a training left: weights by name, and rows of its loss curve."""
@@ -193,7 +208,8 @@ class Drill:
     def caught(self, seconds: float = 200) -> Iterator[int]:
         """Hold the training in its middle, however fast the machine is; yields its process.
 
-        It is halted, but for a blink every 20 s, in which it touches its claim and sees what signals came.
+        It is halted, but for a blink every 20 s, in which it touches its claim. Once somebody else has sent it
+        SIGTERM or woken it, it is let go, for it has work to save.
         """
         end, over = time.monotonic() + seconds, threading.Event()
         while self.saved() < EARLY:
@@ -205,7 +221,10 @@ class Drill:
         def hold() -> None:
             with suppress(ProcessLookupError):
                 while True:
-                    done = over.wait(20)
+                    until = time.monotonic() + 20
+                    done = False
+                    while not done and time.monotonic() < until:
+                        done = over.wait(0.2) or is_disturbed(pid)
                     os.kill(pid, signal.SIGCONT)
                     if done:
                         return

@@ -12,7 +12,7 @@ import subprocess
 
 import pytest
 
-from slurm_cluster import CHECKPOINTS, EARLY, Drill, Outcome, assert_same, wait_until
+from slurm_cluster import CHECKPOINTS, EARLY, Drill, Outcome, assert_same, has_ended, wait_until
 
 drill = pytest.mark.drill  # the long ones: make drills
 
@@ -89,16 +89,16 @@ def test_a_truncated_newest_checkpoint(training, expected):
 
 @drill
 def test_the_time_limit_is_reached(training, expected):
-    """A limit of three minutes, and the signal a minute before it, to Slurm up to half a minute more."""
+    """A limit of two minutes, and the signal a minute before it: Slurm sends it up to half a minute earlier."""
     run = training.start(
-        *("--set-resources", "train:runtime=3", "train:mem_mb=64000", "train:gpu=1"),
+        *("--set-resources", "train:runtime=2", "train:mem_mb=64000", "train:gpu=1"),
         *("train:slurm_extra='--signal=TERM@60'", "--retries", "5"),  # the last option takes one value alone
     )
     with training.caught() as process:
-        wait_until(lambda: not os.path.exists(f"/proc/{process}"), 240)
-    training.finish(run, 900)
+        wait_until(lambda: has_ended(process), 240)
+    training.finish(run, 600)
     jobs = training.cluster.of_rule("train")
-    assert {job["TimeLimit"] for job in jobs} == {"00:03:00"}
+    assert {job["TimeLimit"] for job in jobs} == {"00:02:00"}
     assert len(jobs) > 1 and {job["JobState"] for job in jobs[:-1]} <= {"FAILED", "TIMEOUT"}
     assert any("stopped: by SIGTERM at token" in text for text in training.slurm_logs()[:-1])
     assert training.resumed_at() >= EARLY
@@ -108,9 +108,10 @@ def test_the_time_limit_is_reached(training, expected):
 @drill
 def test_a_requeue(training, expected):
     run = training.start()
-    with training.caught():
+    with training.caught() as process:
         (job,) = training.cluster.of_rule("train")
         training.cluster.call("scontrol", "requeue", job["JobId"])
+        wait_until(lambda: has_ended(process), 60)
     training.finish(run, 600)
     (job,) = training.cluster.of_rule("train")
     assert job["Restarts"] == "1" and job["JobState"] == "COMPLETED"
@@ -122,10 +123,11 @@ def test_a_requeue(training, expected):
 def test_preemption(training, expected):
     """A job of a partition of higher priority takes both GPUs; the training ends within its grace of 20 s."""
     run = training.start()
-    with training.caught():
+    with training.caught() as process:
         training.cluster.call(
             "sbatch", "--partition=urgent", "--gpus=2", "--mem=100", "--output=/dev/null", "--wrap=sleep 10"
         )
+        wait_until(lambda: has_ended(process), 60)
     training.finish(run, 600)
     first, second = training.cluster.of_rule("train")
     assert first["PreemptTime"] != "None" and second["JobState"] == "COMPLETED"
