@@ -157,16 +157,26 @@ def assert_same(found: Outcome, expected: Outcome) -> None:
         assert found.weights[name].equal(weight), f"{name} differs"
 
 
+def untrained(prepared: Workflow, name: str) -> Path:
+    """A copy of the prepared cohort without its model.
+
+    It lies beside the one that was prepared, so that relative names stay what they were.
+    """
+    directory = prepared.directory.with_name(name)
+    shutil.copytree(prepared.directory, directory)
+    shutil.rmtree(directory / "results/tiny/models")
+    shutil.rmtree(directory / "results/tiny/checkpoints")
+    return directory
+
+
 class Drill:
     """A training of the prepared cohort as a job of the cluster, in a directory of its own."""
 
-    def __init__(self, cluster: Cluster, prepared: Workflow, name: str):
-        """The directory lies beside the one that was prepared, so that relative names stay what they were."""
-        self.directory = prepared.directory.with_name(name)
-        shutil.copytree(prepared.directory, self.directory)
-        shutil.rmtree(self.directory / "results/tiny/models")
-        shutil.rmtree(self.directory / "results/tiny/checkpoints")
+    def __init__(self, cluster: Cluster, prepared: Workflow, name: str, profile: Path | None = None):
+        """`profile` stands in for profiles/slurm."""
+        self.directory = untrained(prepared, name)
         self.cluster, self.folder, self.options = cluster, prepared.folder, prepared.options
+        self.profile = profile or self.folder / "profiles/slurm"
         self.running: list[subprocess.Popen] = []
         cluster.forget()
 
@@ -174,7 +184,7 @@ class Drill:
         """snakemake with the profile; only the polling is made quicker, for the tests' sake."""
         return [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(self.folder / "Snakefile")),
-            *("--profile", str(self.folder / "profiles/slurm"), *self.options),
+            *("--profile", str(self.profile), *self.options),
             *("--slurm-init-seconds-before-status-checks", "3", *ONE_THREAD, *arguments),
         ]
 
@@ -208,8 +218,8 @@ class Drill:
     def caught(self, seconds: float = 200) -> Iterator[int]:
         """Hold the training in its middle, however fast the machine is; yields its process.
 
-        It is halted, but for a blink every 20 s, in which it touches its claim. Once somebody else has sent it
-        SIGTERM or woken it, it is let go, for it has work to save.
+        It is halted, but for a blink every 20 s, in which it touches its claim. Once somebody else has sent
+        it SIGTERM or woken it, it is let go, for it has work to save.
         """
         end, over = time.monotonic() + seconds, threading.Event()
         while self.saved() < EARLY:
