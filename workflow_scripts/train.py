@@ -42,6 +42,7 @@ def train(
     replace_probability: float = 0.05,
     evaluations: int = 2,
     selection_patients: int = 500,
+    precision: Literal["auto", "float32"] = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     devices: int = 1,
     nodes: int = 1,
@@ -87,6 +88,7 @@ def train(
         replace_probability=replace_probability,
         evaluations=evaluations,
         selection_patients=selection_patients,
+        precision=precision,
     )
     shape = dict(dropout=dropout, max_positions=max_positions, preset=preset)
     losses = dict(age_weight=age_weight, sex_weight=sex_weight, age_loss_unit=age_loss_unit)

@@ -54,7 +54,8 @@ configure() {
 		SlurmUser=$user
 		SlurmdUser=$user
 		AuthType=auth/munge
-		AuthInfo=socket=$DIR/run/munge.socket
+		# a requeued job waits as long as a credential lives: 20 s, not two minutes
+		AuthInfo=socket=$DIR/run/munge.socket,cred_expire=20
 		CredType=cred/munge
 		SlurmctldPort=$PORT
 		SlurmctldPidFile=$DIR/run/slurmctld.pid

@@ -118,6 +118,21 @@ def wait_until(true: Callable[[], object], seconds: float) -> None:
         time.sleep(0.5)
 
 
+def is_disturbed(pid: int) -> bool:
+    """Whether a halted process runs again, is gone, or has SIGTERM waiting for it."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    fields = dict(line.split(":\t", 1) for line in text.splitlines())
+    return fields["State"][0] not in "tT" or bool(int(fields["ShdPnd"], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether there is no such process any more."""
+    return not os.path.exists(f"/proc/{pid}")
+
+
 @dataclass
 class Outcome:
     """What a training left: weights by name, and rows of its loss curve."""
@@ -142,16 +157,26 @@ def assert_same(found: Outcome, expected: Outcome) -> None:
         assert found.weights[name].equal(weight), f"{name} differs"
 
 
+def untrained(prepared: Workflow, name: str) -> Path:
+    """A copy of the prepared cohort without its model.
+
+    It lies beside the one that was prepared, so that relative names stay what they were.
+    """
+    directory = prepared.directory.with_name(name)
+    shutil.copytree(prepared.directory, directory)
+    shutil.rmtree(directory / "results/tiny/models")
+    shutil.rmtree(directory / "results/tiny/checkpoints")
+    return directory
+
+
 class Drill:
     """A training of the prepared cohort as a job of the cluster, in a directory of its own."""
 
-    def __init__(self, cluster: Cluster, prepared: Workflow, name: str):
-        """The directory lies beside the one that was prepared, so that relative names stay what they were."""
-        self.directory = prepared.directory.with_name(name)
-        shutil.copytree(prepared.directory, self.directory)
-        shutil.rmtree(self.directory / "results/tiny/models")
-        shutil.rmtree(self.directory / "results/tiny/checkpoints")
+    def __init__(self, cluster: Cluster, prepared: Workflow, name: str, profile: Path | None = None):
+        """`profile` stands in for profiles/slurm."""
+        self.directory = untrained(prepared, name)
         self.cluster, self.folder, self.options = cluster, prepared.folder, prepared.options
+        self.profile = profile or self.folder / "profiles/slurm"
         self.running: list[subprocess.Popen] = []
         cluster.forget()
 
@@ -159,7 +184,7 @@ class Drill:
         """snakemake with the profile; only the polling is made quicker, for the tests' sake."""
         return [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(self.folder / "Snakefile")),
-            *("--profile", str(self.folder / "profiles/slurm"), *self.options),
+            *("--profile", str(self.profile), *self.options),
             *("--slurm-init-seconds-before-status-checks", "3", *ONE_THREAD, *arguments),
         ]
 
@@ -193,7 +218,8 @@ class Drill:
     def caught(self, seconds: float = 200) -> Iterator[int]:
         """Hold the training in its middle, however fast the machine is; yields its process.
 
-        It is halted, but for a blink every 20 s, in which it touches its claim and sees what signals came.
+        It is halted, but for a blink every 20 s, in which it touches its claim. Once somebody else has sent
+        it SIGTERM or woken it, it is let go, for it has work to save.
         """
         end, over = time.monotonic() + seconds, threading.Event()
         while self.saved() < EARLY:
@@ -205,7 +231,10 @@ class Drill:
         def hold() -> None:
             with suppress(ProcessLookupError):
                 while True:
-                    done = over.wait(20)
+                    until = time.monotonic() + 20
+                    done = False
+                    while not done and time.monotonic() < until:
+                        done = over.wait(0.2) or is_disturbed(pid)
                     os.kill(pid, signal.SIGCONT)
                     if done:
                         return

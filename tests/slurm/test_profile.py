@@ -1,7 +1,6 @@
 """The whole workflow on Slurm with the profile and nothing else, and what Slurm itself says of its jobs."""
 
 import hashlib
-import shutil
 import subprocess
 import sys
 
@@ -9,7 +8,7 @@ import pytest
 import yaml
 
 from conftest import REPOSITORY
-from slurm_cluster import LONG, ONE_THREAD, WEIGHTS, Outcome, running, wait_until
+from slurm_cluster import wait_until
 
 SMALL = {"runs": {"lm_only": None}, "naive": ["prevalence"]}
 SYNTHETIC = [
@@ -166,49 +165,6 @@ def test_snakemake_itself_runs_as_a_job(slurm, prepared, tmp_path):
     assert slurm.records[job]["JobState"] == "COMPLETED", text
     assert (tmp_path / "results/tiny/cohort/visits.parquet").exists()
     assert [made["JobState"] for made in slurm.of_rule("preprocess")] == ["COMPLETED"]
-
-
-@pytest.mark.drill
-def test_two_nodes_train_one_model(prepared, tmp_path):
-    """Two slurmd on this machine, a process on each: the losses are those of one process."""
-    brief = {**LONG, "train": {**LONG["train"], "tokens": 4000}}
-    curves = {}
-    for nodes in (1, 2):
-        directory = prepared.directory.with_name(f"nodes-{nodes}")
-        shutil.copytree(prepared.directory, directory)
-        shutil.rmtree(directory / "results/tiny/models")
-        profile = directory / "profile"
-        profile.mkdir()
-        text = (prepared.folder / "profiles/slurm/config.yaml").read_text()
-        (profile / "config.yaml").write_text(text.replace("  nodes: 1", f"  nodes: {nodes}"))
-        overlay = directory / "nodes.yaml"
-        overlay.write_text(yaml.safe_dump({**brief, "train": {**brief["train"], "nodes": nodes}}))
-        with running(nodes, 17000) as cluster:
-            subprocess.run(
-                [
-                    *(sys.executable, "-m", "snakemake", "--snakefile", str(prepared.folder / "Snakefile")),
-                    *(
-                        "--profile",
-                        str(profile),
-                        "--configfile",
-                        str(prepared.folder / "tests/config_tiny.yaml"),
-                    ),
-                    *(str(overlay), "--retries", "0", *ONE_THREAD, "--", WEIGHTS),
-                ],
-                cwd=directory,
-                env=cluster.environment,
-                check=True,
-                timeout=400,
-            )
-            cluster.look()
-            (job,) = cluster.of_rule("train")
-        assert job["NumNodes"] == str(nodes)
-        rows = Outcome.of(directory).history
-        curves[nodes] = [[float(row[name]) for name in ("tokens", "lm_loss", "loss")] for row in rows]
-        log = (directory / "results/tiny/logs/train.multitask.log").read_text()
-        assert ("starting 2 processes on 2 nodes" in log) == (nodes == 2)
-    assert len(curves[1]) > 4
-    assert curves[2] == [pytest.approx(row, rel=1e-4) for row in curves[1]]
 
 
 def test_the_profile_has_one_place_for_the_site():

@@ -5,21 +5,21 @@ import torch
 from cohortloom.errors import UserError
 
 
-def pick_device(device: str, devices: int = 1) -> tuple[str, str]:
+def pick_device(device: str, devices: int = 1, precision: str = "auto") -> tuple[str, str]:
     """Device name (`cpu` or `cuda`) for auto, cpu or cuda, and the mixed precision that is fast on it.
 
     bf16 on a GPU that has it and on a CPU with instructions for it (AMX, AVX512-BF16); elsewhere float32 is
-    faster ("no"). Raises UserError where a GPU is asked for and none is there, and where fewer than
-    `devices` are.
+    faster ("no"). With `precision` float32 it is "no" everywhere. Raises UserError where a GPU is asked for
+    and none is there, and where fewer than `devices` are.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda is asked for, but no GPU is visible; set device: cpu or auto")
     if device == "cpu" or not torch.cuda.is_available():
         fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        return "cpu", "bf16" if fast else "no"
+        return "cpu", "bf16" if fast and precision == "auto" else "no"
     if torch.cuda.device_count() < devices:
         raise UserError(
             f"train.devices: {devices} GPUs are asked for, but {torch.cuda.device_count()} visible; "
             "on Slurm set `gpu` of the rule train to as many"
         )
-    return "cuda", "bf16" if torch.cuda.is_bf16_supported() else "no"
+    return "cuda", "bf16" if torch.cuda.is_bf16_supported() and precision == "auto" else "no"

@@ -58,6 +58,7 @@ class Plan:
     replace_probability: float
     evaluations: int
     selection_patients: int
+    precision: str = "auto"
 
 
 @dataclass
@@ -148,7 +149,7 @@ class Trainer:
         checkpoint_every_minutes: float = 10.0,
         stop: Stop | None = None,
     ):
-        name, precision = pick_device(device)
+        name, precision = pick_device(device, precision=plan.precision)
         self.accelerator = Accelerator(cpu=name == "cpu", mixed_precision=precision)
         if name == "cpu":  # visits are short: the fused kernels there take twice the time of plain products
             model.set_attn_implementation("eager")
