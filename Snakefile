@@ -20,6 +20,7 @@ include: "rules/generate.smk"  # models and naive methods -> synthetic visits
 include: "rules/compare.smk"  # the same beside real patients: a classifier, attacks, predictions, probes
 include: "rules/external.smk"  # visits that somebody else made -> the same records, a scorecard of their own
 include: "rules/evaluate.smk"  # synthetic visits -> records, scorecard, report
+include: "rules/ablation.smk"  # what each part of the model is worth: arms, trained and compared
 
 
 # Every run in every mode, the scorecard and the report.
@@ -33,3 +34,9 @@ rule evaluate_all:
 rule evaluate_external:
     input:
         rules.summarize_external.output,
+
+
+# The arms named under ablation, compared seed by seed.
+rule ablation:
+    input:
+        rules.summarize_ablation.output,

@@ -12,13 +12,16 @@ if str(SCRIPTS) not in sys.path:
 
 from cohortloom.config import (
     UNTRACKED,
+    arm_ids,
     check_config,
+    constraint_of,
     main_run_id,
     raw_dir,
     raw_tables,
     run_ids,
     tracked_config,
     train_keywords,
+    trained_as,
 )
 from cohortloom.errors import UserError
 
@@ -31,6 +34,7 @@ except UserError as error:
 RAW_DIR = raw_dir(config)
 RESULTS = f"results/{config['experiment']}"
 RUNS = run_ids(config)  # run id -> (name under `runs`, seed)
+ARMS = arm_ids(config)  # the same for the trainings of the ablation, which evaluate_all leaves alone
 NAIVE = {
     "prevalence": ("synthesize", "reconstruct"),
     "markov": ("synthesize", "reconstruct"),
@@ -45,10 +49,10 @@ EXTERNAL_EVALUATIONS = ("medical_validity", "fidelity", "classifier", "privacy",
 
 
 wildcard_constraints:
-    run="|".join(RUNS),
+    run="|".join([*RUNS, *ARMS]),
     method="|".join(METHODS) or "none",
     external="|".join(EXTERNAL) or "none",
-    name="|".join([*RUNS, *METHODS, *EXTERNAL, "real"]),
+    name="|".join([*RUNS, *ARMS, *METHODS, *EXTERNAL, "real"]),
     mode="|".join(MODES),
 
 
@@ -85,6 +89,21 @@ def trained(key: str):
     return lambda wildcards: train_keywords(config, wildcards.run)[key]
 
 
+def edits_for(used: bool) -> str | None:
+    """The validity table, where a training or a generation uses it."""
+    return workflow_file("resources", "icd9_validity.csv") if used else None
+
+
+def edits_of_training(wildcards) -> str | None:
+    """The validity table, where the run's loss needs it."""
+    return edits_for(train_keywords(config, wildcards.run)["forbidden_weight"] > 0)
+
+
+def edits_of_generation(wildcards) -> str | None:
+    """The validity table, where the run may not write what it forbids."""
+    return edits_for(constraint_of(config, wildcards.run) != "none")
+
+
 def decoding(key: str):
     """The value of a decoding key for the mode in the wildcard."""
     return lambda wildcards: config["generate"][wildcards.mode][key]
@@ -98,7 +117,12 @@ def shard_of(wildcards) -> tuple[int, int]:
 
 def seed_of(name: str) -> int:
     """The training seed of a run; 0 for what was not trained."""
-    return RUNS[name][1] if name in RUNS else 0
+    return {**RUNS, **ARMS}.get(name, ("", 0))[1]
+
+
+def counts_of(name: str) -> list[str]:
+    """The counts of a generation; real visits were not generated."""
+    return [] if name == "real" else [results("synthetic", name, "synthesize.json")]
 
 
 def scored(mode: str) -> list[str]:
@@ -133,7 +157,8 @@ def model_of(name: str) -> str:
 
 def model_files_of(name: str) -> list[str]:
     """The files of a run's model; none for what was not trained."""
-    return [file.format(run=name) for file in rules.train.output] if name in RUNS else []
+    trained = name in RUNS or name in ARMS
+    return [file.format(run=name) for file in rules.train.output] if trained else []
 
 
 def modules_of(script: str) -> list[str]:

@@ -82,6 +82,7 @@ rule evaluate_duplicates:
 rule evaluate_medical_validity:
     input:
         synthetic=lambda wildcards: visits_of(wildcards.name, "synthesize"),
+        counts=lambda wildcards: counts_of(wildcards.name),
         rules=workflow_file("resources", "icd9_validity.csv"),
         modules=modules_of("evaluate_medical_validity"),
     output:

@@ -31,8 +31,9 @@ GENERATED = (
 
 rule generate:
     input:
-        weights=rules.train.output.weights,
-        model_files=rules.train.output,
+        weights=lambda wildcards: results("models", trained_as(config, wildcards.run), "model.safetensors"),
+        model_files=lambda wildcards: model_files_of(trained_as(config, wildcards.run)),
+        edits=lambda wildcards: edits_of_generation(wildcards) or [],
         train=rules.build_dataset.output.train,
         test=rules.build_dataset.output.test,
         demographics_file=[] if DEMOGRAPHICS in ("train", "test") else DEMOGRAPHICS,
@@ -60,6 +61,8 @@ rule generate:
         patients=config["generate"]["patients"],
         no_repeat_ngram_size=config["generate"]["no_repeat_ngram_size"],
         prompt_prob=config["generate"]["reconstruct"]["prompt_prob"],
+        constrained=lambda wildcards: constraint_of(config, wildcards.run),
+        rules=edits_of_generation,
         shard=lambda wildcards: shard_of(wildcards)[0],
         shards=lambda wildcards: shard_of(wildcards)[1],
     script:

@@ -10,6 +10,7 @@ rule train:
         train=rules.build_dataset.output.train,
         val=rules.build_dataset.output.val,
         vocabulary=rules.build_dataset.output.vocabulary,
+        edits=lambda wildcards: edits_of_training(wildcards) or [],
         modules=modules_of("train"),
     output:
         weights=results("models", "{run}", "model.safetensors"),
@@ -30,6 +31,7 @@ rule train:
         runtime=2880,
     params:
         **{key: trained(key) for key in config["train"] if key not in UNTRACKED["train"]},
+        rules=edits_of_training,
         model=lambda wildcards, output: os.path.dirname(output.weights),
         checkpoints=lambda wildcards: results("checkpoints", wildcards.run),
     script:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cohortloom.absent import absent
-from cohortloom.files import write_json
+from cohortloom.files import read_json, write_json
 from cohortloom.metrics.medical import medical_validity
 from cohortloom.metrics.records import record
 from cohortloom.step import log, main
@@ -16,6 +16,7 @@ def evaluate_medical_validity(
     synthetic: Path,
     rules: Path,
     records: Path,
+    counts: list[Path] | None = None,
     run: str,
     seed: int = 0,
     mode: str = "synthesize",
@@ -24,7 +25,8 @@ def evaluate_medical_validity(
     """Score how often the visits of a file break the age and sex edits of a validity table.
 
     A foreign file that tells no age and sex cannot be scored: there is no record then. `seed` is the run's
-    own and only written down; `group_seed` draws the groups of the intervals.
+    own and only written down; `group_seed` draws the groups of the intervals. `counts` (one file) are
+    those of the generation: with constrained decoding they tell the probability mass that it removed.
     """
     if {"age", "sex"} & absent(synthetic):
         write_json(records, [])
@@ -34,6 +36,11 @@ def evaluate_medical_validity(
         record(run, seed, mode, metric, subset, part.value, part.low, part.high, part.n, None, better)
         for metric, subset, part, better in medical_validity(table, edits, group_seed)
     ]
+    for kept in map(read_json, counts or []):
+        if "removed_mass" in kept:
+            share = kept["removed_mass"] / max(kept["constrained_positions"], 1)
+            n = kept["constrained_positions"]
+            found.append(record(run, seed, mode, "removed_mass", "", share, n=n))
     write_json(records, found)
     shown = {row["metric"]: row["value"] for row in found if not row["subset"]}
     log.info("%s %s: %d visits, %s", run, mode, table.num_rows, _line(shown))

@@ -47,6 +47,8 @@ def generate(
     no_repeat_ngram_size: int = 1,
     prompt_prob: float = 0.5,
     terminator_bias: float = 0.0,
+    constrained: Literal["none", "hard", "full"] = "none",
+    rules: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Write synthetic visits of a model folder to parquet, and counts of faults on the raw ids to JSON.
@@ -55,10 +57,13 @@ def generate(
     and sex), repeated or cut to `patients`. reconstruct: each code of a test visit is revealed with
     `prompt_prob`, the earlier visits are the real ones, the model writes the rest; `terminator_bias` is
     added to the score of ending the visit. Of `shards` parts of the batches only part `shard` (from 1) is
-    written. Raises UserError for a repeated code and for demographics outside the training range.
+    written. `constrained` forbids the codes that the hard or the full edit of `rules` bars at the patient's
+    age and sex. Raises UserError for a repeated code and for demographics outside the training range.
     """
     if not 1 <= shard <= shards:
         raise UserError(f"shard: {shard} is not among 1 to {shards}; give one of these parts")
+    if constrained != "none" and not rules:
+        raise UserError(f"generate: constrained {constrained} needs a validity table; give rules")
     quiet_libraries()
     from cohortloom.devices import pick_device
     from cohortloom.model import PromptBartWithDemographicPrediction
@@ -72,8 +77,10 @@ def generate(
         options |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     if terminator_bias:
         options["sequence_bias"] = [[[token], terminator_bias] for token in words.terminators]
+    if constrained != "none":
+        options["constraint"] = _constraint(words, rules, constrained, name)
     metadata = {"source": "model", "seed": str(seed), "inputs_sha256": sha256(model / "model.safetensors")}
-    totals: dict[str, int] = {"patients": 0}
+    totals: dict[str, float] = {"patients": 0}
     if mode == "synthesize":
         options["shard"] = (shard, shards)
         tables = _synthesized(bart, words, *people, seed, batch_size, options, totals)
@@ -94,7 +101,15 @@ def generate(
     log.info("%s %s: %s", model.name, mode, ", ".join(f"{value} {key}" for key, value in totals.items()))
 
 
-def _add(totals: dict[str, int], counts: dict[str, int]) -> None:
+def _constraint(words: Vocabulary, rules: Path, tier: str, device: str):
+    from cohortloom.constrained import Constraint
+    from cohortloom.forbidden import forbidden_table
+    from cohortloom.validity import load_rules
+
+    return Constraint(words, forbidden_table(words, load_rules(rules), tier == "hard"), device)
+
+
+def _add(totals: dict[str, float], counts: dict[str, float]) -> None:
     for key, value in counts.items():
         totals[key] = totals.get(key, 0) + value
 

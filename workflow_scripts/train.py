@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from cohortloom import errors
+from cohortloom.errors import UserError
 from cohortloom.files import sha256
 from cohortloom.step import log, main, quiet_libraries
+from cohortloom.validity import load_rules
 from cohortloom.vocabulary import Vocabulary
 
 
@@ -21,11 +23,14 @@ def train(
     vocabulary: Path,
     model: Path,
     checkpoints: Path | None = None,
+    rules: Path | None = None,
     preset: Literal["tiny", "mini", "small", "base"] = "mini",
     seed: int = 0,
     age_weight: float = 0.3,
     sex_weight: float = 0.2,
     age_loss_unit: Literal["standardized", "years"] = "standardized",
+    heads: Literal["states", "codes", "expected"] = "states",
+    forbidden_weight: float = 0.0,
     tokens: int = 2_500_000,
     max_epochs: int = 50,
     batch_tokens: int = 1024,
@@ -55,6 +60,7 @@ def train(
     `tokens` is the budget in target tokens, cut to `max_epochs` passes over the training visits, for more
     would only learn them by heart. Checkpoints go to the folder `checkpoints` (none without it), at SIGTERM
     too, and the same call goes on from the newest. `devices` processes train on each of `nodes` nodes.
+    `forbidden_weight` weighs the probability on codes that the full edit of `rules` forbids.
     Raises UserError for a missing GPU, a loss that is not finite, an unwritable folder and one that another
     job trains into; Interrupted after a signal.
     """
@@ -63,10 +69,13 @@ def train(
     from cohortloom.checkpoints import Checkpoints
     from cohortloom.devices import pick_device
     from cohortloom.examples import Examples
+    from cohortloom.forbidden import forbidden_table
     from cohortloom.interrupt import Stop
     from cohortloom.parallel import is_first, is_worker, launch
     from cohortloom.training import Plan, Trainer, make_model
 
+    if forbidden_weight and not rules:
+        raise UserError("train: forbidden_weight needs a validity table; give rules")
     pick_device(device, devices)
     if devices * nodes > 1 and not is_worker():
         launch("train", keywords, devices, nodes)
@@ -91,7 +100,14 @@ def train(
         precision=precision,
     )
     shape = dict(dropout=dropout, max_positions=max_positions, preset=preset)
-    losses = dict(age_weight=age_weight, sex_weight=sex_weight, age_loss_unit=age_loss_unit)
+    losses = dict(
+        age_weight=age_weight,
+        sex_weight=sex_weight,
+        age_loss_unit=age_loss_unit,
+        heads=heads,
+        forbidden_weight=forbidden_weight,
+    )
+    forbidden = forbidden_table(words, load_rules(rules)) if forbidden_weight else None
     fresh = make_model(words, data, seed=seed, **shape, **losses)
     log.info(
         "%s: %.1f million parameters, %d training visits, %d target tokens an epoch",
@@ -101,7 +117,8 @@ def train(
         len(data.ids) + len(data),
     )
     parameters = plan_values | shape | losses
-    kept = Checkpoints(checkpoints, digest([train, val, vocabulary], parameters))
+    shaping = [train, val, vocabulary, *([rules] if forbidden_weight else [])]
+    kept = Checkpoints(checkpoints, digest(shaping, parameters))
     with Stop() as stop, kept.claimed() if is_first() else nullcontext():
         trainer = Trainer(
             fresh,
@@ -115,6 +132,7 @@ def train(
             checkpoint_every_tokens,
             checkpoint_every_minutes,
             stop,
+            forbidden,
         )
         trained = trainer.fit()
         if is_first():
@@ -126,7 +144,18 @@ def digest(inputs: list[Path], parameters: dict) -> str:
     library = Path(errors.__file__).parent  # under Snakemake this script runs from a copy elsewhere
     code = [
         library / f"{name}.py"
-        for name in ("training", "parallel", "optimizers", "model", "examples", "selection", "generation")
+        for name in (
+            "training",
+            "parallel",
+            "optimizers",
+            "model",
+            "heads",
+            "forbidden",
+            "validity",
+            "examples",
+            "selection",
+            "generation",
+        )
     ]
     parts = [sha256(path) for path in (*inputs, *code)] + [json.dumps(parameters, sort_keys=True)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -25,20 +25,21 @@ UNTRACKED = {
     "generate": ("device",),
 }
 RAW_DIR_VARIABLE = "COHORTLOOM_RAW_DIR"
+ARM_PREFIX = "ablation-"  # of the ids of the ablation's trainings
+OF_GENERATION = ("model", "constrained")  # keys of an arm that are not those of train
 RESERVED_NAMES = ("real", "prevalence", "markov", "copy", "echo")
 
 
 def load_schema(path: Path) -> dict[str, Any]:
-    """The schema as a mapping; a run takes the keys of train, less its seed and the untracked ones."""
+    """The schema as a mapping; runs and arms take the keys of train, less its seed and the untracked ones."""
     import yaml
 
     with open(path, encoding="utf-8") as file:
         schema = yaml.safe_load(file)
-    run, train = (schema["properties"][key] for key in ("runs", "train"))
-    other = ("seed", *UNTRACKED["train"])
-    run["additionalProperties"]["properties"] = {
-        key: part for key, part in train["properties"].items() if key not in other
-    }
+    train = schema["properties"]["train"]["properties"]
+    of_a_model = {key: part for key, part in train.items() if key not in ("seed", *UNTRACKED["train"])}
+    for table in (schema["properties"]["runs"], schema["properties"]["ablation"]["properties"]["arms"]):
+        table["additionalProperties"]["properties"] |= of_a_model
     return schema
 
 
@@ -62,16 +63,17 @@ def check_config(config: dict[str, Any], schema_path: Path) -> dict[str, Any]:
     runs = {name: run for name, run in config["runs"].items() if run is not None}
     config["runs"] = runs
     for name in runs:
-        if name in RESERVED_NAMES or re.search(r"-s\d+$", name):
+        if name in RESERVED_NAMES or name.startswith(ARM_PREFIX) or re.search(r"-s\d+$", name):
             raise UserError(f"config: runs.{name}: this name is taken; choose another one for the run")
     if config["main_run"] not in runs:
         known = ", ".join(runs)
         raise UserError(f"config: main_run: {config['main_run']!r} is not among runs; choose from {known}")
+    check_arms(config)
     dataset = config["dataset"]
     if dataset["val_fraction"] + dataset["test_fraction"] >= 1:
         raise UserError("config: dataset: val_fraction and test_fraction leave nothing to train on")
     for name, path in config["evaluate"]["external"].items():
-        if name in RESERVED_NAMES or name in run_ids(config):
+        if name in RESERVED_NAMES or name in run_ids(config) or name in arm_ids(config):
             raise UserError(f"config: evaluate.external.{name}: this name is taken; choose another one")
         if not Path(path).exists():
             raise UserError(f"config: evaluate.external.{name}: {path}: no such file; correct the path")
@@ -81,6 +83,29 @@ def check_config(config: dict[str, Any], schema_path: Path) -> dict[str, Any]:
             f"config: generate.demographics: {demographics} is no file; give test, train or a CSV of patients"
         )
     return config
+
+
+def check_arms(config: dict[str, Any]) -> None:
+    """Drop the arms that are null; raise UserError for a clash of names and an arm that takes no trained model."""
+    ablation = config["ablation"]
+    arms = ablation["arms"] = {name: arm for name, arm in ablation["arms"].items() if arm is not None}
+    for name, arm in arms.items():
+        where = f"config: ablation.arms.{name}"
+        if re.search(r"-s\d+$", name):
+            raise UserError(f"{where}: this name is taken; choose another one for the arm")
+        if (model := arm.get("model")) is None:
+            continue
+        if extra := [key for key in arm if key not in ("model", "constrained")]:
+            raise UserError(
+                f"{where}.{extra[0]}: the models of {model!r} are trained already; drop it or model"
+            )
+        if "model" in arms.get(model, {"model": None}):
+            trained = ", ".join(name for name, other in arms.items() if "model" not in other)
+            raise UserError(f"{where}.model: {model!r} is not an arm that is trained; choose from {trained}")
+    if ablation["reference"] not in arms:
+        known = ", ".join(arms)
+        wrong = ablation["reference"]
+        raise UserError(f"config: ablation.reference: {wrong!r} is not among arms; choose from {known}")
 
 
 def fill_defaults(config: dict[str, Any], schema: dict[str, Any]) -> None:
@@ -144,20 +169,49 @@ def main_run_id(config: dict[str, Any]) -> str:
     return next(run_id for run_id, (run, _) in run_ids(config).items() if run == config["main_run"])
 
 
+def arm_ids(config: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """Id of a training of the ablation -> (name of the arm, seed): `ablation-<arm>-s<seed>`."""
+    first, ablation = config["train"]["seed"], config["ablation"]
+    seeds = range(first, first + ablation["seeds"])
+    return {f"{ARM_PREFIX}{arm}-s{seed}": (arm, seed) for arm in ablation["arms"] for seed in seeds}
+
+
 def train_keywords(config: dict[str, Any], run_id: str) -> dict[str, Any]:
-    """The train section with the run's own keys and seed, less what must not cause a rerun."""
-    run, seed = run_ids(config)[run_id]
-    keywords = {**config["train"], **config["runs"][run], "seed": seed}
-    return {key: value for key, value in keywords.items() if key not in UNTRACKED["train"]}
+    """The train section with the run's or arm's own keys and seed, less what must not cause a rerun."""
+    arms = arm_ids(config)
+    if run_id in arms:
+        (arm, seed), ablation = arms[run_id], config["ablation"]
+        own = {"preset": ablation["preset"], "tokens": ablation["tokens"], **ablation["arms"][arm]}
+    else:
+        run, seed = run_ids(config)[run_id]
+        own = config["runs"][run]
+    keywords = {**config["train"], **own, "seed": seed}
+    dropped = (*UNTRACKED["train"], *OF_GENERATION)
+    return {key: value for key, value in keywords.items() if key not in dropped}
+
+
+def trained_as(config: dict[str, Any], run_id: str) -> str:
+    """Id of the training whose model a run generates with: its own, or that of the arm it names."""
+    arm, seed = arm_ids(config).get(run_id, (None, None))
+    model = config["ablation"]["arms"][arm].get("model") if arm else None
+    return f"{ARM_PREFIX}{model}-s{seed}" if model else run_id
+
+
+def constraint_of(config: dict[str, Any], run_id: str) -> str:
+    """Which codes a run cannot write: none, hard or full."""
+    arm, _ = arm_ids(config).get(run_id, (None, None))
+    own = config["ablation"]["arms"][arm] if arm else {}
+    return own.get("constrained", config["generate"]["constrained"])
 
 
 def tracked_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without the keys that must not cause a rerun; what provenance.json holds."""
+    """What scorecard and report rest on: all but the ablation and keys that rerun nothing."""
     return {
         section: {key: value for key, value in content.items() if key not in UNTRACKED.get(section, ())}
         if isinstance(content, dict)
         else content
         for section, content in config.items()
+        if section != "ablation"
     }
 
 

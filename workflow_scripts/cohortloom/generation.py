@@ -48,6 +48,7 @@ def decode(
     age: np.ndarray,
     sex: np.ndarray,
     seed: list[int],
+    constraint=None,
     **options,
 ) -> Decoded:
     """One generate() call.
@@ -55,10 +56,14 @@ def decode(
     Args:
         rows: encoder tokens, flat, and their lengths [batch].
         age: years [batch]. sex: 0 F, 1 M [batch]. seed: numbers that name this call.
+        constraint: a constrained.Constraint; what it removes is added to the counts.
         options: generation options beside those saved with the model.
     """
     device = next(model.parameters()).device
     encoder, lengths = pad(rows[0], row_offsets(rows[1]), np.arange(len(rows[1])))
+    processor = constraint.of(age, sex) if constraint else None
+    if processor:
+        options = {**options, "logits_processor": [processor]}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
         raw = model.generate(
@@ -70,7 +75,9 @@ def decode(
             x_cat=torch.from_numpy(np.array(sex, np.int64)[:, None]).to(device),
             **options,
         )
-    return take_apart(raw.cpu().numpy(), words)
+    decoded = take_apart(raw.cpu().numpy(), words)
+    decoded.counts |= processor.counts() if processor else {}
+    return decoded
 
 
 def take_apart(raw: np.ndarray, words: Vocabulary) -> Decoded:

@@ -15,11 +15,12 @@ Design choices, in the order of the forward pass:
 - Also straight to the logits: how frequent each token is at this age and sex (fixed, from training), a weight
   of each code for having occurred in an earlier visit, one for having been written already, and a bias on
   ending by the number of codes known. They start from counts (marginals.py), for the same reason.
-- Two heads read decoder states mean-pooled over code positions: age (standardized) and sex.
+- Two heads read decoder states mean-pooled over code positions: age (standardized) and sex. For comparison
+  they may read something else (`heads`, see heads.py).
 - Where codes stand in random order (`unordered`), each of those still to come is as good a next one: the
   target is all of them in equal parts. It is the mean over all orders and so less noisy than one of them.
-- loss = lm + age_weight * age + sex_weight * sex. With no code position to pool, a visit adds nothing to
-  the head losses.
+- loss = lm + age_weight * age + sex_weight * sex + forbidden_weight * forbidden. With no code position to
+  pool, a visit adds nothing to the head losses. The last term (see heads.py) is 0 unless asked for.
 """
 
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from torch.nn import functional as F
 from transformers import BartConfig, BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
+from cohortloom.heads import expected_embeddings, forbidden_mass_loss, mean_over
+
 MAX_COUNT = 64  # so many codes of a visit are told apart by number
 N_PROMPTS = 2  # one vector of age, one of sex
 AGE_KNOTS = (0.0, 1 / 365.25, 28 / 365.25, 0.25, 0.5, *(float(year) for year in range(1, 91)))
@@ -39,6 +42,7 @@ class PromptBartConfig(BartConfig):
     """BartConfig and what the prompts, the heads and their losses need.
 
     age_mean, age_std: years, over the training visits. age_loss_unit: `standardized` or `years`.
+    heads: what the heads read, `states`, `codes` or `expected`.
     now_id: what stands in the encoder between earlier visits and this one. first_code_id: every id from here
     on is a diagnosis code.
     """
@@ -56,6 +60,8 @@ class PromptBartConfig(BartConfig):
         age_weight: float = 0.3,
         sex_weight: float = 0.2,
         age_loss_unit: str = "standardized",
+        heads: str = "states",
+        forbidden_weight: float = 0.0,
         now_id: int = 3,
         first_code_id: int = 5,
         **kwargs,
@@ -68,6 +74,7 @@ class PromptBartConfig(BartConfig):
         self.age_mean, self.age_std = age_mean, age_std
         self.age_weight, self.sex_weight = age_weight, sex_weight
         self.age_loss_unit = age_loss_unit
+        self.heads, self.forbidden_weight = heads, forbidden_weight
         self.now_id, self.first_code_id = now_id, first_code_id
 
 
@@ -77,7 +84,8 @@ class PromptBartOutput(Seq2SeqLMOutput):
 
     lm_loss: mean negative log likelihood a target token (nats). token_losses: the same for each scored
     token, row by row. age_loss: mean squared error in
-    standard deviations squared. sex_loss: cross entropy (nats). age [batch]: predicted years.
+    standard deviations squared. sex_loss: cross entropy (nats). forbidden_loss: of the mass on forbidden
+    codes, 0 where none were named. age [batch]: predicted years.
     sex_logits [batch, 2]. has_codes [batch] bool: visits that the heads could read.
     """
 
@@ -85,6 +93,7 @@ class PromptBartOutput(Seq2SeqLMOutput):
     token_losses: torch.Tensor | None = None
     age_loss: torch.Tensor | None = None
     sex_loss: torch.Tensor | None = None
+    forbidden_loss: torch.Tensor | None = None
     age: torch.Tensor | None = None
     sex_logits: torch.Tensor | None = None
     has_codes: torch.Tensor | None = None
@@ -256,6 +265,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         context: torch.Tensor | None = None,
         token_bias: torch.Tensor | None = None,
         known: torch.Tensor | None = None,
+        forbidden: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs,
     ) -> PromptBartOutput:
@@ -272,6 +282,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
             prefix_ids: [batch, all so far] with a filled cache: all that was written, of which
                 decoder_input_ids is the last.
             context, token_bias, known: what `summary.read` made of input_ids, where generate() has read it.
+            forbidden: [batch, vocabulary] bool: codes whose probability is to enter the loss.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encode(input_ids, attention_mask, x_num, x_cat)
@@ -314,8 +325,12 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
             return output
         output.token_losses = self._token_losses(logits.float(), labels, row, place, unordered)
         output.lm_loss = output.token_losses.mean()
-        self._demographic_losses(output, states, decoder_input_ids, x_num, x_cat)
-        output.loss = self.combine(output.lm_loss, output.age_loss, output.sex_loss)
+        pooled = self._what_heads_read(states, decoder_input_ids, logits, row)
+        self._demographic_losses(output, pooled, decoder_input_ids, x_num, x_cat)
+        output.forbidden_loss = output.lm_loss.new_zeros(())
+        if forbidden is not None:
+            output.forbidden_loss = forbidden_mass_loss(logits, forbidden[row])
+        output.loss = self.combine(output.lm_loss, output.age_loss, output.sex_loss, output.forbidden_loss)
         return output
 
     def _logits(self, states, token_bias, end_bias) -> torch.Tensor:
@@ -324,11 +339,14 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         logits[..., first : last + 1] += end_bias[..., None].to(logits.dtype)
         return logits
 
-    def combine(self, lm: torch.Tensor, age: torch.Tensor, sex: torch.Tensor) -> torch.Tensor:
-        """The loss: lm + age_weight * age + sex_weight * sex, the age in the unit that the config names."""
+    def combine(
+        self, lm: torch.Tensor, age: torch.Tensor, sex: torch.Tensor, forbidden: torch.Tensor | float = 0.0
+    ) -> torch.Tensor:
+        """The loss: the terms by their weights, lm by 1; the age in the unit that the config names."""
         if self.config.age_loss_unit == "years":
             age = age * self.config.age_std**2
-        return lm + self.config.age_weight * age + self.config.sex_weight * sex
+        loss = lm + self.config.age_weight * age + self.config.sex_weight * sex
+        return loss + self.config.forbidden_weight * forbidden if self.config.forbidden_weight else loss
 
     def _token_losses(self, logits, labels, row, place, unordered) -> torch.Tensor:
         if unordered is None:
@@ -340,11 +358,16 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         losses = -F.log_softmax(logits, -1).gather(1, targets.clamp(min=0))
         return (losses * share).sum(1) / share.sum(1)
 
-    def _demographic_losses(self, output, states, decoder_input_ids, x_num, x_cat) -> None:
-        at_code = (decoder_input_ids >= self.config.first_code_id).to(states.dtype)
-        counts = at_code.sum(1, keepdim=True)
-        pooled = (states * at_code[..., None]).sum(1) / counts.clamp(min=1)
-        readable = counts[:, 0] > 0
+    def _what_heads_read(self, states, decoder_input_ids, logits, row) -> torch.Tensor:
+        if self.config.heads == "expected":
+            table = self.model.shared.weight
+            return expected_embeddings(logits, row, len(states), table, self.config.first_code_id)
+        if self.config.heads == "codes":
+            states = self.model.shared(decoder_input_ids)
+        return mean_over(states, decoder_input_ids >= self.config.first_code_id)
+
+    def _demographic_losses(self, output, pooled, decoder_input_ids, x_num, x_cat) -> None:
+        readable = (decoder_input_ids >= self.config.first_code_id).any(1)
         score = self.age_predictor(pooled)[:, 0].float()
         target = (x_num[:, 0].float() - self.config.age_mean) / self.config.age_std
         weight = readable.float() / readable.sum().clamp(min=1)

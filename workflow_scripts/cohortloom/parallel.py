@@ -110,21 +110,22 @@ def own_rows(rows: np.ndarray, process: int, processes: int) -> tuple[np.ndarray
 def over_processes(accelerator, model, output, tokens: int, counts: bool):
     """Losses of the whole batch from the parts that the processes hold.
 
-    Losses are means over tokens (lm) and over readable visits (age, sex), so that each part is weighted by
-    how many it holds; DDP averages the gradients, hence the factor of the number of processes.
+    Losses are means over tokens (lm, forbidden) and over readable visits (age, sex), so that each part is
+    weighted by how many it holds; DDP averages the gradients, hence the factor of the number of processes.
 
-    Returns: the loss to go backward from (scalar), lm, age, sex and whole loss of the batch [4], detached,
-    and the target tokens of the batch.
+    Returns: the loss to go backward from (scalar), lm, age, sex, forbidden and whole loss of the batch [5],
+    detached, and the target tokens of the batch.
     """
     n = accelerator.num_processes
-    parts = torch.stack([output.lm_loss, output.age_loss, output.sex_loss])
+    parts = torch.stack([output.lm_loss, output.age_loss, output.sex_loss, output.forbidden_loss])
     if n == 1:
         return output.loss, torch.stack([*parts, output.loss]).detach(), tokens
     visits = output.has_codes.sum()
-    held = torch.stack([torch.full_like(visits, tokens), visits, visits]).double() * counts
+    target = torch.full_like(visits, tokens)
+    held = torch.stack([target, visits, visits, target]).double() * counts
     sums = accelerator.reduce(torch.cat([held, parts.detach().double() * held]), "sum")
-    whole = sums[:3].clamp(min=1)
-    means = sums[3:] / whole
+    whole = sums[:4].clamp(min=1)
+    means = sums[4:] / whole
     loss = model.combine(*(parts * (held * n / whole).to(parts.dtype)))
     return loss, torch.stack([*means, model.combine(*means)]), int(sums[0])
 

@@ -21,6 +21,7 @@ from cohortloom.checkpoints import Checkpoints
 from cohortloom.devices import pick_device
 from cohortloom.errors import Interrupted, UserError
 from cohortloom.examples import Examples, batches, collate, corrupted_pairs, plain_pairs
+from cohortloom.forbidden import age_row
 from cohortloom.generation import synthesize
 from cohortloom.interrupt import Stop
 from cohortloom.marginals import ending, recurrence, smoothed_shares, token_counts
@@ -71,7 +72,7 @@ class State:
     batch: int = 0  # next batch of the epoch
     evaluated: int = 0
     logged: int = 0  # tokens at the last log line
-    sums: list[float] = field(default_factory=lambda: [0.0] * 4)  # of the losses since then, by token
+    sums: list[float] = field(default_factory=lambda: [0.0] * 5)  # of the losses since then, by token
     best_score: float = float("inf")
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -148,7 +149,9 @@ class Trainer:
         checkpoint_every_tokens: int | None = None,
         checkpoint_every_minutes: float = 10.0,
         stop: Stop | None = None,
+        forbidden: np.ndarray | None = None,
     ):
+        """forbidden: bool [2, 91, vocabulary], codes that enter the loss (forbidden.forbidden_table)."""
         name, precision = pick_device(device, precision=plan.precision)
         self.accelerator = Accelerator(cpu=name == "cpu", mixed_precision=precision)
         if name == "cpu":  # visits are short: the fused kernels there take twice the time of plain products
@@ -163,6 +166,7 @@ class Trainer:
         self.save_seconds = 60 * checkpoint_every_minutes
         self.state, self.best = State(), None
         self.max_tokens = model.config.max_position_embeddings - 2
+        self.forbidden = None if forbidden is None else self._tensor(forbidden)
         self._process, self._processes = self.accelerator.process_index, self.accelerator.num_processes
         log.info("device %s, mixed precision %s", self.accelerator.device, precision)
 
@@ -187,7 +191,7 @@ class Trainer:
                     bar.update(n)
                     if state.tokens - state.logged >= self.log_every or state.tokens >= plan.tokens:
                         row = self._record("train", np.array(state.sums) / (state.tokens - state.logged))
-                        state.logged, state.sums = state.tokens, [0.0] * 4
+                        state.logged, state.sums = state.tokens, [0.0] * 5
                         bar.set_postfix_str(
                             f"lm {row['lm_loss']:.3f} age {row['age_loss_years2']:.1f} "
                             f"sex {row['sex_loss']:.3f}"
@@ -255,10 +259,17 @@ class Trainer:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (1 - warmup))))
 
     def _tensors(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        return {key: torch.from_numpy(value).to(self.accelerator.device) for key, value in batch.items()}
+        tensors = {key: self._tensor(value) for key, value in batch.items()}
+        if self.forbidden is not None:
+            years = self._tensor(age_row(batch["x_num"][:, 0]))
+            tensors["forbidden"] = self.forbidden[tensors["x_cat"][:, 0], years]
+        return tensors
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.accelerator.device)
 
     def _record(self, split: str, means: np.ndarray) -> dict[str, Any]:
-        lm, age, sex, loss = (float(value) for value in means)
+        lm, age, sex, forbidden, loss = (float(value) for value in means)
         row = {
             "tokens": self.state.tokens,
             "step": self.state.step,
@@ -268,6 +279,7 @@ class Trainer:
             "age_loss": age,
             "age_loss_years2": age * self.plain_model.config.age_std**2,
             "sex_loss": sex,
+            **({} if self.forbidden is None else {"forbidden_loss": forbidden}),
             "loss": loss,
             "learning_rate": self.plan.learning_rate * self._rate(),
         }
@@ -384,19 +396,15 @@ def set_random_state(state: dict[str, torch.Tensor]) -> None:
 
 
 def teacher_forced(model, data: Examples, max_tokens: int, tensors, batch_tokens: int = 8192) -> np.ndarray:
-    """Mean lm (a token), age, sex and total loss (a visit) with nothing revealed, dropout off."""
+    """Mean lm, age, sex, forbidden and whole loss, nothing revealed, dropout off; lm, forbidden by token."""
     model.eval()
     pairs = plain_pairs(data, np.zeros(len(data.ids), bool), max_tokens)
-    sums, tokens, visits = np.zeros(4), 0, 0
+    sums, counts = np.zeros(5), np.zeros(5)
     for rows in batches(pairs, batch_tokens, None, np.diff(data.offsets) > 0):
         batch = collate(data, pairs, rows)
         output = model(**tensors(batch))
         n = int((batch["labels"] != -100).sum())
-        sums += np.array(
-            [
-                float(output.lm_loss) * n,
-                *(float(x) * len(rows) for x in (output.age_loss, output.sex_loss, output.loss)),
-            ]
-        )
-        tokens, visits = tokens + n, visits + len(rows)
-    return sums / np.array([max(tokens, 1), *[max(visits, 1)] * 3])
+        held = np.array([n, len(rows), len(rows), n, len(rows)])
+        losses = (output.lm_loss, output.age_loss, output.sex_loss, output.forbidden_loss, output.loss)
+        sums, counts = sums + held * [float(loss) for loss in losses], counts + held
+    return sums / np.maximum(counts, 1)
