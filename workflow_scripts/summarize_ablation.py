@@ -1,1 +1,53 @@
-"""Join."""
+"""Join the evaluations of the ablation's arms into one table and one figure, with a verdict in words."""
+
+import csv
+import json
+from pathlib import Path
+
+from cohortloom import ablation, ablation_figure
+from cohortloom.errors import UserError
+from cohortloom.files import atomic, write_json
+from cohortloom.scorecard import read_metrics, read_records
+from cohortloom.step import log, main
+
+
+def summarize_ablation(
+    *,
+    records: list[Path],
+    heads: list[Path],
+    metrics: Path,
+    table: Path,
+    table_csv: Path,
+    figure: Path,
+    experiment: str,
+    reference: str,
+    arms: str,
+) -> None:
+    """Write the table (JSON with sentences, and CSV) and the figure (.svg or .png by its name).
+
+    `records` and `heads` are the evaluations of all trainings and of `real`; `arms` is JSON, one
+    [id, arm, seed, id of the training whose model it uses] a training. Raises UserError where the reference
+    has no figure.
+    """
+    trainings = [ablation.Training(*entry) for entry in json.loads(arms)]
+    titles = {metric: row["title"] for metric, row in read_metrics(metrics).items()}
+    rows = ablation.table(read_records([*records, *heads]), trainings, reference)
+    if not any(row["arm"] == reference for row in rows):
+        raise UserError(
+            f"ablation: no figure of the arm {reference}; run the target ablation, which makes it"
+        )
+    words = ablation.in_words(rows, titles)
+    content = {"experiment": experiment, "reference": reference, "verdict": words, "rows": rows}
+    with atomic(figure) as temporary:
+        ablation_figure.draw(rows, titles, reference, temporary, figure.suffix[1:])
+    with atomic(table_csv) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ablation.COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    write_json(table, content)
+    for sentence in words:
+        log.info("%s", sentence)
+
+
+if __name__ == "__main__":
+    main(summarize_ablation, globals().get("snakemake"))

@@ -86,7 +86,7 @@ def check_config(config: dict[str, Any], schema_path: Path) -> dict[str, Any]:
 
 
 def check_arms(config: dict[str, Any]) -> None:
-    """Drop the arms that are null; raise UserError for a clash of names and an arm that takes no trained model."""
+    """Drop the arms that are null; raise UserError for an arm that names no model to generate with."""
     ablation = config["ablation"]
     arms = ablation["arms"] = {name: arm for name, arm in ablation["arms"].items() if arm is not None}
     for name, arm in arms.items():

@@ -1,0 +1,126 @@
+"""What the age and sex heads read, and the loss on codes that the edits forbid."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cohortloom.forbidden import age_row, forbidden_table
+from cohortloom.heads import expected_embeddings, forbidden_mass_loss, mean_over
+from cohortloom.training import make_model
+from cohortloom.validity import load_rules
+from conftest import REPOSITORY
+from test_model import first_batch, world  # noqa: F401
+
+RULES = REPOSITORY / "resources" / "icd9_validity.csv"
+
+
+def model_with(world, **losses):  # noqa: F811
+    words, data, _ = world
+    weights = {"age_weight": 0.3, "sex_weight": 0.2, "age_loss_unit": "standardized"}
+    return make_model(words, data, "tiny", 0, 0.0, 64, **(weights | losses)).eval()
+
+
+def table_of(world, batch):  # noqa: F811
+    table = torch.from_numpy(forbidden_table(world[0], load_rules(RULES)))
+    return table[batch["x_cat"][:, 0], age_row(batch["x_num"][:, 0].numpy())]
+
+
+@pytest.mark.parametrize("heads, reads_the_prompt", [("states", True), ("codes", False), ("expected", True)])
+def test_heads_on_codes_cannot_see_age_and_sex(world, heads, reads_the_prompt):  # noqa: F811
+    model, batch = model_with(world, heads=heads), first_batch(world)
+    other = {**batch, "x_num": 90 - batch["x_num"], "x_cat": 1 - batch["x_cat"]}
+    with torch.no_grad():
+        age, sex = (torch.stack([model(**b).age for b in (batch, other)]),) + (
+            torch.stack([model(**b).sex_logits for b in (batch, other)]),
+        )
+    assert torch.equal(age[0], age[1]) != reads_the_prompt
+    assert torch.equal(sex[0], sex[1]) != reads_the_prompt
+
+
+@pytest.mark.parametrize("heads", ["states", "codes", "expected"])
+def test_what_a_head_loss_moves(world, heads):  # noqa: F811
+    """On codes the embeddings and the heads alone, else also the encoder, the prompts and the decoder."""
+    model = model_with(world, heads=heads)
+    out = model(**first_batch(world))
+    (out.age_loss + out.sex_loss).backward()
+    moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    inside = {name for name in moved if "shared" not in name and "predictor" not in name}
+    assert {"model.shared.weight", "sex_predictor.weight"} <= moved or heads == "states"
+    assert bool(inside) == (heads != "codes")
+    # what is written moves only through the output distribution
+    assert ("summary.output.weight" in inside) == (heads == "expected")
+
+
+def test_heads_on_codes_equal_a_plain_mean(world):  # noqa: F811
+    model, batch = model_with(world, heads="codes"), first_batch(world)
+    ids = batch["decoder_input_ids"][3]
+    codes = ids[ids >= world[0].first_code]
+    with torch.no_grad():
+        score = model.age_predictor(model.model.shared.weight[codes].mean(0))[0]
+        assert torch.allclose(
+            model(**batch).age[3], score * model.config.age_std + model.config.age_mean, rtol=1e-5
+        )
+
+
+def test_means_and_expected_embeddings_by_hand():
+    vectors = torch.tensor([[[1.0], [3.0], [9.0]], [[5.0], [5.0], [5.0]]])
+    code = torch.tensor([[True, True, False], [False, False, False]])
+    assert mean_over(vectors, code).tolist() == [[2.0], [0.0]]
+    # two positions of visit 0, one of visit 1; token 0 ends a visit, tokens 1 and 2 are codes
+    shares = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.25, 0.75], [0.2, 0.4, 0.4]])
+    table = torch.tensor([[100.0], [2.0], [6.0]])
+    found = expected_embeddings(shares.log(), torch.tensor([0, 0, 1]), 3, table, 1)
+    assert torch.allclose(found[:2, 0], torch.tensor([(0.5 * 2 + 0.25 * 2 + 0.75 * 6) / 1.5, 4.0]))
+    assert found[2].tolist() == [0.0]
+
+
+def test_forbidden_mass_loss_by_hand():
+    shares = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.25, 0.25], [1e-30, 0.5, 0.5]])
+    forbidden = torch.tensor([[False, True, True], [False, False, False], [False, True, True]])
+    loss = forbidden_mass_loss(shares.log(), forbidden)
+    assert float(loss) == pytest.approx((-math.log(0.7) + 0 - math.log(1e-30)) / 3, rel=1e-5)
+    assert torch.isfinite(loss)
+
+
+def test_the_forbidden_loss_enters_the_sum_by_its_weight(world):  # noqa: F811
+    batch = first_batch(world)
+    model = model_with(world, forbidden_weight=2.0)
+    forbidden = table_of(world, batch)
+    out, plain = model(**batch, forbidden=forbidden), model(**batch)
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    mass = (model(**inputs).logits.softmax(-1) * forbidden[:, None]).sum(-1)[batch["labels"] != -100]
+    assert (
+        out.forbidden_loss.item() == pytest.approx(-(1 - mass).log().mean().item(), rel=1e-4) and mass.any()
+    )
+    assert torch.allclose(out.loss - plain.loss, 2.0 * out.forbidden_loss, atol=1e-5)
+    assert plain.forbidden_loss == 0 and torch.equal(plain.loss, world[2](**batch).loss)
+
+
+def test_a_few_steps_on_the_forbidden_mass_lower_it(world):  # noqa: F811
+    batch = first_batch(world)
+    model, forbidden = model_with(world, forbidden_weight=1.0), table_of(world, batch)
+    optimizer, masses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
+    for _ in range(8):
+        loss = model(**batch, forbidden=forbidden).forbidden_loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        masses.append(float(loss))
+    assert masses[-1] < 0.7 * masses[0]
+
+
+def test_the_table_says_what_the_rules_say(world):  # noqa: F811
+    words = world[0]
+    rules = load_rules(RULES)
+    codes = rules.of(words.codes)
+    for hard in (False, True):
+        table = forbidden_table(words, rules, hard)
+        assert table.shape == (2, 91, len(words)) and not table[..., : words.first_code].any()
+        assert table.any() and not table.all(-1).any()
+        for age in (0.0, 0.5, 11.0, 90.0):
+            for sex in (0, 1):
+                expected = codes.forbidden(np.arange(len(words.codes)), age, sex, hard)
+                assert (table[sex, age_row(age), words.first_code :] == expected).all()
+    assert (forbidden_table(words, rules) >= forbidden_table(words, rules, True)).all()
