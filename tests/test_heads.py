@@ -107,7 +107,7 @@ def test_a_few_steps_on_the_forbidden_mass_lower_it(world):  # noqa: F811
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        masses.append(float(loss))
+        masses.append(loss.item())
     assert masses[-1] < 0.7 * masses[0]
 
 
