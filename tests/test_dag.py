@@ -36,6 +36,7 @@ EXPECTED = {
     "evaluate_race",
     "read_external",
     "summarize_external",
+    "summarize_ablation",
     "summarize",
 }
 
@@ -61,7 +62,17 @@ def test_the_snakefile_is_a_contents_page():
     text = (REPOSITORY / "Snakefile").read_text()
     assert len(text.splitlines()) < 50
     includes = re.findall(r'include: "rules/(\w+)\.smk"', text)
-    assert includes == ["common", "cohort", "dataset", "train", "generate", "compare", "external", "evaluate"]
+    assert includes == [
+        "common",
+        "cohort",
+        "dataset",
+        "train",
+        "generate",
+        "compare",
+        "external",
+        "evaluate",
+        "ablation",
+    ]
 
 
 def test_lint_is_clean():
@@ -104,7 +115,7 @@ def test_the_tiny_experiment_ran_in_a_directory_elsewhere(tiny):
     results = tiny.directory / "results" / "tiny"
     for name in ("scorecard.json", "scorecard.csv", "report.html", "provenance.json"):
         assert (results / name).stat().st_size > 0
-    for rule in EXPECTED - {"read_external", "summarize_external"}:
+    for rule in EXPECTED - {"read_external", "summarize_external", "summarize_ablation"}:
         for folder, ending in (("logs", "log"), ("timings", "tsv")):
             assert list((results / folder).glob(f"{rule}.*{ending}")), f"{rule} has no file in {folder}"
     assert not list(tiny.folder.glob("results")) and not list(tiny.directory.parent.glob("results"))
