@@ -78,25 +78,24 @@ def training_flops(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> floa
 
 
 def against_constraint(model, words, data, times: int = 7) -> tuple[float, float]:
-    """Median seconds a token of generation without and with a constraint, in turn on the same patients.
+    """Least seconds of generation without and with a constraint, in turn on the same patients.
 
-    A seventh of the codes is restricted, as in the edits, half of them forbidden at each age and sex.
+    A seventh of the codes is restricted, as in the edits, half of them forbidden at each age and sex. All
+    visits are of 12 tokens: a constraint ends visits sooner, which is not to be taken for speed.
     """
     rng = np.random.default_rng(0)
     table = (rng.random((2, AGES, len(words))) < 0.5) & (rng.random(len(words)) < 1 / 7)
     table[..., : words.first_code] = False
-    seconds: dict[bool, list[float]] = {False: [], True: []}
+    least = [np.inf, np.inf]
+    options = {"max_visits": 1, "suppress_tokens": words.terminators, "max_new_tokens": 12}
     for number in range(times):
         for constrained in (False, True):
-            device = next(model.parameters()).device
-            given = {"constraint": Constraint(words, table, device)} if constrained else {}
+            constraint = Constraint(words, table, next(model.parameters()).device) if constrained else None
             start = time.perf_counter()
-            drawn = synthesize(
-                model, words, data.age[:256], data.sex[:256], number, 256, max_visits=1, **given
-            )
-            tokens = sum(len(record.ids) + len(record.age) for record in drawn)
-            seconds[constrained].append((time.perf_counter() - start) / tokens)
-    return float(np.median(seconds[False])), float(np.median(seconds[True]))
+            people = (data.age[:256], data.sex[:256], number, 256)
+            list(synthesize(model, words, *people, constraint=constraint, **options))
+            least[constrained] = min(least[constrained], time.perf_counter() - start)
+    return least[0], least[1]
 
 
 def measure(preset: str, n_visits: int) -> list[tuple[str, float, str]]:
@@ -159,7 +158,7 @@ def measure(preset: str, n_visits: int) -> list[tuple[str, float, str]]:
         ("padding", 100 * padded / cells, "% of decoder positions"),
         ("generation", 512 / generated, "visits a second"),
         ("generation", codes / generated, "codes a second"),
-        ("generation, constrained", 100 * bound / free, "% of the seconds a token without (medians of 7)"),
+        ("generation, constrained", 100 * bound / free, "% of the seconds without (least of 7 each)"),
     ]
 
 

@@ -41,14 +41,16 @@ class Constraint:
 class ForbiddenCodes(LogitsProcessor):
     """Masks forbidden [batch, vocabulary] bool and adds up the mass that it took.
 
-    It touches the restricted codes alone and writes over the scores that it is given: a copy of them would cost
-    as much time as all the rest.
+    It touches the restricted codes alone and writes over the scores that it is given: a copy of them would
+    cost as much time as all the rest.
     """
 
     def __init__(self, forbidden: torch.Tensor, first_code: int):
         self.first_code = first_code
         self.columns = forbidden.any(0).nonzero()[:, 0]
-        self.forbidden = forbidden[:, self.columns]
+        self.weight = forbidden[:, self.columns].float()
+        # Sums and products take a third of the time of masked_fill.
+        self.bar = torch.zeros_like(self.weight).masked_fill(self.weight > 0, -torch.inf)
         self.removed = torch.zeros((), dtype=torch.float64, device=forbidden.device)
         self.positions = torch.zeros((), dtype=torch.int64, device=forbidden.device)
         self._shares: torch.Tensor | None = None
@@ -60,10 +62,10 @@ class ForbiddenCodes(LogitsProcessor):
         if self._shares is None:
             self._shares = torch.empty_like(scores)
         shares = torch.sub(scores, scores.amax(1, keepdim=True), out=self._shares).exp_()
-        taken = shares.index_select(1, self.columns).masked_fill_(~self.forbidden, 0.0).sum(1)
+        taken = shares.index_select(1, self.columns).mul_(self.weight).sum(1)
         self.removed += (taken / shares.sum(1)).masked_fill(ended, 0.0).sum(dtype=torch.float64)
         self.positions += (~ended).sum()
-        restricted = scores.index_select(1, self.columns).masked_fill_(self.forbidden, -torch.inf)
+        restricted = scores.index_select(1, self.columns).add_(self.bar)
         return scores.index_copy_(1, self.columns, restricted)
 
     def counts(self) -> dict[str, float | int]:
