@@ -86,15 +86,17 @@ def against_constraint(model, words, data, times: int = 7) -> tuple[float, float
     rng = np.random.default_rng(0)
     table = (rng.random((2, AGES, len(words))) < 0.5) & (rng.random(len(words)) < 1 / 7)
     table[..., : words.first_code] = False
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    clock = time.process_time if on_cpu else time.perf_counter  # other work on the machine must not count
     least = [np.inf, np.inf]
     options = {"max_visits": 1, "suppress_tokens": words.terminators, "max_new_tokens": 12}
     for number in range(times):
         for constrained in (False, True):
             constraint = Constraint(words, table, next(model.parameters()).device) if constrained else None
-            start = time.perf_counter()
+            start = clock()
             people = (data.age[:256], data.sex[:256], number, 256)
             list(synthesize(model, words, *people, constraint=constraint, **options))
-            least[constrained] = min(least[constrained], time.perf_counter() - start)
+            least[constrained] = min(least[constrained], clock() - start)
     return least[0], least[1]
 
 
