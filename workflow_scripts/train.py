@@ -151,6 +151,8 @@ def digest(inputs: list[Path], parameters: dict) -> str:
             "model",
             "heads",
             "forbidden",
+            "bands",
+            "marginals",
             "validity",
             "examples",
             "selection",
