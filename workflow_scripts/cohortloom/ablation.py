@@ -215,12 +215,9 @@ def in_words(rows: list[Row], titles: dict[str, str]) -> list[str]:
             f"({row['value'] - row['difference']:.4g} to {row['value']:.4g})"
             for row in told
         ]
-        seeds = min(row["n"] for row in own)
-        sentences.append(
-            f"{arm} against {against}: "
-            + ("; ".join(parts) or f"no difference shown with {seeds} seeds")
-            + "."
-        )
+        judged = [row["n"] for row in own if row["verdict"] != NOT_JUDGED]
+        nothing = f"{NOT_SHOWN} with {min(judged)} seeds" if judged else f"{NOT_JUDGED}, too few seeds"
+        sentences.append(f"{arm} against {against}: " + ("; ".join(parts) or nothing) + ".")
         for row in own:
             if row["metric"] == "any_violation_rate":
                 for certainty in (SHOWN, LEANS):
