@@ -37,7 +37,7 @@ def draw(rows: list[dict[str, Any]], titles: dict[str, str], reference: str, pat
             panel.set_title(_wrapped(titles.get(metric, metric)), fontsize=8)
         axes[0].set_yticks(range(len(arms)), arms)
         axes[0].invert_yaxis()
-        caption = f"thick: mean over seeds, thin: one training over patients (95%); dashed: {reference}; black: real"
+        caption = f"thick: mean over seeds, thin: one training (95%); dashed: {reference}; black: real"
         figure.supxlabel(caption, fontsize=8)
         figure.tight_layout()
         figure.savefig(path, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
