@@ -31,7 +31,7 @@ def train(
     age_loss_unit: Literal["standardized", "years"] = "standardized",
     heads: Literal["states", "codes", "expected"] = "states",
     forbidden_weight: float = 0.0,
-    tokens: int = 2_500_000,
+    tokens: int = 1_200_000,
     max_epochs: int = 50,
     batch_tokens: int = 1024,
     learning_rate: float = 1.5e-3,
