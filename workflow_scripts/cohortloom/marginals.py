@@ -39,8 +39,8 @@ def smoothed_shares(counts: np.ndarray) -> np.ndarray:
 
     def borrow(some: np.ndarray, share: np.ndarray, weight: float) -> np.ndarray:
         taken = np.minimum(some, DISCOUNT)
-        weight = np.maximum(taken.sum(-1, keepdims=True) + weight, 1e-9)
-        return (some - taken + weight * share) / (some - taken + weight * share).sum(-1, keepdims=True)
+        mixed = some - taken + np.maximum(taken.sum(-1, keepdims=True) + weight, 1e-9) * share
+        return mixed / mixed.sum(-1, keepdims=True)
 
     counts = counts.reshape(2, len(FINE), -1)
     overall = np.maximum(counts.sum((0, 1)), 0.5)

@@ -13,6 +13,8 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Muon at `matrix_learning_rate` for the matrices of encoder and decoder, AdamW at `learning_rate`.
 
+    The biases on ending and on repeating go at ten times `learning_rate`.
+
     Every group remembers its own peak rate under `peak`. Only what has two dimensions decays.
     """
     named = dict(model.named_parameters())
