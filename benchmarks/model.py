@@ -25,7 +25,8 @@ from cohortloom.devices import pick_device
 from cohortloom.examples import Examples, batches, collate, corrupted_pairs
 from cohortloom.forbidden import AGES
 from cohortloom.generation import synthesize
-from cohortloom.training import Plan, Trainer, make_model
+from cohortloom.presets import make_model
+from cohortloom.training import PARTS, Plan, Trainer
 from cohortloom.visits import list_column, sex_array, write_visits
 
 
@@ -72,7 +73,8 @@ def training_flops(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> floa
     embeddings = model.model.shared.weight.numel()
     encoder = count(model.model.encoder.layers) * (batch["input_ids"].size + 2 * len(batch["x_num"]))
     decoder = count(model.model.decoder.layers) * (batch["decoder_input_ids"].size + 2 * len(batch["x_num"]))
-    summary = sum(layer.weight.numel() for layer in (model.summary.hidden, model.summary.output))
+    layers = (model.summary.present, model.summary.hidden, model.summary.output)
+    summary = sum(layer.weight.numel() for layer in layers)
     decoder += summary * batch["decoder_input_ids"].size
     return 6.0 * (encoder + decoder + embeddings * (batch["labels"] != -100).sum())
 
@@ -116,6 +118,7 @@ def measure(preset: str, n_visits: int) -> list[tuple[str, float, str]]:
         tokens=10**9,
         batch_tokens=1024,
         learning_rate=1e-3,
+        table_learning_rate=0.02,
         matrix_learning_rate=0.02,
         warmup_fraction=0.05,
         weight_decay=0.01,
@@ -130,16 +133,17 @@ def measure(preset: str, n_visits: int) -> list[tuple[str, float, str]]:
     device, precision = pick_device("auto")
     trainer = Trainer(model, words, data, data, plan, Checkpoints(None, ""))
     pairs = corrupted_pairs(data, words, np.random.default_rng(0), 510, 0.5, 0.05, 0.05, 0.05)
-    order = batches(pairs, plan.batch_tokens, np.random.default_rng(0), np.diff(data.offsets) > 0)
-    for rows in order[:5]:
-        trainer._step(collate(data, pairs, rows))
+    order = batches(pairs, plan.batch_tokens // PARTS, np.random.default_rng(0), np.diff(data.offsets) > 0)
+    steps = [order[i : i + PARTS] for i in range(0, 45 * PARTS, PARTS)]
+    for parts in steps[:5]:
+        trainer._step(pairs, parts)
     tokens = flops = padded = cells = 0.0
     start = time.perf_counter()
-    for rows in order[5:45]:
-        batch = collate(data, pairs, rows)
-        tokens += trainer._step(batch)[1]
-        flops += training_flops(model, batch)
-        padded, cells = padded + (batch["labels"] == -100).sum(), cells + batch["labels"].size
+    for parts in steps[5:]:
+        tokens += trainer._step(pairs, parts)[1]
+        for batch in (collate(data, pairs, rows) for rows in parts):
+            flops += training_flops(model, batch)
+            padded, cells = padded + (batch["labels"] == -100).sum(), cells + batch["labels"].size
     seconds = time.perf_counter() - start
     peak = matrix_peak(device, precision)
     model.eval()

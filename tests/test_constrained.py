@@ -102,7 +102,7 @@ def test_a_patient_without_any_allowed_code_is_refused(world):  # noqa: F811
 def folder(world, dataset, tmp_path_factory):  # noqa: F811
     """An untrained model of the grammar cohort in a folder."""
     from cohortloom.examples import Examples
-    from cohortloom.training import make_model
+    from cohortloom.presets import make_model
     from cohortloom.vocabulary import Vocabulary
 
     path = tmp_path_factory.mktemp("model")

@@ -8,7 +8,7 @@ import torch
 
 from cohortloom.forbidden import age_row, forbidden_table
 from cohortloom.heads import expected_embeddings, forbidden_mass_loss, mean_over
-from cohortloom.training import make_model
+from cohortloom.presets import make_model
 from cohortloom.validity import load_rules
 from conftest import REPOSITORY
 from test_model import first_batch, world  # noqa: F401

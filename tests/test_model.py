@@ -11,7 +11,7 @@ from cohortloom.examples import Examples, batches, collate, corrupted_pairs, his
 from cohortloom.generation import decode, take_apart
 from cohortloom.marginals import group_of
 from cohortloom.model import PromptBartWithDemographicPrediction
-from cohortloom.training import make_model
+from cohortloom.presets import make_model
 from cohortloom.visits import write_visits
 from cohortloom.vocabulary import END, MASK, NOW, START, Vocabulary
 from grammar import grammar_visits
@@ -99,7 +99,7 @@ def test_summary_tells_this_visit_from_earlier_ones(world):
     with torch.no_grad():
         model.summary.recurrence.fill_(1.0)
         read = {
-            name: model.summary.read(torch.tensor([ids]), *person)
+            name: model.read(torch.tensor([ids]), *person)
             for name, ids in {
                 "nothing": [END, NOW, MASK],
                 "before": [code, END, NOW],
@@ -108,7 +108,8 @@ def test_summary_tells_this_visit_from_earlier_ones(world):
             }.items()
         }
         model.summary.recurrence.zero_()
-    before, now = model.summary.earlier.weight[code], model.summary.present.weight[code]
+    embedded = model.model.shared.weight[code]
+    before, now = model.summary.earlier(embedded), model.summary.present(embedded)
     nothing = read["nothing"][0][0]
     assert torch.allclose(read["before"][0][0] - nothing, before, atol=1e-6)
     assert torch.allclose(read["now"][0][0] - nothing, now, atol=1e-6)
@@ -128,7 +129,7 @@ def test_a_written_code_gives_back_what_it_had_for_recurring(world):
     person = (torch.tensor([[50.0]]), torch.tensor([[1]]))
     with torch.no_grad():
         model.summary.recurrence.fill_(3.0)
-        _, token_bias, _ = model.summary.read(torch.tensor([[code, END, NOW]]), *person)
+        _, token_bias, _ = model.read(torch.tensor([[code, END, NOW]]), *person)
         added = model.summary.written_bias(token_bias, *person, torch.tensor([[1, code, other]]))
         model.summary.recurrence.zero_()
     group = model.summary.group_bias[model.summary.group(*person)]

@@ -35,6 +35,7 @@ def train(
     max_epochs: int = 50,
     batch_tokens: int = 1024,
     learning_rate: float = 1.5e-3,
+    table_learning_rate: float = 0.02,
     matrix_learning_rate: float = 0.02,
     warmup_fraction: float = 0.05,
     weight_decay: float = 0.01,
@@ -72,7 +73,8 @@ def train(
     from cohortloom.forbidden import forbidden_table
     from cohortloom.interrupt import Stop
     from cohortloom.parallel import is_first, is_worker, launch
-    from cohortloom.training import Plan, Trainer, make_model
+    from cohortloom.presets import make_model
+    from cohortloom.training import Plan, Trainer
 
     if forbidden_weight and not rules:
         raise UserError("train: forbidden_weight needs a validity table; give rules")
@@ -87,6 +89,7 @@ def train(
         tokens=min(tokens, max_epochs * (len(data.ids) + len(data))),
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
+        table_learning_rate=table_learning_rate,
         matrix_learning_rate=matrix_learning_rate,
         warmup_fraction=warmup_fraction,
         weight_decay=weight_decay,

@@ -60,6 +60,10 @@ class Pairs:
     dropped_visits: int = 0
     unordered: np.ndarray | None = None
 
+    def targets(self, rows: np.ndarray) -> np.ndarray:
+        """Target tokens of each of these rows: all that the decoder writes after the start token."""
+        return self.decoder_offsets[rows + 1] - self.decoder_offsets[rows] - 1
+
 
 def ragged_range(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Concatenation of starts[i], starts[i] + 1, ... of lengths[i] numbers each."""

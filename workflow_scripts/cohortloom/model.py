@@ -9,9 +9,10 @@ Design choices, in the order of the forward pass:
   visit, the decoder writes the codes of this visit that are not revealed, then a terminator.
 - In cached decoding the prompts enter once, when the cache is empty, and stay in the cache.
 - Beside the attention a summary of the record runs straight to the output layer: sums over the codes of
-  the earlier visits and over the codes known of this visit (revealed or written already), age and sex,
-  through two layers, added to the decoder state. By attention alone the model took far more tokens before
-  it used what the encoder reads.
+  the earlier visits and over the codes known of this visit (revealed or written already), each projected,
+  age and sex, through two layers, added to the decoder state. The sums are over the model's own embeddings:
+  tables of their own doubled its size and were learnt by heart. By attention alone the model took far more
+  tokens before it used what the encoder reads.
 - Also straight to the logits: how frequent each token is at this age and sex (fixed, from training), a weight
   of each code for having occurred in an earlier visit, one for having been written already, and a bias on
   ending by the number of codes known. They start from counts (marginals.py), for the same reason.
@@ -32,8 +33,8 @@ from transformers import BartConfig, BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from cohortloom.heads import expected_embeddings, forbidden_mass_loss, mean_over
+from cohortloom.record_summary import ConditionalPrompt, RecordSummary
 
-MAX_COUNT = 64  # so many codes of a visit are told apart by number
 N_PROMPTS = 2  # one vector of age, one of sex
 AGE_KNOTS = (0.0, 1 / 365.25, 28 / 365.25, 0.25, 0.5, *(float(year) for year in range(1, 91)))
 
@@ -99,116 +100,6 @@ class PromptBartOutput(Seq2SeqLMOutput):
     has_codes: torch.Tensor | None = None
 
 
-class ConditionalPrompt(nn.Module):
-    """Age and sex as two vectors in front of a sequence: [batch, 2, d_model]."""
-
-    def __init__(self, config: PromptBartConfig):
-        super().__init__()
-        low, high = torch.tensor(config.age_knots[:-1]), torch.tensor(config.age_knots[1:])
-        self.register_buffer("low", low)
-        self.register_buffer("width", high - low)
-        self.age_weight = nn.Parameter(torch.empty(len(low), config.d_hidden))
-        self.age_bias = nn.Parameter(torch.empty(config.d_hidden))
-        self.sex_embeddings = nn.ModuleList(
-            nn.Embedding(n, config.d_hidden) for n in config.cat_cardinalities
-        )
-        self.sex_bias = nn.Parameter(torch.empty(len(config.cat_cardinalities), config.d_hidden))
-        self.projection = nn.Linear(config.d_hidden, config.d_model)
-
-    def forward(self, x_num: torch.Tensor, x_cat: torch.Tensor) -> torch.Tensor:
-        """x_num [batch, 1] age in years; x_cat [batch, 1] sex, 0 F and 1 M."""
-        ramps = ((x_num.float() - self.low) / self.width).clamp(0, 1)
-        age = ramps.to(self.age_weight.dtype) @ self.age_weight + self.age_bias
-        sexes = [table(x_cat[:, i]) + self.sex_bias[i] for i, table in enumerate(self.sex_embeddings)]
-        return self.projection(torch.stack([age, *sexes], dim=1))
-
-
-class RecordSummary(nn.Module):
-    """What is known of patient and visit as sums over codes, led straight to the output layer."""
-
-    def __init__(self, config: PromptBartConfig):
-        super().__init__()
-        self.now_id, self.first_code_id = config.now_id, config.first_code_id
-        self.person = ConditionalPrompt(config)
-        self.earlier = nn.Embedding(config.vocab_size, config.d_model)
-        self.present = nn.Embedding(config.vocab_size, config.d_model)
-        self.recurrence = nn.Parameter(torch.empty(config.vocab_size))
-        self.register_buffer("ages", torch.tensor(config.group_ages))
-        self.repetition = nn.Parameter(torch.empty(1))
-        self.ending = nn.Parameter(torch.empty(3, MAX_COUNT))
-        n_groups = config.cat_cardinalities[0] * len(config.group_ages)
-        self.register_buffer("group_bias", torch.zeros(n_groups, config.vocab_size))
-        self.norm = nn.LayerNorm(config.d_model)
-        self.hidden = nn.Linear(config.d_model, config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
-        self.output = nn.Linear(config.d_model, config.d_model)
-
-    def init_weights(self, group_ages: list[float]) -> None:
-        """Tables that outweigh the noise of a sum, and layers that keep its size."""
-        self.ages.copy_(torch.tensor(group_ages, device=self.ages.device))
-        for table in (self.earlier, self.present):
-            nn.init.normal_(table.weight, std=0.1)
-        for layer in (self.hidden, self.output):
-            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-        nn.init.zeros_(self.recurrence)
-        nn.init.zeros_(self.ending)
-        nn.init.constant_(self.repetition, -2.0)
-
-    def read(self, input_ids: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor) -> tuple:
-        """What does not change while a visit is written, from the encoder's input_ids [batch, length].
-
-        Returns: context [batch, d_model]; token_bias [batch, vocabulary], added to the logits; known
-        [batch, 2], how many codes of earlier visits and of this visit are shown.
-        """
-        code = input_ids >= self.first_code_id
-        now = (input_ids == self.now_id).cumsum(1) > 0
-        past = code & ~now
-        context = self.person(x_num, x_cat).sum(1)
-        context = context + (self.earlier(input_ids) * past[..., None]).sum(1)
-        context = context + (self.present(input_ids) * (code & now)[..., None]).sum(1)
-        token_bias = self.group_bias[self.group(x_num, x_cat)]
-        token_bias = token_bias + self._held(input_ids * past) * self.recurrence
-        token_bias = token_bias + self._held(input_ids * (code & now)) * self.repetition
-        return context, token_bias, torch.stack([past.sum(1), (code & now).sum(1)], 1)
-
-    def _held(self, ids: torch.Tensor) -> torch.Tensor:
-        """1 for each token in ids [batch, length], [batch, vocabulary]; id 0 is none."""
-        held = torch.zeros(len(ids), len(self.recurrence), device=ids.device)
-        held.scatter_(1, ids, 1.0)
-        held[:, 0] = 0.0
-        return held
-
-    def group(self, x_num: torch.Tensor, x_cat: torch.Tensor) -> torch.Tensor:
-        """Row of `group_bias` [batch] of ages in years and sexes, women first."""
-        band = torch.searchsorted(self.ages, x_num[:, 0].float().contiguous(), right=True) - 1
-        return x_cat[:, 0] * len(self.ages) + band
-
-    def forward(self, context: torch.Tensor, prefix_ids: torch.Tensor) -> torch.Tensor:
-        """Addition to the decoder states [batch, target, d_model]; prefix_ids [batch, target] as written."""
-        written = self.present(prefix_ids) * (prefix_ids >= self.first_code_id)[..., None]
-        states = F.relu(self.norm(context[:, None] + written.cumsum(1)))
-        return self.output(self.dropout(F.relu(self.hidden(states))))
-
-    def written_bias(self, token_bias, x_num, x_cat, prefix_ids) -> torch.Tensor:
-        """Addition to the logits of the codes written, [batch, target].
-
-        What a recurring code had got is taken back, and all lose by `repetition`: what the model leaves on
-        codes that generation forbids to repeat falls there on the terminators too, and ends visits early.
-        """
-        got = (token_bias - self.group_bias[self.group(x_num, x_cat)]).gather(1, prefix_ids)
-        return (self.repetition - got) * (prefix_ids >= self.first_code_id)
-
-    def end_bias(self, known: torch.Tensor, prefix_ids: torch.Tensor) -> torch.Tensor:
-        """Addition to the logits of all terminators [batch, target], by the number of codes known.
-
-        Apart for first visits, later visits, and visits of which some codes are shown.
-        """
-        earlier, revealed = known.unbind(1)
-        kind = torch.where(revealed > 0, 2, (earlier > 0).long())
-        count = revealed[:, None] + (prefix_ids >= self.first_code_id).cumsum(1)
-        return self.ending[kind[:, None].expand_as(count), count.clamp(max=MAX_COUNT - 1)]
-
-
 class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
     """BartForConditionalGeneration with demographic prompts and heads; see the top of this file."""
 
@@ -250,6 +141,10 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
             attention_mask=_with_prompts(attention_mask),
         )
 
+    def read(self, input_ids: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor) -> tuple:
+        """What the summary makes of input_ids [batch, length]; see `RecordSummary.read`."""
+        return self.summary.read(input_ids, self.model.shared(input_ids), x_num, x_cat)
+
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -281,13 +176,13 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
             unordered: [batch] bool: the codes in `labels` stand in random order.
             prefix_ids: [batch, all so far] with a filled cache: all that was written, of which
                 decoder_input_ids is the last.
-            context, token_bias, known: what `summary.read` made of input_ids, where generate() has read it.
+            context, token_bias, known: what `read` made of input_ids, where generate() has read it.
             forbidden: [batch, vocabulary] bool: codes whose probability is to enter the loss.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encode(input_ids, attention_mask, x_num, x_cat)
         if context is None:
-            context, token_bias, known = self.summary.read(input_ids, x_num, x_cat)
+            context, token_bias, known = self.read(input_ids, x_num, x_cat)
         embedded = self.model.decoder.embed_tokens(decoder_input_ids)
         first = past_key_values is None or past_key_values.get_seq_length() == 0
         if not first and prefix_ids is None:
@@ -307,7 +202,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         )
         prefix_ids = decoder_input_ids if first else prefix_ids
         new = states.shape[1]
-        informed = states + self.summary(context, prefix_ids)[:, -new:]
+        informed = states + self.summary(context, prefix_ids, self.model.shared(prefix_ids))[:, -new:]
         end_bias = self.summary.end_bias(known, prefix_ids)[:, -new:]
         written_bias = self.summary.written_bias(token_bias, x_num, x_cat, prefix_ids)
         if labels is None:
@@ -381,7 +276,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         """transformers' generate(), after the encoder has read the prompts, which it cannot do by itself."""
         with torch.no_grad():
             encoded = self.encode(input_ids, attention_mask, x_num, x_cat)
-            context, token_bias, known = self.summary.read(input_ids, x_num, x_cat)
+            context, token_bias, known = self.read(input_ids, x_num, x_cat)
         return super().generate(
             encoder_outputs=encoded,
             attention_mask=attention_mask,

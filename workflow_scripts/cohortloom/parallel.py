@@ -113,13 +113,13 @@ def over_processes(accelerator, model, output, tokens: int, counts: bool):
     Losses are means over tokens (lm, forbidden) and over readable visits (age, sex), so that each part is
     weighted by how many it holds; DDP averages the gradients, hence the factor of the number of processes.
 
-    Returns: the loss to go backward from (scalar), lm, age, sex, forbidden and whole loss of the batch [5],
-    detached, and the target tokens of the batch.
+    Returns: the loss to go backward from (scalar); lm, age, sex, forbidden and whole loss of the batch [5],
+    detached.
     """
     n = accelerator.num_processes
     parts = torch.stack([output.lm_loss, output.age_loss, output.sex_loss, output.forbidden_loss])
     if n == 1:
-        return output.loss, torch.stack([*parts, output.loss]).detach(), tokens
+        return output.loss, torch.stack([*parts, output.loss]).detach()
     visits = output.has_codes.sum()
     target = torch.full_like(visits, tokens)
     held = torch.stack([target, visits, visits, target]).double() * counts
@@ -127,7 +127,7 @@ def over_processes(accelerator, model, output, tokens: int, counts: bool):
     whole = sums[:4].clamp(min=1)
     means = sums[4:] / whole
     loss = model.combine(*(parts * (held * n / whole).to(parts.dtype)))
-    return loss, torch.stack([*means, model.combine(*means)]), int(sums[0])
+    return loss, torch.stack([*means, model.combine(*means)])
 
 
 def any_process(accelerator, *flags: bool) -> list[bool]:

@@ -16,29 +16,23 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from cohortloom.bands import DAY, FINE
 from cohortloom.checkpoints import Checkpoints
 from cohortloom.devices import pick_device
 from cohortloom.errors import Interrupted, UserError
-from cohortloom.examples import Examples, batches, collate, corrupted_pairs, plain_pairs
+from cohortloom.examples import Examples, Pairs, batches, collate, corrupted_pairs, plain_pairs
 from cohortloom.forbidden import age_row
 from cohortloom.generation import synthesize
 from cohortloom.interrupt import Stop
-from cohortloom.marginals import ending, recurrence, smoothed_shares, token_counts
-from cohortloom.model import MAX_COUNT, PromptBartConfig, PromptBartWithDemographicPrediction
+from cohortloom.model import PromptBartWithDemographicPrediction
 from cohortloom.optimizers import make_optimizers
 from cohortloom.parallel import any_process, over_processes, own_rows
 from cohortloom.selection import selection_score
 from cohortloom.step import log
-from cohortloom.vocabulary import NOW, PAD, START, Vocabulary
+from cohortloom.vocabulary import Vocabulary
 
-# d_model, encoder layers, decoder layers, heads, feed-forward
-PRESETS = {
-    "tiny": (64, 1, 1, 2, 128),
-    "mini": (192, 2, 2, 4, 768),
-    "small": (256, 2, 3, 4, 1024),
-    "base": (768, 6, 6, 12, 3072),
-}
+# A step takes so many batches, each of visits of one length. With one alone, a step taught that all visits
+# end after so many codes; that did not average out, and visits of one code were written half as often.
+PARTS = 4
 
 
 @dataclass
@@ -49,6 +43,7 @@ class Plan:
     tokens: int
     batch_tokens: int
     learning_rate: float
+    table_learning_rate: float
     matrix_learning_rate: float
     warmup_fraction: float
     weight_decay: float
@@ -77,62 +72,6 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def make_model(
-    words: Vocabulary, data: Examples, preset: str, seed: int, dropout: float, max_positions: int, **losses
-) -> PromptBartWithDemographicPrediction:
-    """A fresh model of the preset, its output bias set to the log frequency of each token in training."""
-    d_model, encoder_layers, decoder_layers, heads, ffn = PRESETS[preset]
-    longest = int(np.diff(data.offsets).max())
-    if max_positions < 2 * (longest + 16):
-        raise UserError(
-            f"train.max_positions: {max_positions} is too small for visits of {longest} codes; "
-            f"set {2 * (longest + 16)}"
-        )
-    torch.manual_seed(seed)
-    config = PromptBartConfig(
-        vocab_size=len(words),
-        d_model=d_model,
-        encoder_layers=encoder_layers,
-        decoder_layers=decoder_layers,
-        encoder_attention_heads=heads,
-        decoder_attention_heads=heads,
-        encoder_ffn_dim=ffn,
-        decoder_ffn_dim=ffn,
-        max_position_embeddings=max_positions,
-        dropout=dropout,
-        attention_dropout=0.0,
-        activation_dropout=0.0,
-        activation_function="relu",
-        pad_token_id=PAD,
-        bos_token_id=START,
-        eos_token_id=words.terminators,
-        decoder_start_token_id=START,
-        forced_eos_token_id=None,
-        now_id=NOW,
-        first_code_id=words.first_code,
-        group_ages=[max(0.0, edge - DAY / 2) for edge in FINE],
-        age_mean=float(data.age.mean()),
-        age_std=float(max(data.age.std(), 1e-3)),
-        **losses,
-    )
-    model = PromptBartWithDemographicPrediction(config)
-    shares = smoothed_shares(token_counts(data, len(words)))
-    with torch.no_grad():
-        model.summary.group_bias.copy_(torch.from_numpy(np.log(shares)))
-        model.summary.recurrence.copy_(torch.from_numpy(recurrence(data, shares, max_positions - 2)))
-        for kind, rows in enumerate((data.visit == 0, data.visit > 0)):
-            model.summary.ending[kind] = torch.from_numpy(ending(data, rows, shares, MAX_COUNT))
-    generation = model.generation_config
-    generation.do_sample, generation.temperature = True, 1.0
-    generation.top_k, generation.top_p = 0, 1.0
-    generation.no_repeat_ngram_size = 1
-    generation.max_length, generation.max_new_tokens = None, longest + 8
-    generation.eos_token_id, generation.pad_token_id = words.terminators, PAD
-    generation.decoder_start_token_id = generation.bos_token_id = START
-    generation.forced_eos_token_id = None
-    return model
-
-
 class Trainer:
     """Fits a model to training visits; `fit` returns it with the best weights."""
 
@@ -157,9 +96,9 @@ class Trainer:
         if name == "cpu":  # visits are short: the fused kernels there take twice the time of plain products
             model.set_attn_implementation("eager")
         self.plain_model = model
-        self.model, *self.optimizers = self.accelerator.prepare(
-            model, *make_optimizers(model, plan.learning_rate, plan.matrix_learning_rate, plan.weight_decay)
-        )
+        rates = (plan.learning_rate, plan.table_learning_rate, plan.matrix_learning_rate)
+        optimizers = make_optimizers(model, *rates, plan.weight_decay)
+        self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
         self.words, self.train, self.val, self.plan = words, train, val, plan
         self.checkpoints, self.stop = checkpoints, stop or Stop()
         self.log_every, self.save_tokens = log_every_tokens, checkpoint_every_tokens or math.inf
@@ -184,8 +123,7 @@ class Trainer:
             while state.tokens < plan.tokens:
                 pairs, order = self._epoch(keep)
                 while state.batch < len(order) and state.tokens < plan.tokens:
-                    rows, counts = own_rows(order[state.batch], self._process, self._processes)
-                    losses, n = self._step(collate(self.train, pairs, rows), counts)
+                    losses, n = self._step(pairs, order[state.batch])
                     state.batch, state.step, state.tokens = state.batch + 1, state.step + 1, state.tokens + n
                     state.sums = [a + b * n for a, b in zip(state.sums, losses.tolist(), strict=True)]
                     bar.update(n)
@@ -230,16 +168,24 @@ class Trainer:
                 self.max_tokens,
                 pairs.dropped_visits,
             )
-        return pairs, batches(pairs, self.plan.batch_tokens, rng, keep)
+        parts = batches(pairs, self.plan.batch_tokens // PARTS, rng, keep)
+        return pairs, [parts[i : i + PARTS] for i in range(0, len(parts), PARTS)]
 
-    def _step(self, batch: dict[str, np.ndarray], counts: bool = True) -> tuple[torch.Tensor, int]:
+    def _step(self, pairs: Pairs, parts: list[np.ndarray]) -> tuple[torch.Tensor, int]:
+        """One step on all `parts`, rows of `pairs`, together; the five losses and the target tokens."""
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = group["peak"] * self._rate()
         self.model.train()
-        n = int((batch["labels"] != -100).sum())
-        output = self.model(**self._tensors(batch))
-        loss, losses, n = over_processes(self.accelerator, self.plain_model, output, n, counts)
-        self.accelerator.backward(loss)
+        held = [int(pairs.targets(rows).sum()) for rows in parts]
+        losses = torch.zeros(5, device=self.accelerator.device)
+        for rows, tokens in zip(parts, held, strict=True):
+            mine, counts = own_rows(rows, self._process, self._processes)
+            batch = collate(self.train, pairs, mine)
+            output = self.model(**self._tensors(batch))
+            own = int(pairs.targets(mine).sum())
+            loss, all_losses = over_processes(self.accelerator, self.plain_model, output, own, counts)
+            self.accelerator.backward(loss * (tokens / sum(held)))
+            losses += all_losses * (tokens / sum(held))
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.plan.max_grad_norm)
         if not (torch.isfinite(losses).all() and torch.isfinite(norm)):
             raise UserError(
@@ -249,7 +195,7 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        return losses, n
+        return losses, sum(held)
 
     def _rate(self) -> float:
         """Share of the peak learning rates: linear warm-up, then cosine decay to zero at the end."""

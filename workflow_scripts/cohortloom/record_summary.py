@@ -1,0 +1,125 @@
+"""What the model knows of a patient apart from its attention: the prompts, and a summary of the record."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import BartConfig
+
+MAX_COUNT = 64  # so many codes of a visit are told apart by number
+
+
+class ConditionalPrompt(nn.Module):
+    """Age and sex as two vectors in front of a sequence: [batch, 2, d_model]."""
+
+    def __init__(self, config: BartConfig):
+        super().__init__()
+        low, high = torch.tensor(config.age_knots[:-1]), torch.tensor(config.age_knots[1:])
+        self.register_buffer("low", low)
+        self.register_buffer("width", high - low)
+        self.age_weight = nn.Parameter(torch.empty(len(low), config.d_hidden))
+        self.age_bias = nn.Parameter(torch.empty(config.d_hidden))
+        self.sex_embeddings = nn.ModuleList(
+            nn.Embedding(n, config.d_hidden) for n in config.cat_cardinalities
+        )
+        self.sex_bias = nn.Parameter(torch.empty(len(config.cat_cardinalities), config.d_hidden))
+        self.projection = nn.Linear(config.d_hidden, config.d_model)
+
+    def forward(self, x_num: torch.Tensor, x_cat: torch.Tensor) -> torch.Tensor:
+        """x_num [batch, 1] age in years; x_cat [batch, 1] sex, 0 F and 1 M."""
+        ramps = ((x_num.float() - self.low) / self.width).clamp(0, 1)
+        age = ramps.to(self.age_weight.dtype) @ self.age_weight + self.age_bias
+        sexes = [table(x_cat[:, i]) + self.sex_bias[i] for i, table in enumerate(self.sex_embeddings)]
+        return self.projection(torch.stack([age, *sexes], dim=1))
+
+
+class RecordSummary(nn.Module):
+    """What is known of patient and visit as sums over codes, led straight to the output layer."""
+
+    def __init__(self, config: BartConfig):
+        super().__init__()
+        self.now_id, self.first_code_id = config.now_id, config.first_code_id
+        self.person = ConditionalPrompt(config)
+        self.earlier = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.present = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.recurrence = nn.Parameter(torch.empty(config.vocab_size))
+        self.register_buffer("ages", torch.tensor(config.group_ages))
+        self.repetition = nn.Parameter(torch.empty(1))
+        self.ending = nn.Parameter(torch.empty(3, MAX_COUNT))
+        n_groups = config.cat_cardinalities[0] * len(config.group_ages)
+        self.register_buffer("group_bias", torch.zeros(n_groups, config.vocab_size))
+        self.norm = nn.LayerNorm(config.d_model)
+        self.hidden = nn.Linear(config.d_model, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(config.d_model, config.d_model)
+
+    def init_weights(self, group_ages: list[float]) -> None:
+        """Projections that bring sums of small embeddings to the size of the prompts; layers that keep it."""
+        self.ages.copy_(torch.tensor(group_ages, device=self.ages.device))
+        for layer, size in ((self.earlier, 5.0), (self.present, 5.0), (self.hidden, 1.0), (self.output, 1.0)):
+            nn.init.normal_(layer.weight, std=size * layer.in_features**-0.5)
+        nn.init.zeros_(self.recurrence)
+        nn.init.zeros_(self.ending)
+        nn.init.constant_(self.repetition, -2.0)
+
+    def read(
+        self, input_ids: torch.Tensor, embedded: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor
+    ) -> tuple:
+        """What does not change while a visit is written, from the encoder's input_ids [batch, length].
+
+        embedded: [batch, length, d_model], the embeddings of input_ids.
+
+        Returns: context [batch, d_model]; token_bias [batch, vocabulary], added to the logits; known
+        [batch, 2], how many codes of earlier visits and of this visit are shown.
+        """
+        code = input_ids >= self.first_code_id
+        now = (input_ids == self.now_id).cumsum(1) > 0
+        past = code & ~now
+        context = self.person(x_num, x_cat).sum(1)
+        context = context + self.earlier((embedded * past[..., None]).sum(1))
+        context = context + self.present((embedded * (code & now)[..., None]).sum(1))
+        token_bias = self.group_bias[self.group(x_num, x_cat)]
+        token_bias = token_bias + self._held(input_ids * past) * self.recurrence
+        token_bias = token_bias + self._held(input_ids * (code & now)) * self.repetition
+        return context, token_bias, torch.stack([past.sum(1), (code & now).sum(1)], 1)
+
+    def _held(self, ids: torch.Tensor) -> torch.Tensor:
+        """1 for each token in ids [batch, length], [batch, vocabulary]; id 0 is none."""
+        held = torch.zeros(len(ids), len(self.recurrence), device=ids.device)
+        held.scatter_(1, ids, 1.0)
+        held[:, 0] = 0.0
+        return held
+
+    def group(self, x_num: torch.Tensor, x_cat: torch.Tensor) -> torch.Tensor:
+        """Row of `group_bias` [batch] of ages in years and sexes, women first."""
+        band = torch.searchsorted(self.ages, x_num[:, 0].float().contiguous(), right=True) - 1
+        return x_cat[:, 0] * len(self.ages) + band
+
+    def forward(
+        self, context: torch.Tensor, prefix_ids: torch.Tensor, embedded: torch.Tensor
+    ) -> torch.Tensor:
+        """Addition to the decoder states [batch, target, d_model]; prefix_ids [batch, target] as written.
+
+        embedded: [batch, target, d_model], the embeddings of prefix_ids.
+        """
+        written = embedded * (prefix_ids >= self.first_code_id)[..., None]
+        states = F.relu(self.norm(context[:, None] + self.present(written.cumsum(1))))
+        return self.output(self.dropout(F.relu(self.hidden(states))))
+
+    def written_bias(self, token_bias, x_num, x_cat, prefix_ids) -> torch.Tensor:
+        """Addition to the logits of the codes written, [batch, target].
+
+        What a recurring code had got is taken back, and all lose by `repetition`: what the model leaves on
+        codes that generation forbids to repeat falls there on the terminators too, and ends visits early.
+        """
+        got = (token_bias - self.group_bias[self.group(x_num, x_cat)]).gather(1, prefix_ids)
+        return (self.repetition - got) * (prefix_ids >= self.first_code_id)
+
+    def end_bias(self, known: torch.Tensor, prefix_ids: torch.Tensor) -> torch.Tensor:
+        """Addition to the logits of all terminators [batch, target], by the number of codes known.
+
+        Apart for first visits, later visits, and visits of which some codes are shown.
+        """
+        earlier, revealed = known.unbind(1)
+        kind = torch.where(revealed > 0, 2, (earlier > 0).long())
+        count = revealed[:, None] + (prefix_ids >= self.first_code_id).cumsum(1)
+        return self.ending[kind[:, None].expand_as(count), count.clamp(max=MAX_COUNT - 1)]
