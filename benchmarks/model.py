@@ -26,7 +26,7 @@ from cohortloom.examples import Examples, batches, collate, corrupted_pairs
 from cohortloom.forbidden import AGES
 from cohortloom.generation import synthesize
 from cohortloom.presets import make_model
-from cohortloom.training import PARTS, Plan, Trainer
+from cohortloom.training import Plan, Trainer
 from cohortloom.visits import list_column, sex_array, write_visits
 
 
@@ -116,7 +116,8 @@ def measure(preset: str, n_visits: int) -> list[tuple[str, float, str]]:
     plan = Plan(
         seed=0,
         tokens=10**9,
-        batch_tokens=1024,
+        batch_tokens=2048,
+        parts_per_step=8,
         learning_rate=1e-3,
         table_learning_rate=0.02,
         matrix_learning_rate=0.02,
@@ -133,8 +134,9 @@ def measure(preset: str, n_visits: int) -> list[tuple[str, float, str]]:
     device, precision = pick_device("auto")
     trainer = Trainer(model, words, data, data, plan, Checkpoints(None, ""))
     pairs = corrupted_pairs(data, words, np.random.default_rng(0), 510, 0.5, 0.05, 0.05, 0.05)
-    order = batches(pairs, plan.batch_tokens // PARTS, np.random.default_rng(0), np.diff(data.offsets) > 0)
-    steps = [order[i : i + PARTS] for i in range(0, 45 * PARTS, PARTS)]
+    n = plan.parts_per_step
+    order = batches(pairs, plan.batch_tokens // n, np.random.default_rng(0), np.diff(data.offsets) > 0)
+    steps = [order[i : i + n] for i in range(0, min(45 * n, len(order)), n)]
     for parts in steps[:5]:
         trainer._step(pairs, parts)
     tokens = flops = padded = cells = 0.0

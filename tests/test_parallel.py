@@ -22,7 +22,14 @@ from test_training import run_train
 COLUMNS = ("lm_loss", "age_loss", "sex_loss", "loss")
 # Two processes sum what one sums, in another order. What makes more of it than a last digit is put aside:
 # dropout, which each process draws for its own rows, and bf16, which rounds each part by itself.
-OPTIONS = {"tokens": 4000, "batch_tokens": 256, "evaluations": 1, "precision": "float32", "dropout": 0.0}
+OPTIONS = {
+    "tokens": 4000,
+    "batch_tokens": 256,
+    "parts_per_step": 2,
+    "evaluations": 1,
+    "precision": "float32",
+    "dropout": 0.0,
+}
 # Muon multiplies in bf16 whatever the precision is. So the tight comparison lets the matrices stay where they
 # began and looks at Muon's momentum, which is all that it has seen of their gradients.
 STILL = {"matrix_learning_rate": 1e-12}

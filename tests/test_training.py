@@ -11,9 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cohortloom.checkpoints import Checkpoints
 from cohortloom.errors import UserError
-from cohortloom.training import Trainer
+from cohortloom.examples import Examples
+from cohortloom.presets import make_model
+from cohortloom.training import Plan, Trainer
 from cohortloom.visits import read_visits
+from cohortloom.vocabulary import Vocabulary
 from generate import generate
 from grammar import ANAEMIA, FIRST, HYPERTENSION, breaches
 from train import train
@@ -23,6 +27,7 @@ BRIEF = {
     "preset": "tiny",
     "tokens": 6000,
     "batch_tokens": 128,
+    "parts_per_step": 2,
     "evaluations": 2,
     "selection_patients": 50,
     "max_positions": 64,
@@ -155,6 +160,7 @@ def trained(dataset, tmp_path_factory):
         "tokens": 150_000,
         "learning_rate": 2e-3,
         "batch_tokens": 128,
+        "parts_per_step": 2,
         "dropout": 0.0,
         "evaluations": 1,
         "log_every_tokens": 50_000,
@@ -249,3 +255,53 @@ def test_a_repeated_code_is_refused_not_repaired(trained, dataset, tmp_path):
 
 def test_dataset_holds_token_ids(dataset):
     assert {"diagnoses_ids", "terminator"} <= set(pq.read_schema(dataset["train"]).names)
+
+
+def test_a_step_mixes_lengths_and_weighs_its_parts_by_their_tokens(dataset):
+    """The step on visits in parts of one length is that on all of them in one batch."""
+    words, data = Vocabulary.load(dataset["vocabulary"]), Examples.load(dataset["train"])
+
+    def made(parts_per_step):
+        plan = Plan(
+            seed=0,
+            tokens=10**6,
+            batch_tokens=256,
+            parts_per_step=parts_per_step,
+            learning_rate=1e-3,
+            table_learning_rate=0.02,
+            matrix_learning_rate=0.02,
+            warmup_fraction=0.0,
+            weight_decay=0.0,
+            max_grad_norm=1e9,
+            reveal_probability=0.5,
+            mask_probability=0.05,
+            delete_probability=0.05,
+            replace_probability=0.05,
+            evaluations=1,
+            selection_patients=10,
+            precision="float32",
+        )
+        model = make_model(words, data, "tiny", 0, 0.0, 64, age_weight=0.0, sex_weight=0.0)
+        trainer = Trainer(model, words, data, data, plan, Checkpoints(None, ""), "cpu")
+        return trainer, *trainer._epoch(np.diff(data.offsets) > 0)
+
+    alone, pairs, steps = made(1)
+    mixed, _, mixed_steps = made(4)
+    kinds = [
+        [len(np.unique(pairs.targets(np.concatenate(step)))) for step in some]
+        for some in (steps, mixed_steps)
+    ]
+    assert np.mean(kinds[1]) > 1.5 * np.mean(kinds[0])
+    parts = mixed_steps[0]
+    losses, tokens = mixed._step(pairs, parts)
+    expected, n = alone._step(pairs, [np.concatenate(parts)])
+    assert tokens == n == pairs.targets(np.concatenate(parts)).sum()
+    assert float(losses[0]) == pytest.approx(float(expected[0]), rel=1e-5)
+    found, whole = (torch.cat([p.flatten() for p in t.plain_model.parameters()]) for t in (mixed, alone))
+    before = torch.cat([p.flatten() for p in made(1)[0].plain_model.parameters()])
+    assert (found - whole).norm() < 0.05 * (whole - before).norm()
+    # rejected: a step on the first part alone
+    other, *_ = made(1)
+    other._step(pairs, parts[:1])
+    found = torch.cat([p.flatten() for p in other.plain_model.parameters()])
+    assert (found - whole).norm() > 0.2 * (whole - before).norm()

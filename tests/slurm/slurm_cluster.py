@@ -33,6 +33,7 @@ LONG = {
         "tokens": 12_000,
         "max_epochs": 1000,
         "batch_tokens": 64,
+        "parts_per_step": 1,
         "evaluations": 2,
         "log_every_tokens": 1000,
         "checkpoint_every_tokens": 500,

@@ -119,7 +119,11 @@ class RecordSummary(nn.Module):
 
         Apart for first visits, later visits, and visits of which some codes are shown.
         """
+        return self.ending[self.end_place(known, prefix_ids)]
+
+    def end_place(self, known: torch.Tensor, prefix_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Row and column of `ending` [batch, target] that hold after each of prefix_ids [batch, target]."""
         earlier, revealed = known.unbind(1)
         kind = torch.where(revealed > 0, 2, (earlier > 0).long())
         count = revealed[:, None] + (prefix_ids >= self.first_code_id).cumsum(1)
-        return self.ending[kind[:, None].expand_as(count), count.clamp(max=MAX_COUNT - 1)]
+        return kind[:, None].expand_as(count), count.clamp(max=MAX_COUNT - 1)

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from cohortloom.calibration import calibrate_ending
 from cohortloom.checkpoints import Checkpoints
 from cohortloom.devices import pick_device
 from cohortloom.errors import Interrupted, UserError
@@ -30,10 +31,6 @@ from cohortloom.selection import selection_score
 from cohortloom.step import log
 from cohortloom.vocabulary import Vocabulary
 
-# A step takes so many batches, each of visits of one length. With one alone, a step taught that all visits
-# end after so many codes; that did not average out, and visits of one code were written half as often.
-PARTS = 4
-
 
 @dataclass
 class Plan:
@@ -42,6 +39,7 @@ class Plan:
     seed: int
     tokens: int
     batch_tokens: int
+    parts_per_step: int  # of visits of one length each: one alone would teach that all visits end there
     learning_rate: float
     table_learning_rate: float
     matrix_learning_rate: float
@@ -147,8 +145,10 @@ class Trainer:
             (state.tokens - started_at) / max(seconds, 1e-9),
         )
         self._save()  # so that a job which dies while it writes the model has nothing to train again
-        self.plain_model.load_state_dict(self.best)
-        return self.plain_model.eval()
+        model = self.plain_model
+        model.load_state_dict(self.best)
+        calibrate_ending(model, self.words, self.train, plan.seed, self.max_tokens, self._tensors)
+        return model.eval()
 
     def _epoch(self, keep: np.ndarray):
         rng = np.random.default_rng([self.plan.seed, 2, self.state.epoch])
@@ -168,8 +168,9 @@ class Trainer:
                 self.max_tokens,
                 pairs.dropped_visits,
             )
-        parts = batches(pairs, self.plan.batch_tokens // PARTS, rng, keep)
-        return pairs, [parts[i : i + PARTS] for i in range(0, len(parts), PARTS)]
+        n = self.plan.parts_per_step
+        parts = batches(pairs, self.plan.batch_tokens // n, rng, keep)
+        return pairs, [parts[i : i + n] for i in range(0, len(parts), n)]
 
     def _step(self, pairs: Pairs, parts: list[np.ndarray]) -> tuple[torch.Tensor, int]:
         """One step on all `parts`, rows of `pairs`, together; the five losses and the target tokens."""

@@ -1,0 +1,73 @@
+"""Visits end as often after each number of codes as training visits do."""
+
+import numpy as np
+import pytest
+import torch
+
+from cohortloom.calibration import calibrate_ending
+from cohortloom.examples import Examples, collate, plain_pairs
+from cohortloom.presets import make_model
+from cohortloom.vocabulary import END, Vocabulary
+
+CODES = ("2859", "4019", "5990", "60000", "64891", "66411", "7746")
+
+
+@pytest.fixture
+def world():
+    """2,000 patients of two visits of 1 to 5 codes, first ones shorter; vocabulary; an untrained model."""
+    rng = np.random.default_rng(0)
+    words = Vocabulary(CODES, (1,) * len(CODES), ())
+    visit = np.tile([0, 1], 2000)
+    lengths = 1 + rng.binomial(4, np.where(visit == 0, 0.3, 0.6))
+    ids = np.concatenate([rng.choice(len(CODES), n, replace=False) for n in lengths]) + words.first_code
+    data = Examples(
+        ids=ids,
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        terminator=np.full(4000, END),
+        age=rng.uniform(20, 80, 4000),
+        sex=rng.integers(0, 2, 4000),
+        visit=visit,
+    )
+    return words, data, make_model(words, data, "tiny", 0, 0.0, 64).eval()
+
+
+def tensors(batch):
+    return {key: torch.from_numpy(value) for key, value in batch.items()}
+
+
+@torch.no_grad()
+def ends(words, data, model, first):
+    """Share of first (or later) visits that end after 1, 2, ... codes: expected by the model, and real."""
+    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), 62)
+    lengths = np.diff(data.offsets)
+    rows = np.flatnonzero((lengths > 0) & ((data.visit == 0) == first))
+    batch = tensors(collate(data, pairs, rows))
+    scored = batch.pop("labels") != -100
+    ended = model(**batch).logits.softmax(-1)[..., words.terminators].sum(-1)
+    expected = [float(ended[:, k][scored[:, k]].mean()) for k in range(1, 5)]
+    return expected, [float((lengths[rows] == k).sum() / (lengths[rows] >= k).sum()) for k in range(1, 5)]
+
+
+def test_expected_ends_become_the_observed(world):
+    words, data, model = world
+    with torch.no_grad():
+        model.summary.ending += 1.0  # what was learnt about lengths went wrong
+    for first in (True, False):
+        expected, real = ends(words, data, model, first)
+        assert max(np.abs(np.subtract(expected, real))) > 0.1
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    calibrate_ending(model, words, data, 0, 62, tensors)
+    for first in (True, False):
+        expected, real = ends(words, data, model, first)
+        assert expected == pytest.approx(real, abs=0.02)
+    changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
+    assert changed == ["summary.ending"]
+
+
+def test_numbers_of_codes_that_hardly_occur_are_left_alone(world):
+    words, data, model = world
+    before = model.summary.ending.clone()
+    calibrate_ending(model, words, data, 0, 62, tensors)
+    most = int(np.diff(data.offsets).max())
+    assert torch.equal(model.summary.ending[:, most + 1 :], before[:, most + 1 :])
+    assert not torch.equal(model.summary.ending, before)

@@ -1,0 +1,57 @@
+"""After training: visits are to end as often after each number of codes as training visits do.
+
+The bias on ending (record_summary.py) follows the other weights with a delay, and visits of one code are too
+few to pull it along: they came out a fifth to a half too rare. Whether and where visits end is a plain count,
+so the bias is set by counting in the end.
+"""
+
+import numpy as np
+import torch
+
+from cohortloom.examples import Examples, batches, collate, corrupted_pairs, plain_pairs
+from cohortloom.vocabulary import Vocabulary
+
+VISITS = 20_000
+LEAST = 50  # visits that get so far; below, a count says too little
+
+
+@torch.no_grad()
+def calibrate_ending(model, words: Vocabulary, data: Examples, seed: int, max_tokens: int, tensors) -> None:
+    """Shift `model.summary.ending` [3, counts] in place.
+
+    data: training visits, of which up to 20,000 are read, once with nothing revealed and once with a part.
+    tensors: turns a batch of arrays into the model's tensors. The shift of an average is not quite the
+    average of shifts, hence two rounds.
+    """
+    model.eval()
+    rng = np.random.default_rng([seed, 4])
+    keep = np.zeros(len(data), bool)
+    keep[rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))[:VISITS]] = True
+    nothing = plain_pairs(data, np.zeros(len(data.ids), bool), max_tokens)
+    some = corrupted_pairs(data, words, rng, max_tokens, 1.0, 0.0, 0.0, 0.0)
+    for _ in range(2):
+        ending = model.summary.ending
+        expected, observed, reached = (torch.zeros_like(ending, dtype=torch.float64) for _ in range(3))
+        for pairs in (nothing, some):
+            for rows in batches(pairs, 2048, None, keep):
+                batch = tensors(collate(data, pairs, rows))
+                labels, prefix = batch.pop("labels"), batch["decoder_input_ids"]
+                person = (batch["x_num"], batch["x_cat"])
+                context, token_bias, known = model.read(batch["input_ids"], *person)
+                logits = model(**batch, context=context, token_bias=token_bias, known=known).logits
+                first, last = words.terminators[0], words.terminators[-1]
+                ends = logits.float().softmax(-1)[..., first : last + 1].sum(-1)
+                scored = labels != -100
+                place = tuple(index[scored] for index in model.summary.end_place(known, prefix))
+                for sums, values in (
+                    (expected, ends),
+                    (observed, (labels >= first) & (labels <= last)),
+                    (reached, scored),
+                ):
+                    sums.index_put_(place, values[scored].double(), accumulate=True)
+        shift = _log_odds(observed, reached) - _log_odds(expected, reached)
+        ending += torch.where(reached >= LEAST, shift, 0.0).to(ending.dtype)
+
+
+def _log_odds(ended: torch.Tensor, reached: torch.Tensor) -> torch.Tensor:
+    return torch.log((ended + 0.5) / (reached - ended + 0.5))
