@@ -36,7 +36,7 @@ def train(
     batch_tokens: int = 2048,
     parts_per_step: int = 8,
     learning_rate: float = 1.5e-3,
-    table_learning_rate: float = 0.02,
+    table_learning_rate: float = 0.03,
     matrix_learning_rate: float = 0.02,
     warmup_fraction: float = 0.05,
     weight_decay: float = 0.01,
