@@ -181,7 +181,8 @@ def train_keywords(config: dict[str, Any], run_id: str) -> dict[str, Any]:
     arms = arm_ids(config)
     if run_id in arms:
         (arm, seed), ablation = arms[run_id], config["ablation"]
-        own = {"preset": ablation["preset"], "tokens": ablation["tokens"], **ablation["arms"][arm]}
+        shared = {key: ablation[key] for key in ("preset", "tokens", "evaluations")}
+        own = {**shared, **ablation["arms"][arm]}
     else:
         run, seed = run_ids(config)[run_id]
         own = config["runs"][run]
