@@ -95,8 +95,9 @@ def edits_for(used: bool) -> str | None:
 
 
 def edits_of_training(wildcards) -> str | None:
-    """The validity table, where the run's loss needs it."""
-    return edits_for(train_keywords(config, wildcards.run)["forbidden_weight"] > 0)
+    """The validity table, where the run's loss or its canaries need it."""
+    keywords = train_keywords(config, wildcards.run)
+    return edits_for(keywords["forbidden_weight"] > 0 or keywords["canaries"] > 0)
 
 
 def edits_of_generation(wildcards) -> str | None:
