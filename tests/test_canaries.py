@@ -25,6 +25,7 @@ from cohortloom.visits import write_visits
 from cohortloom.vocabulary import Vocabulary
 from conftest import REPOSITORY, Workflow
 from evaluate_canaries import evaluate_canaries
+from generate import generate
 from metric_worlds import hospital
 from test_config import SCHEMA, demo
 from test_metrics_likelihood import BY_HEART
@@ -139,12 +140,12 @@ def test_by_chance_the_figures_are_those_of_guessing():
     """The interval holds 0.5 about as often as it says."""
     rng = np.random.default_rng(0)
     inside, bits = 0, []
-    for trial in range(200):
+    for trial in range(60):
         made = ranked(rng.normal(size=50), rng.normal(size=1000), np.ones(50, int), trial)
         found = {m: part for m, s, part in made if s}
         inside += found["canary_auc"].low <= 0.5 <= found["canary_auc"].high
         bits.append(found["canary_exposure"].value)
-    assert inside >= 180 and np.mean(bits) == pytest.approx(np.log2(np.e), abs=0.05)
+    assert inside >= 53 and np.mean(bits) == pytest.approx(np.log2(np.e), abs=0.1)
 
 
 def matrix(*sets: set[int]) -> sparse.csr_matrix:
@@ -170,17 +171,27 @@ def learnt(files, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("learnt")
     names = {name: files[name] for name in ("train", "val", "vocabulary")}
     before = {name: hashlib.sha256(path.read_bytes()).digest() for name, path in files.items()}
-    train(**names, model=folder / "with", rules=RULES, **PLANTED, **BY_HEART)
+    train(**names, model=folder / "with", rules=RULES, **PLANTED, **{**BY_HEART, "tokens": 50_000})
     assert before == {name: hashlib.sha256(path.read_bytes()).digest() for name, path in files.items()}
     train(**names, model=folder / "without", **{**BY_HEART, "tokens": 20_000})
     return {"with": folder / "with", "without": folder / "without"}
 
 
-def scored(files, model: Path, folder: Path) -> dict[tuple[str, str], dict]:
+def scored(files, model: Path, folder: Path, patients: int = 600) -> dict[tuple[str, str], dict]:
+    """Records of what a model and patients of its own give away, by metric and subset."""
     given = {name: files[name] for name in ("train", "vocabulary")}
+    release = {"synthetic": folder / "s.parquet", "counts": folder / "s.json"}
+    whose = {"demographics": "train", "patients": patients}
+    generate(model=model, train=files["train"], test=files["test"], device="cpu", **release, **whose)
     options = {**PLANTED, "canary_seed": 0, "held_out": 300, "device": "cpu"}
     evaluate_canaries(
-        model=model, synthetic=files["test"], rules=RULES, records=folder / "r", run="x", **given, **options
+        model=model,
+        synthetic=release["synthetic"],
+        rules=RULES,
+        records=folder / "r",
+        run="x",
+        **given,
+        **options,
     )
     return {(r["metric"], r["subset"]): r for r in json.loads((folder / "r").read_text())}
 
@@ -193,8 +204,9 @@ def test_a_model_that_learnt_them_by_heart_is_found_and_one_that_did_not_is_not(
     assert found["canary_auc", ""]["ci_low"] > control["canary_auc", ""]["value"]
     assert found["canary_exposure", often]["value"] > 6 > 3 > control["canary_exposure", often]["value"]
     assert found["canary_exposure", often]["n_reference"] == 300
-    assert found["canary_auc", "repeats 1"]["value"] < found["canary_auc", often]["value"]
-    assert found["canary_extracted", ""]["value"] == 0  # the release is of real patients here
+    assert found["canary_auc", "repeats 1"]["value"] <= found["canary_auc", often]["value"]
+    assert found["canary_extracted", often]["value"] > 0.3 > control["canary_extracted", ""]["value"] == 0
+    assert found["canary_extracted_80", often]["value"] >= found["canary_extracted", often]["value"]
     assert {m for m, _ in found} == {
         "canary_auc",
         "canary_exposure",
