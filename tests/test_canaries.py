@@ -19,7 +19,7 @@ from cohortloom.forbidden import age_row, forbidden_table
 from cohortloom.likelihood import patient_scores
 from cohortloom.marginals import token_counts
 from cohortloom.metrics.canaries import exposure, extracted, ranked
-from cohortloom.training import make_model
+from cohortloom.presets import make_model
 from cohortloom.validity import load_rules
 from cohortloom.visits import write_visits
 from cohortloom.vocabulary import Vocabulary
@@ -247,8 +247,8 @@ def test_the_overlay_adds_a_run_like_the_main_one():
 def planted(tiny, tmp_path_factory) -> Workflow:
     """The tiny experiment with a run of canaries more, to its end."""
     overlay = tmp_path_factory.mktemp("planted") / "overlay.yaml"
-    # as many tokens as the others have passes of: the few canaries are to be learnt
-    overlay.write_text(yaml.safe_dump({"runs": {"canaries": {"canaries": 30, "tokens": 60_000}}}))
+    # more tokens than the other runs, so that something is remembered
+    overlay.write_text(yaml.safe_dump({"runs": {"canaries": {"canaries": 30, "tokens": 16_000}}}))
     workflow = Workflow(tiny.folder, tiny.directory, [*tiny.options, str(overlay)], tiny.environment)
     more = {"evaluate_canaries canaries", "evaluate_canaries real"}
     assert tiny.jobs() == set()
