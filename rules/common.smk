@@ -13,6 +13,7 @@ if str(SCRIPTS) not in sys.path:
 from cohortloom.config import (
     UNTRACKED,
     arm_ids,
+    canary_run_ids,
     check_config,
     constraint_of,
     main_run_id,
@@ -35,6 +36,7 @@ RAW_DIR = raw_dir(config)
 RESULTS = f"results/{config['experiment']}"
 RUNS = run_ids(config)  # run id -> (name under `runs`, seed)
 ARMS = arm_ids(config)  # the same for the trainings of the ablation, which evaluate_all leaves alone
+CANARY_RUNS = canary_run_ids(config)  # those that patients are planted into; none by default
 NAIVE = {
     "prevalence": ("synthesize", "reconstruct"),
     "markov": ("synthesize", "reconstruct"),
@@ -95,8 +97,9 @@ def edits_for(used: bool) -> str | None:
 
 
 def edits_of_training(wildcards) -> str | None:
-    """The validity table, where the run's loss needs it."""
-    return edits_for(train_keywords(config, wildcards.run)["forbidden_weight"] > 0)
+    """The validity table, where the run's loss or its canaries need it."""
+    keywords = train_keywords(config, wildcards.run)
+    return edits_for(keywords["forbidden_weight"] > 0 or keywords["canaries"] > 0)
 
 
 def edits_of_generation(wildcards) -> str | None:
@@ -153,6 +156,13 @@ def external_files(name: str) -> list[str]:
 def model_of(name: str) -> str:
     """The run whose model is attacked: for `real` the main run's."""
     return main_run_id(config) if name == "real" else name
+
+
+def planted_in(name: str) -> dict[str, int]:
+    """The canaries that a run is asked about; for `real`, which saw none, those of the first run with any."""
+    run = name if name in CANARY_RUNS else CANARY_RUNS[0]
+    keywords = train_keywords(config, run)
+    return {"canary_seed": seed_of(run), **{key: keywords[key] for key in ("canaries", "canary_repeats")}}
 
 
 def model_files_of(name: str) -> list[str]:

@@ -95,6 +95,42 @@ rule evaluate_likelihood:
         "../workflow_scripts/evaluate_likelihood.py"
 
 
+# Patients who were planted into training. `real`: the main run's model and patients, into which none were.
+rule evaluate_canaries:
+    input:
+        model_files=lambda wildcards: model_files_of(model_of(wildcards.name)),
+        synthetic=lambda wildcards: visits_of(model_of(wildcards.name), "synthesize"),
+        train=rules.build_dataset.output.train,
+        vocabulary=rules.build_dataset.output.vocabulary,
+        rules=workflow_file("resources", "icd9_validity.csv"),
+        modules=modules_of("evaluate_canaries"),
+    output:
+        records=results("evaluation", "{name}", "canaries.json"),
+    log:
+        log_of("evaluate_canaries", "{name}"),
+    benchmark:
+        timing_of("evaluate_canaries", "{name}")
+    wildcard_constraints:
+        name="|".join([*CANARY_RUNS, "real"]) if CANARY_RUNS else "none",
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=16000,
+        runtime=60,
+    params:
+        **config["evaluate"]["canaries"],
+        canaries=lambda wildcards: planted_in(wildcards.name)["canaries"],
+        canary_repeats=lambda wildcards: planted_in(wildcards.name)["canary_repeats"],
+        canary_seed=lambda wildcards: planted_in(wildcards.name)["canary_seed"],
+        model=lambda wildcards: results("models", model_of(wildcards.name)),
+        sample_seed=config["evaluate"]["seed"],
+        run="{name}",
+        seed=lambda wildcards: seed_of(wildcards.name),
+    script:
+        "../workflow_scripts/evaluate_canaries.py"
+
+
 rule evaluate_utility:
     input:
         synthetic=lambda wildcards: release_of(wildcards.name),

@@ -16,6 +16,7 @@ EVALUATIONS = {
     "classifier": [*scored("synthesize"), "real"],
     "privacy": [*scored("synthesize"), "real"],
     "likelihood": [*RUNS, "real"],
+    "canaries": [*CANARY_RUNS, "real"] if CANARY_RUNS else [],
     "utility": [*scored("synthesize"), "real"],
     "conditioning": [*scored("synthesize"), "real"],
     "race": [*scored("synthesize"), "real"],

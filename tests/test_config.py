@@ -85,6 +85,7 @@ SECTIONS = {
     "evaluate_classifier": ("evaluate", "classifier"),
     "evaluate_privacy": ("evaluate", "privacy"),
     "evaluate_likelihood": ("evaluate", "likelihood"),
+    "evaluate_canaries": ("evaluate", "canaries"),
     "evaluate_utility": ("evaluate", "utility"),
     "evaluate_conditioning": ("evaluate", "conditioning"),
     "evaluate_race": ("evaluate", "race"),
@@ -98,6 +99,7 @@ FROM_THE_DAG = {
     "sample_seed",
     "control_seed",
     "control",
+    "canary_seed",
     "source",
     "threads",
     "device",
@@ -119,7 +121,8 @@ def test_keys_are_the_keywords_of_the_script(script):
     known = part["properties"]
     found = keywords(script)
     ours = set(known) - {"source"} if script == "simulate_raw" else set(known)
-    assert ours - FROM_THE_DAG == set(found) - FROM_THE_DAG
+    of_the_training = {"canaries", "canary_repeats"} if script == "evaluate_canaries" else set()
+    assert ours - FROM_THE_DAG == set(found) - FROM_THE_DAG - of_the_training
     for name in ours & set(found):
         default = found[name].default
         if default is not inspect.Parameter.empty:
@@ -161,6 +164,15 @@ MISTAKES = {
     "name of a run": ({"runs": {"real": {}}}, r"runs\.real: this name is taken"),
     "fractions": ({"dataset": {"val_fraction": 0.5, "test_fraction": 0.5}}, r"leave nothing to train on"),
     "demographics": ({"generate": {"demographics": "none.csv"}}, r"demographics: none.csv is no file"),
+    "too few canaries": (
+        {"runs": {"mine": {"canaries": 3}}},
+        r"runs\.mine\.canaries: 3 are too few to tell anything; give 10 or more, or 0",
+    ),
+    "canaries in the main run": (
+        {"train": {"canaries": 10}},
+        r"train\.canaries: 10: none may be planted into the main run 'multitask'",
+    ),
+    "repeats": ({"runs": {"mine": {"canary_repeats": 0}}}, r"mine\.canary_repeats: 0 is below 1"),
     "experiment": ({"experiment": "../x"}, r"config: experiment: \.\./x does not match"),
 }
 

@@ -31,6 +31,7 @@ EXPECTED = {
     "evaluate_classifier",
     "evaluate_privacy",
     "evaluate_likelihood",
+    "evaluate_canaries",
     "evaluate_utility",
     "evaluate_conditioning",
     "evaluate_race",
@@ -115,7 +116,8 @@ def test_the_tiny_experiment_ran_in_a_directory_elsewhere(tiny):
     results = tiny.directory / "results" / "tiny"
     for name in ("scorecard.json", "scorecard.csv", "report.html", "provenance.json"):
         assert (results / name).stat().st_size > 0
-    for rule in EXPECTED - {"read_external", "summarize_external", "summarize_ablation"}:
+    others = {"read_external", "summarize_external", "summarize_ablation", "evaluate_canaries"}
+    for rule in EXPECTED - others:
         for folder, ending in (("logs", "log"), ("timings", "tsv")):
             assert list((results / folder).glob(f"{rule}.*{ending}")), f"{rule} has no file in {folder}"
     assert not list(tiny.folder.glob("results")) and not list(tiny.directory.parent.glob("results"))

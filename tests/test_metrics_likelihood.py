@@ -8,9 +8,10 @@ import torch
 
 from build_dataset import build_dataset
 from cohortloom.examples import Examples, collate, plain_pairs
+from cohortloom.likelihood import patient_scores
 from cohortloom.model import PromptBartWithDemographicPrediction
 from cohortloom.visits import write_visits
-from evaluate_likelihood import evaluate_likelihood, patient_scores
+from evaluate_likelihood import evaluate_likelihood
 from metric_worlds import hospital
 from train import train
 

@@ -190,6 +190,22 @@ def test_a_sentence_gives_the_value_and_real_and_the_verdict_of_the_record():
     assert report_words.sentences(records[1:2], "multitask", report_words.STEWARD, METRICS) == []
 
 
+def test_planted_patients_have_a_row_for_each_number_of_repeats():
+    shown = (("canary_exposure", 3.5), ("canary_extracted", 0.25), ("canary_extracted_80", 0.5))
+    records = [figure("real", "canary_auc", 0.5, subset="repeats 16", n=50)]
+    for subset in ("", "repeats 16", "repeats 4"):
+        records += [figure("spy", "canary_auc", 0.9, subset=subset, n=50)]
+        records += [figure("spy", metric, value, subset=subset, n=50) for metric, value in shown]
+    found = report_words.planted_patients(scorecard.join(records, METRICS), METRICS)
+    assert (found["run"], found["held_out"], found["ceiling"]) == ("spy", "800", "9.65")
+    first, second = found["rows"]
+    assert (first["times"], second["times"]) == ("4", "16")
+    assert (first["verdict"], second["verdict"]) == ("not judged", "FAIL")  # real's is of 16 alone
+    assert (second["canary_auc"], second["real"], second["interval"]) == ("0.900", "0.500", "0.890 to 0.910")
+    assert (second["canary_exposure"], second["canary_extracted"]) == ("3.50", "25.0%")
+    assert report_words.planted_patients(records[:1], METRICS) is None
+
+
 def test_a_page_with_attacks_audit_seeds_and_a_void_measure(tmp_path):
     inputs = write_inputs(tmp_path)
     extra = [
@@ -213,3 +229,4 @@ def test_a_page_with_attacks_audit_seeds_and_a_void_measure(tmp_path):
 
 def test_a_page_without_them_says_so(page):
     assert "Nothing was measured." in page and 'id="seeds"' not in page and 'id="removed"' not in page
+    assert "Planted patients" not in page

@@ -40,6 +40,7 @@ def evaluate_likelihood(
     quiet_libraries()
     from cohortloom.devices import pick_device
     from cohortloom.examples import Examples
+    from cohortloom.likelihood import patient_scores
     from cohortloom.model import PromptBartWithDemographicPrediction
 
     name, _ = pick_device(device)
@@ -60,26 +61,6 @@ def evaluate_likelihood(
         found.append(record(run, seed, MODE, metric, subset, *ends, n_reference, better))
         log.info("%s: %s %.4f (%.4f to %.4f)", run, metric, *ends[:3])
     write_json(records, found)
-
-
-def patient_scores(bart, data, batch_tokens: int) -> np.ndarray:
-    """Log likelihood a token of each patient of an Examples, [n_patients]: codes and terminators alike."""
-    import torch
-
-    from cohortloom.examples import batches, collate, plain_pairs
-
-    device = next(bart.parameters()).device
-    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), bart.config.max_position_embeddings - 2)
-    losses, tokens = np.zeros(len(data)), np.zeros(len(data))
-    with torch.inference_mode():
-        for rows in batches(pairs, batch_tokens, None, np.ones(len(data), bool)):
-            batch = {k: torch.from_numpy(v).to(device) for k, v in collate(data, pairs, rows).items()}
-            scored = (batch["labels"] != -100).cpu().numpy()
-            row_of_token = np.nonzero(scored)[0]
-            losses[rows] = np.bincount(row_of_token, bart(**batch).token_losses.cpu().numpy(), len(rows))
-            tokens[rows] = scored.sum(1)
-    patient = np.cumsum(data.visit == 0) - 1
-    return -np.bincount(patient, losses) / np.bincount(patient, tokens)
 
 
 def _some_patients(data, count: int, seed: int):

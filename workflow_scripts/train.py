@@ -15,6 +15,11 @@ from cohortloom.step import log, main, quiet_libraries
 from cohortloom.validity import load_rules
 from cohortloom.vocabulary import Vocabulary
 
+PLANTED = """**Not for release.** {canaries} invented patients (canaries) were planted into the training, up
+to {canary_repeats} times each, to measure what the model remembers. What it writes may hold their codes.
+
+"""
+
 
 def train(
     *,
@@ -49,6 +54,8 @@ def train(
     replace_probability: float = 0.05,
     evaluations: int = 2,
     selection_patients: int = 500,
+    canaries: int = 0,
+    canary_repeats: int = 16,
     precision: Literal["auto", "float32"] = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     devices: int = 1,
@@ -62,12 +69,14 @@ def train(
     `tokens` is the budget in target tokens, cut to `max_epochs` passes over the training visits, for more
     would only learn them by heart. Checkpoints go to the folder `checkpoints` (none without it), at SIGTERM
     too, and the same call goes on from the newest. `devices` processes train on each of `nodes` nodes.
-    `forbidden_weight` weighs the probability on codes that the full edit of `rules` forbids.
-    Raises UserError for a missing GPU, a loss that is not finite, an unwritable folder and one that another
-    job trains into; Interrupted after a signal.
+    `forbidden_weight` weighs the probability on codes that the full edit of `rules` forbids. `canaries`
+    invented patients are planted 1, 4, 16 ... times, up to `canary_repeats`: the model is then for measuring
+    what it remembers and not for release. Raises UserError for a missing GPU, a loss that is not finite, an
+    unwritable folder and one that another job trains into; Interrupted after a signal.
     """
     keywords = dict(locals())
     quiet_libraries()
+    from cohortloom.canaries import invent, repeats_of, with_canaries
     from cohortloom.checkpoints import Checkpoints
     from cohortloom.devices import pick_device
     from cohortloom.examples import Examples
@@ -77,14 +86,22 @@ def train(
     from cohortloom.presets import make_model
     from cohortloom.training import Plan, Trainer
 
-    if forbidden_weight and not rules:
-        raise UserError("train: forbidden_weight needs a validity table; give rules")
+    edits = [rules] if forbidden_weight or canaries else []
+    if edits and not rules:
+        raise UserError("train: forbidden_weight and canaries need a validity table; give rules")
+    repeats = repeats_of(canaries, canary_repeats) if canaries else None
     pick_device(device, devices)
     if devices * nodes > 1 and not is_worker():
         launch("train", keywords, devices, nodes)
         return
 
     words, data = Vocabulary.load(vocabulary), Examples.load(train)
+    if canaries:
+        planted, _ = invent(data, words, load_rules(rules), seed, canaries)
+        data = with_canaries(data, planted, repeats)
+        log.info(
+            "%d invented patients are planted, %d with repeats: not for release", canaries, repeats.sum()
+        )
     plan_values = dict(
         seed=seed,
         tokens=min(tokens, max_epochs * (len(data.ids) + len(data))),
@@ -122,7 +139,9 @@ def train(
         len(data.ids) + len(data),
     )
     parameters = plan_values | shape | losses
-    shaping = [train, val, vocabulary, *([rules] if forbidden_weight else [])]
+    if canaries:
+        parameters |= dict(canaries=canaries, canary_repeats=canary_repeats)
+    shaping = [train, val, vocabulary, *edits]
     kept = Checkpoints(checkpoints, digest(shaping, parameters))
     with Stop() as stop, kept.claimed() if is_first() else nullcontext():
         trainer = Trainer(
@@ -156,6 +175,7 @@ def digest(inputs: list[Path], parameters: dict) -> str:
             "model",
             "heads",
             "forbidden",
+            "canaries",
             "bands",
             "marginals",
             "validity",
@@ -189,13 +209,14 @@ def model_card(trained, history: list[dict], parameters: dict) -> str:
     """A model card in Markdown: what it is, how it was trained, what it may be used for."""
     last = [row for row in history if row["split"] == "val"][-1]
     rows = "\n".join(f"| {key} | {value} |" for key, value in parameters.items())
+    warning = PLANTED.format(**parameters) if "canaries" in parameters else ""
     return f"""# PromptBartWithDemographicPrediction
 
 A BART of {trained.num_parameters():,} parameters that writes the ICD-9-CM codes of hospital visits, prompted
 with age and sex. Trained by Cohortloom; ids are in vocabulary.json, the loss curve in history.csv.
 
-Validation losses at the end of training, nothing revealed: lm {last["lm_loss"]:.4f} nats a token, age
-{last["age_loss_years2"]:.3f} years², sex {last["sex_loss"]:.5f}.
+{warning}Validation losses at the end of training, nothing revealed: lm {last["lm_loss"]:.4f} nats a token,
+age {last["age_loss_years2"]:.3f} years², sex {last["sex_loss"]:.5f}.
 
 | parameter | value |
 |---|---|

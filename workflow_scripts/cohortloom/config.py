@@ -27,6 +27,7 @@ UNTRACKED = {
 RAW_DIR_VARIABLE = "COHORTLOOM_RAW_DIR"
 ARM_PREFIX = "ablation-"  # of the ids of the ablation's trainings
 OF_GENERATION = ("model", "constrained")  # keys of an arm that are not those of train
+LEAST_CANARIES = 10  # that of canaries.py, which is not for here: it needs numpy
 RESERVED_NAMES = ("real", "prevalence", "markov", "copy", "echo")
 
 
@@ -69,6 +70,7 @@ def check_config(config: dict[str, Any], schema_path: Path) -> dict[str, Any]:
         known = ", ".join(runs)
         raise UserError(f"config: main_run: {config['main_run']!r} is not among runs; choose from {known}")
     check_arms(config)
+    check_canaries(config)
     dataset = config["dataset"]
     if dataset["val_fraction"] + dataset["test_fraction"] >= 1:
         raise UserError("config: dataset: val_fraction and test_fraction leave nothing to train on")
@@ -106,6 +108,24 @@ def check_arms(config: dict[str, Any]) -> None:
         known = ", ".join(arms)
         wrong = ablation["reference"]
         raise UserError(f"config: ablation.reference: {wrong!r} is not among arms; choose from {known}")
+
+
+def check_canaries(config: dict[str, Any]) -> None:
+    """Raise UserError for too few canaries, and for any in the main run, which is what may be handed out."""
+    for name, run in config["runs"].items():
+        count = {**config["train"], **run}["canaries"]
+        where = f"config: {f'runs.{name}' if 'canaries' in run else 'train'}.canaries: {count}"
+        if 0 < count < LEAST_CANARIES:
+            raise UserError(f"{where} are too few to tell anything; give {LEAST_CANARIES} or more, or 0")
+        if count and name == config["main_run"]:
+            raise UserError(
+                f"{where}: none may be planted into the main run {name!r}; give them to another run"
+            )
+
+
+def canary_run_ids(config: dict[str, Any]) -> list[str]:
+    """Ids of the runs that patients are planted into."""
+    return [run_id for run_id in run_ids(config) if train_keywords(config, run_id)["canaries"]]
 
 
 def fill_defaults(config: dict[str, Any], schema: dict[str, Any]) -> None:

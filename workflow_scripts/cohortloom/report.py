@@ -87,6 +87,7 @@ def render(
         physician=report_words.sentences(records, main_id, report_words.PHYSICIAN, metrics),
         steward=report_words.sentences(records, main_id, report_words.STEWARD, metrics),
         controls=report_words.sentences(records, REAL, report_words.CONTROLS, metrics),
+        planted=report_words.planted_patients(records, metrics),
         removed=report_words.removed_columns(records, main_id, metrics),
         sharing=report_words.SHARING,
         seeds=report_words.seeds_table(card.get("over_seeds", []), metrics),

@@ -4,6 +4,7 @@ A sentence stands only where its record has a value. It gives real's beside the 
 record; nothing here judges anew.
 """
 
+import math
 from typing import Any
 
 from cohortloom import wording
@@ -130,6 +131,37 @@ def sentences(records: list[Record], run: str, wanted: dict[str, str], metrics: 
             {"text": text.format(**words), "verdict": wording.verdict(record["pass"]), "metric": metric}
         )
     return made
+
+
+def planted_patients(records: list[Record], metrics: dict) -> dict[str, Any] | None:
+    """What each number of plantings gave away, of the first run that canaries were planted into; else None.
+
+    run: its id; rows: one a number of repeats, with every figure in words and the verdict on the AUC.
+    """
+    found: dict[str, dict[str, Record]] = {}
+    runs = [r["run"] for r in records if r["metric"] == "canary_auc" and r["run"] != REAL]
+    for record in records:
+        if runs and record["run"] == runs[0] and str(record["subset"]).startswith("repeats "):
+            found.setdefault(str(record["subset"]), {})[str(record["metric"])] = record
+    if not found:
+        return None
+    rows = []
+    for subset, figures in sorted(found.items(), key=lambda item: int(item[0].split()[1])):
+        attack = figures["canary_auc"]
+        row = {
+            metric: wording.number(record["value"], metrics[metric]["unit"])
+            for metric, record in figures.items()
+        }
+        row |= {"times": subset.split()[1], "n": wording.number(attack["n"], "count")}
+        row |= {"interval": wording.interval(attack, ""), "real": wording.number(attack["real"], "")}
+        rows.append(row | {"verdict": wording.verdict(attack["pass"])})
+    held_out = next(iter(found.values()))["canary_auc"]["n_reference"]
+    return {
+        "run": runs[0],
+        "rows": rows,
+        "held_out": wording.number(held_out, "count"),
+        "ceiling": wording.number(math.log2(held_out + 1), ""),
+    }
 
 
 _WORDS = (("value", "value"), ("real", "real"), ("low", "ci_low"), ("high", "ci_high"))

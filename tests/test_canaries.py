@@ -1,0 +1,285 @@
+"""Planted patients: who they are, the figures by hand, and that a model which learnt them is found."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import sparse
+
+from build_dataset import build_dataset
+from cohortloom import canaries, config
+from cohortloom.canaries import invent, levels, repeats_of, with_canaries
+from cohortloom.errors import UserError
+from cohortloom.examples import Examples
+from cohortloom.forbidden import age_row, forbidden_table
+from cohortloom.likelihood import patient_scores
+from cohortloom.marginals import token_counts
+from cohortloom.metrics.canaries import exposure, extracted, ranked
+from cohortloom.presets import make_model
+from cohortloom.validity import load_rules
+from cohortloom.visits import write_visits
+from cohortloom.vocabulary import Vocabulary
+from conftest import REPOSITORY, Workflow
+from evaluate_canaries import evaluate_canaries
+from generate import generate
+from metric_worlds import hospital
+from test_config import SCHEMA, demo
+from test_metrics_likelihood import BY_HEART
+from test_reruns import after_training
+from train import train
+
+RULES = REPOSITORY / "resources" / "icd9_validity.csv"
+PLANTED = {"canaries": 20, "canary_repeats": 16}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    """A split cohort of 240 patients, 80 of whom are for training."""
+    folder = tmp_path_factory.mktemp("canaries")
+    write_visits(hospital(240, 2), folder / "visits.parquet", {})
+    found = {name: folder / f"{name}.parquet" for name in ("train", "val", "test")}
+    found["vocabulary"] = folder / "vocabulary.json"
+    shares = {"val_fraction": 0.33, "test_fraction": 0.33, "min_patients_per_code": 1}
+    build_dataset(visits=folder / "visits.parquet", max_gap_bins=2, **shares, **found)
+    return found
+
+
+def world(files) -> tuple[Examples, Vocabulary]:
+    return Examples.load(files["train"]), Vocabulary.load(files["vocabulary"])
+
+
+def invented(files, seed: int = 0, planted: int = 200, held_out: int = 200) -> tuple[Examples, Examples]:
+    return invent(*world(files), load_rules(RULES), seed, planted, held_out)
+
+
+def code_sets(data: Examples) -> list[tuple[int, ...]]:
+    return [tuple(sorted(part.tolist())) for part in np.split(data.ids, data.offsets[1:-1])]
+
+
+def same(one: Examples, other: Examples) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))
+
+
+def test_they_obey_the_rules_and_are_nobody(files):
+    data, words = world(files)
+    barred = forbidden_table(words, load_rules(RULES))
+    assert barred.any()  # codes of one sex
+    people = {*zip(data.age.tolist(), data.sex.tolist(), strict=True)}
+    both = [one for part in invented(files) for one in code_sets(part)]
+    assert len(set(both)) == 400 and not set(both) & set(code_sets(data))
+    for part in invented(files):
+        lengths = np.diff(part.offsets)
+        assert set(lengths) == {6, 7, 8} and (part.visit == 0).all()
+        assert all(len(set(one)) == len(one) for one in code_sets(part))
+        sex, age = np.repeat(part.sex, lengths), np.repeat(age_row(part.age), lengths)
+        assert (part.ids >= words.first_code).all() and not barred[sex, age, part.ids].any()
+        assert barred[1 - sex, age, part.ids].any()  # the check can fail
+        assert {*zip(part.age.tolist(), part.sex.tolist(), strict=True)} <= people
+        assert set(part.ids) == set(range(words.first_code, len(words)))
+
+
+def test_the_seed_decides_and_held_out_ones_change_nothing(files):
+    assert all(same(one, other) for one, other in zip(invented(files), invented(files), strict=True))
+    assert not same(invented(files, seed=1)[0], invented(files)[0])
+    assert same(invented(files, held_out=0)[0], invented(files)[0])
+
+
+def test_planting_appends_each_so_many_times(files):
+    data, words = world(files)
+    some, _ = invented(files, planted=3)
+    more = with_canaries(data, some, np.array([1, 4, 2]))
+    assert len(more) == len(data) + 7 and (more.visit[len(data) :] == 0).all()
+    assert code_sets(more)[: len(data)] == code_sets(data)
+    assert code_sets(more)[len(data) :] == [code_sets(some)[i] for i in (0, 1, 1, 1, 1, 2, 2)]
+    assert all(a.dtype == b.dtype for a, b in zip(vars(more).values(), vars(data).values(), strict=True))
+    # the model starts from counts, in which they are as any training patient
+    added = token_counts(more, len(words)) - token_counts(data, len(words))
+    assert added.sum() == (np.diff(some.offsets) + 1) @ [1, 4, 2]
+
+
+def test_repeats_are_shared_out_and_bad_values_refused(files):
+    assert [levels(most) for most in (1, 4, 5, 16)] == [[1], [1, 4], [1, 4, 5], [1, 4, 16]]
+    assert np.bincount(repeats_of(30, 16))[[1, 4, 16]].tolist() == [10, 10, 10]
+    assert config.LEAST_CANARIES == canaries.LEAST
+    for count, most, message in (
+        (9, 4, "9 are too few"),
+        (-1, 4, "too few"),
+        (10, 0, "canary_repeats: 0 is"),
+    ):
+        with pytest.raises(UserError, match=message):
+            repeats_of(count, most)
+    data, words = world(files)
+    few = Vocabulary(words.codes[:9], words.counts[:9], words.gap_bins)
+    with pytest.raises(UserError, match="9 codes that an age and sex allow are too few") as caught:
+        invent(data, few, load_rules(RULES), 0, 500)
+    assert "\n" not in str(caught.value)
+    names = {name: files[name] for name in ("train", "val", "vocabulary")}
+    with pytest.raises(UserError, match="need a validity table"):
+        train(**names, model=Path("none"), canaries=10)
+
+
+def test_exposure_and_auc_by_hand():
+    held_out = np.arange(7.0)
+    assert exposure(np.array([9.0, 5.5, -1.0, 6.0]), held_out) == pytest.approx(
+        [3, 2, 0, 3 - np.log2(1.5)]  # before all; behind one; behind all; level with the first
+    )
+    repeats = np.repeat([1, 4], 10)
+    scores = np.concatenate([np.full(10, 3.0), np.full(10, 9.0)])
+    found = {(m, s): part for m, s, part in ranked(scores, held_out, repeats, 0)}
+    assert found["canary_auc", "repeats 1"].value == 0.5 and found["canary_auc", "repeats 4"].value == 1
+    assert found["canary_auc", ""].value == 0.75 and found["canary_auc", ""].n == 20
+    assert found["canary_exposure", "repeats 4"].value == 3
+    assert {subset for _, subset in found} == {"", "repeats 1", "repeats 4"}
+
+
+def test_by_chance_the_figures_are_those_of_guessing():
+    """The interval holds 0.5 about as often as it says."""
+    rng = np.random.default_rng(0)
+    inside, bits = 0, []
+    for trial in range(60):
+        made = ranked(rng.normal(size=50), rng.normal(size=1000), np.ones(50, int), trial)
+        found = {m: part for m, s, part in made if s}
+        inside += found["canary_auc"].low <= 0.5 <= found["canary_auc"].high
+        bits.append(found["canary_exposure"].value)
+    assert inside >= 53 and np.mean(bits) == pytest.approx(np.log2(np.e), abs=0.1)
+
+
+def matrix(*sets: set[int]) -> sparse.csr_matrix:
+    return sparse.csr_matrix([[float(code in one) for code in range(12)] for one in sets])
+
+
+def test_extraction_sees_the_same_set_and_most_of_it():
+    ours = matrix({0, 1, 2, 3, 4, 5}, {0, 1, 2, 3, 4, 6}, {6, 7, 8, 9, 10, 11})
+    cases = {
+        "the same": ({0, 1, 2, 3, 4, 5}, [1 / 3, 2 / 3]),
+        "one more": ({0, 1, 2, 3, 4, 5, 9}, [0, 2 / 3]),
+        "five of six": ({0, 1, 2, 3, 5}, [0, 1 / 3]),
+        "four of six": ({0, 1, 2, 3}, [0, 0]),
+    }
+    for released, expected in cases.values():
+        made = extracted(ours, matrix({7}, released), np.array([1, 1, 1]), 0)
+        assert [part.value for _, subset, part in made if not subset] == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def learnt(files, tmp_path_factory) -> dict[str, Path]:
+    """Models that learnt a tiny cohort by heart: with canaries, and without."""
+    folder = tmp_path_factory.mktemp("learnt")
+    names = {name: files[name] for name in ("train", "val", "vocabulary")}
+    before = {name: hashlib.sha256(path.read_bytes()).digest() for name, path in files.items()}
+    train(**names, model=folder / "with", rules=RULES, **PLANTED, **{**BY_HEART, "tokens": 50_000})
+    assert before == {name: hashlib.sha256(path.read_bytes()).digest() for name, path in files.items()}
+    train(**names, model=folder / "without", **{**BY_HEART, "tokens": 20_000})
+    return {"with": folder / "with", "without": folder / "without"}
+
+
+def scored(files, model: Path, folder: Path, patients: int = 600) -> dict[tuple[str, str], dict]:
+    """Records of what a model and patients of its own give away, by metric and subset."""
+    given = {name: files[name] for name in ("train", "vocabulary")}
+    release = {"synthetic": folder / "s.parquet", "counts": folder / "s.json"}
+    whose = {"demographics": "train", "patients": patients}
+    generate(model=model, train=files["train"], test=files["test"], device="cpu", **release, **whose)
+    options = {**PLANTED, "canary_seed": 0, "held_out": 300, "device": "cpu"}
+    evaluate_canaries(
+        model=model,
+        synthetic=release["synthetic"],
+        rules=RULES,
+        records=folder / "r",
+        run="x",
+        **given,
+        **options,
+    )
+    return {(r["metric"], r["subset"]): r for r in json.loads((folder / "r").read_text())}
+
+
+def test_a_model_that_learnt_them_by_heart_is_found_and_one_that_did_not_is_not(files, learnt, tmp_path):
+    found, control = (scored(files, learnt[name], tmp_path) for name in ("with", "without"))
+    often = "repeats 16"
+    assert found["canary_auc", often]["value"] > 0.95 > 0.8 > control["canary_auc", often]["value"]
+    assert control["canary_auc", ""]["ci_low"] < 0.5 < control["canary_auc", ""]["ci_high"]
+    assert found["canary_auc", ""]["ci_low"] > control["canary_auc", ""]["value"]
+    assert found["canary_exposure", often]["value"] > 6 > 3 > control["canary_exposure", often]["value"]
+    assert found["canary_exposure", often]["n_reference"] == 300
+    assert found["canary_auc", "repeats 1"]["value"] <= found["canary_auc", often]["value"]
+    assert found["canary_extracted", often]["value"] > 0.3 > control["canary_extracted", ""]["value"] == 0
+    assert found["canary_extracted_80", often]["value"] >= found["canary_extracted", often]["value"]
+    assert {m for m, _ in found} == {
+        "canary_auc",
+        "canary_exposure",
+        "canary_extracted",
+        "canary_extracted_80",
+    }
+
+
+def test_an_untrained_model_knows_none_of_them(files):
+    data, words = world(files)
+    parts = invented(files, planted=100, held_out=300)
+    fresh = make_model(words, data, preset="tiny", seed=0, dropout=0.0, max_positions=64).eval()
+    scores = [patient_scores(fresh, part, 512) for part in parts]
+    found = {m: part for m, s, part in ranked(*scores, np.ones(100, int), 0) if s}
+    assert found["canary_auc"].low < 0.5 < found["canary_auc"].high
+    assert found["canary_exposure"].low < np.log2(np.e) < found["canary_exposure"].high
+
+
+def test_the_model_card_says_so(learnt):
+    cards = {name: (folder / "README.md").read_text() for name, folder in learnt.items()}
+    assert (
+        "**Not for release.** 20 invented patients" in cards["with"] and "| canaries | 20 |" in cards["with"]
+    )
+    assert "canar" not in cards["without"] and "Not for release" not in cards["without"]
+
+
+def test_the_overlay_adds_a_run_like_the_main_one():
+    overlay = yaml.safe_load((REPOSITORY / "config" / "canaries.yaml").read_text())
+    assert set(overlay) == {"runs"} and set(overlay["runs"]) == {"canaries"}
+    made = config.check_config(demo(**overlay), SCHEMA)
+    assert config.canary_run_ids(made) == ["canaries"]
+    ours, main = (config.train_keywords(made, run) for run in ("canaries", "multitask"))
+    assert {key for key in main if ours[key] != main[key]} == {"canaries"}
+    assert config.canary_run_ids(config.check_config(demo(), SCHEMA)) == []
+
+
+@pytest.fixture(scope="module")
+def planted(tiny, tmp_path_factory) -> Workflow:
+    """The tiny experiment with a run of canaries more, to its end."""
+    overlay = tmp_path_factory.mktemp("planted") / "overlay.yaml"
+    # more tokens than the other runs, so that something is remembered
+    overlay.write_text(yaml.safe_dump({"runs": {"canaries": {"canaries": 30, "tokens": 16_000}}}))
+    workflow = Workflow(tiny.folder, tiny.directory, [*tiny.options, str(overlay)], tiny.environment)
+    more = {"evaluate_canaries canaries", "evaluate_canaries real"}
+    assert tiny.jobs() == set()
+    assert workflow.jobs() == {"train canaries", *after_training("canaries"), *more}
+    before = {path: path.read_bytes() for path in Path(tiny.directory, "results/tiny/dataset").iterdir()}
+    workflow.run("evaluate_all")
+    assert before == {path: path.read_bytes() for path in before}
+    yield workflow
+    tiny.run("evaluate_all")  # the scorecard without it again, for the tests that follow
+
+
+def test_a_run_of_canaries_reaches_scorecard_and_report(planted):
+    results = planted.directory / "results" / "tiny"
+    with open(results / "scorecard.csv", newline="") as file:
+        rows = {(r["run"], r["metric"], r["subset"]): r for r in csv.DictReader(file)}
+    often = rows["canaries", "canary_auc", "repeats 16"]
+    control = rows["real", "canary_auc", "repeats 16"]
+    assert float(often["value"]) > float(control["value"]) == float(often["real"])
+    assert float(often["value"]) > 0.8 and often["pass"] == "false"
+    assert ("multitask", "canary_auc", "") not in rows
+    page = (results / "report.html").read_text()
+    assert "Planted patients" in page and "the run <em>canaries</em>" in page
+    assert "Not for release" in (results / "models" / "canaries" / "README.md").read_text()
+    assert planted.jobs() == set()
+
+
+def test_its_keys_rerun_its_evaluation_or_its_training_alone(planted, tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    options = ["--configfile", *planted.options[1:], overlay]
+    scored = {"evaluate_canaries canaries", "evaluate_canaries real"}
+    overlay.write_text(yaml.safe_dump({"evaluate": {"canaries": {"held_out": 500}}}))
+    assert planted.jobs(*options) == scored | {"summarize"}
+    overlay.write_text(yaml.safe_dump({"runs": {"canaries": {"canary_repeats": 4}}}))
+    assert planted.jobs(*options) == {"train canaries", *after_training("canaries"), *scored}

@@ -1,0 +1,82 @@
+"""Score what a model keeps of patients that were planted into its training, as records."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from scipy import sparse
+
+from cohortloom.files import write_json
+from cohortloom.metrics import canaries as metrics
+from cohortloom.metrics.neighbours import set_matrix
+from cohortloom.metrics.records import record
+from cohortloom.step import log, main, quiet_libraries
+from cohortloom.validity import load_rules
+from cohortloom.visits import code_lists, read_visits
+from cohortloom.vocabulary import Vocabulary
+
+
+def evaluate_canaries(
+    *,
+    model: Path,
+    synthetic: Path,
+    train: Path,
+    vocabulary: Path,
+    rules: Path,
+    records: Path,
+    run: str,
+    canaries: int,
+    canary_repeats: int,
+    canary_seed: int,
+    seed: int = 0,
+    held_out: int = 1000,
+    batch_tokens: int = 512,
+    sample_seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Rank the canaries planted into a training among `held_out` more; look for them in a release.
+
+    `canaries`, `canary_repeats`, `canary_seed` and the files `train`, `vocabulary`, `rules` are those of the
+    training: they say which patients were planted. `model` is the folder of the model that is asked,
+    `synthetic` what it released: for a control, those of a training without canaries. Scores are those of
+    evaluate_likelihood. `seed` is the run's own and only written down; `sample_seed` draws the groups.
+    """
+    quiet_libraries()
+    from cohortloom.canaries import invent, repeats_of
+    from cohortloom.devices import pick_device
+    from cohortloom.examples import Examples
+    from cohortloom.likelihood import patient_scores
+    from cohortloom.model import PromptBartWithDemographicPrediction
+
+    repeats = repeats_of(canaries, canary_repeats)
+    name, _ = pick_device(device)
+    bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
+    words = Vocabulary.load(vocabulary)
+    invented = invent(Examples.load(train), words, load_rules(rules), canary_seed, canaries, held_out)
+    scores = [patient_scores(bart, part, batch_tokens) for part in invented]
+    found = []
+
+    def add(mode: str, n_reference: int, figures) -> None:
+        for metric, subset, part in figures:
+            ends = (part.value, part.low, part.high, part.n)
+            found.append(record(run, seed, mode, metric, subset, *ends, n_reference, False))
+            log.info("%s: %s %s %.4f (%.4f to %.4f)", run, metric, subset, *ends[:3])
+
+    add("teacher_forced", held_out, metrics.ranked(*scores, repeats, sample_seed))
+    codes, offsets = code_lists(read_visits(synthetic))
+    sets = [
+        _sets(ids, starts, len(words))
+        for ids, starts in ((invented[0].ids, invented[0].offsets), (words.encode(codes), offsets))
+    ]
+    add("synthesize", len(offsets) - 1, metrics.extracted(*sets, repeats, sample_seed))
+    write_json(records, found)
+
+
+def _sets(ids: np.ndarray, offsets: np.ndarray, size: int) -> sparse.csr_matrix:
+    """Matrix [n_visits, 1 + size] of ragged ids; its first column counts codes outside the vocabulary."""
+    n = len(offsets) - 1
+    return set_matrix(ids + 1, np.repeat(np.arange(n), np.diff(offsets)), n, 1 + size)
+
+
+if __name__ == "__main__":
+    main(evaluate_canaries, globals().get("snakemake"), untracked="generate")
