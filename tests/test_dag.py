@@ -38,6 +38,7 @@ EXPECTED = {
     "summarize_external",
     "summarize_ablation",
     "summarize",
+    "publish",
 }
 
 
@@ -72,6 +73,7 @@ def test_the_snakefile_is_a_contents_page():
         "external",
         "evaluate",
         "ablation",
+        "publish",
     ]
 
 
@@ -115,7 +117,7 @@ def test_the_tiny_experiment_ran_in_a_directory_elsewhere(tiny):
     results = tiny.directory / "results" / "tiny"
     for name in ("scorecard.json", "scorecard.csv", "report.html", "provenance.json"):
         assert (results / name).stat().st_size > 0
-    for rule in EXPECTED - {"read_external", "summarize_external", "summarize_ablation"}:
+    for rule in EXPECTED - {"read_external", "summarize_external", "summarize_ablation", "publish"}:
         for folder, ending in (("logs", "log"), ("timings", "tsv")):
             assert list((results / folder).glob(f"{rule}.*{ending}")), f"{rule} has no file in {folder}"
     assert not list(tiny.folder.glob("results")) and not list(tiny.directory.parent.glob("results"))
