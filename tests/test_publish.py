@@ -355,7 +355,7 @@ def test_a_bias_on_ending_goes_with_the_model(finished, tmp_path):
 
 def test_without_a_model_the_command_says_what_is_missing(tmp_path):
     command = [sys.executable, REPOSITORY / "workflow_scripts" / "generate_patients.py", "--model", tmp_path]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "model.safetensors: no such file; name a published model" in done.stderr
 
