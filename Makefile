@@ -15,10 +15,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 SNAKEMAKE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m snakemake
 
-.PHONY: help demo test drills lint format bench clean
+.PHONY: help demo patients publish test drills lint format bench clean
 
 help:
 	@echo "make demo    install, run the simulated cohort to its scorecard (results/demo/report.html)"
+	@echo "make patients N=1000  generate patients with the published model: no training, no data (SHOW=3 prints some)"
+	@echo "make publish NHDS=DIR train on NHDS 2010, publish model and cohort into published/nhds2010"
 	@echo "make test    install, run all tests"
 	@echo "make drills  all tests on a real Slurm of one node, the long drills too (Debian: apt install slurm-wlm munge)"
 	@echo "make lint    formatting and lint checks"
@@ -28,6 +30,8 @@ help:
 	@echo
 	@echo "PYTHON=python3.12   another interpreter, 3.11 or newer"
 	@echo "CORES=2             fewer cores than the machine has"
+	@echo "SEED=0 OUT=FILE.parquet AGES=FILE.csv CONSTRAINED=full  of make patients: seed, where to, ages and sexes"
+	@echo "                    of your own (columns age and sex), no code that the age and sex edits forbid"
 	@echo "TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 	@echo "                    PyTorch without CUDA: saves gigabytes where there is no GPU"
 
@@ -35,6 +39,20 @@ demo: $(VENV)/.installed
 	@echo "demo: snakemake evaluate_all (logs: results/demo/logs/)"
 	@$(SNAKEMAKE) evaluate_all --cores $(CORES) --quiet host rules reason
 	@$(BIN)/python workflow_scripts/show_scorecard.py --results results/demo
+
+# N, SEED, SHOW, OUT, AGES and CONSTRAINED are options of the script; what is not set keeps its default.
+patients: $(VENV)/.installed
+	@$(BIN)/python workflow_scripts/generate_patients.py $(if $(N),--patients "$(N)") $(if $(SEED),--seed "$(SEED)") \
+		$(if $(SHOW),--show "$(SHOW)") $(if $(OUT),--synthetic "$(OUT)") $(if $(AGES),--demographics "$(AGES)") \
+		$(if $(CONSTRAINED),--constrained "$(CONSTRAINED)")
+
+# An hour or two of training where results/nhds2010 is not there yet.
+publish: $(VENV)/.installed
+	@[ -n "$(NHDS)" ] || { echo "error: NHDS is not set; give the folder of NHDS10.PU.txt: make publish NHDS=DIR"; exit 1; }
+	@$(SNAKEMAKE) publish --configfile config/nhds2010.yaml --config raw_dir="$(NHDS)" --cores $(CORES) \
+		--quiet host rules reason
+	@mkdir -p published && rm -rf published/nhds2010 && cp -R results/nhds2010/published published/nhds2010
+	@du -sh published/nhds2010/model published/nhds2010/cohort
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest

@@ -21,6 +21,7 @@ include: "rules/compare.smk"  # the same beside real patients: a classifier, att
 include: "rules/external.smk"  # visits that somebody else made -> the same records, a scorecard of their own
 include: "rules/evaluate.smk"  # synthetic visits -> records, scorecard, report
 include: "rules/ablation.smk"  # what each part of the model is worth: arms, trained and compared
+include: "rules/publish.smk"  # the main model and a cohort of it, as others may have them
 
 
 # Every run in every mode, the scorecard and the report.

@@ -25,6 +25,7 @@ from cohortloom.config import (
     trained_as,
 )
 from cohortloom.errors import UserError
+from cohortloom.terms import terms_of
 
 try:
     config = check_config(config, WORKFLOW / "config" / "schema.yaml")
@@ -169,6 +170,18 @@ def model_files_of(name: str) -> list[str]:
     """The files of a run's model; none for what was not trained."""
     trained = name in RUNS or name in ARMS
     return [file.format(run=name) for file in rules.train.output] if trained else []
+
+
+def model_to_publish(wildcards) -> list[str]:
+    """The files of the main run's model; ends the workflow where the source's models may not be published.
+
+    Snakemake asks for them only where publish is to run: other targets may use any source.
+    """
+    try:
+        terms_of(config["cohort"]["source"], WORKFLOW / "resources" / "publication.yaml")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    return model_files_of(main_run_id(config))
 
 
 def modules_of(script: str) -> list[str]:

@@ -89,6 +89,7 @@ SECTIONS = {
     "evaluate_utility": ("evaluate", "utility"),
     "evaluate_conditioning": ("evaluate", "conditioning"),
     "evaluate_race": ("evaluate", "race"),
+    "publish": ("publish",),
 }
 # Given by the rules: which run, which mode, which seed.
 FROM_THE_DAG = {

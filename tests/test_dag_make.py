@@ -30,7 +30,7 @@ def interpreter(path, script: str) -> str:
 
 def test_help_names_every_target(make):
     text = make("help").stdout
-    for target in ("demo", "test", "lint", "bench", "TORCH_INDEX"):
+    for target in ("demo", "patients", "publish", "test", "lint", "bench", "TORCH_INDEX"):
         assert target in text
     assert make().stdout == text
 

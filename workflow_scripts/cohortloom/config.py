@@ -226,13 +226,13 @@ def constraint_of(config: dict[str, Any], run_id: str) -> str:
 
 
 def tracked_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What scorecard and report rest on: all but the ablation and keys that rerun nothing."""
+    """What scorecard and report rest on: all but the ablation, the publishing and keys that rerun nothing."""
     return {
         section: {key: value for key, value in content.items() if key not in UNTRACKED.get(section, ())}
         if isinstance(content, dict)
         else content
         for section, content in config.items()
-        if section != "ablation"
+        if section not in ("ablation", "publish")
     }
 
 

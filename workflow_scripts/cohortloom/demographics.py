@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from cohortloom.errors import UserError
 from cohortloom.visits import SEXES, read_visits, sex_index
@@ -27,6 +28,24 @@ def requested_patients(
     if patients is not None:
         age, sex = np.resize(age, patients), np.resize(sex, patients)
     return age, sex
+
+
+def drawn_patients(visits: pa.Table, patients: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Age in years and sex (0 F, 1 M) of so many patients, drawn with replacement from first visits.
+
+    Age and sex are drawn together, for they go together.
+    """
+    first = np.flatnonzero(visits["visit"].to_numpy() == 0)
+    chosen = np.random.default_rng([seed, 0xA6E5]).choice(first, patients)
+    return visits["age"].to_numpy()[chosen], sex_index(visits)[chosen]
+
+
+def write_requested(path: Path, age: np.ndarray, sex: np.ndarray) -> None:
+    """Write a CSV that `requested_patients` reads: age in years and sex (0 F, 1 M), a line a patient."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("age", "sex"))
+        writer.writerows((years, SEXES[which]) for years, which in zip(age.tolist(), sex, strict=True))
 
 
 def _read_csv(path: Path, train: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -42,7 +42,7 @@ def choose(synthetic: pa.Table, real: list[pa.Table], titles: Path, validity: Pa
         picks.append(int(several[0]))
     words, rules = read_titles(titles), load_rules(validity)
     return [
-        _patient(synthetic.slice(starts[pick], ends[pick] - starts[pick]), words, rules) for pick in picks
+        in_words(synthetic.slice(starts[pick], ends[pick] - starts[pick]), words, rules) for pick in picks
     ]
 
 
@@ -61,7 +61,7 @@ def _sets(table: pa.Table) -> list[tuple[str, ...] | None]:
     ]
 
 
-def _patient(visits: pa.Table, words: dict[str, str], rules) -> dict[str, Any]:
+def in_words(visits: pa.Table, words: dict[str, str], rules) -> dict[str, Any]:
     """One patient in words: head line and visits with their codes, each marked where it breaks an edit."""
     values, offsets = code_lists(visits)
     lengths = np.diff(offsets)

@@ -1,0 +1,398 @@
+"""A published model: what is written, that it generates, and that each refusal can happen."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import publish as script
+from build_dataset import build_dataset
+from cohortloom import publication
+from cohortloom.cards import COLUMNS
+from cohortloom.config import check_config
+from cohortloom.errors import UserError
+from cohortloom.model import PromptBartWithDemographicPrediction
+from cohortloom.scorecard import build, read_metrics
+from cohortloom.terms import terms_of
+from cohortloom.visits import SCHEMA, code_lists, read_visits, write_visits
+from conftest import REPOSITORY
+from generate_patients import generate_patients
+from preprocess import preprocess
+from publish import publish
+from simulate_raw import simulate_raw
+from summarize_inputs import FIGURES, figure
+from test_training import run_train
+
+RESOURCES = REPOSITORY / "resources"
+STORED = REPOSITORY / "published" / "nhds2010"
+PATIENTS = 300
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> dict:
+    """A small finished experiment, its figures made up: the keywords of publish, less where to write."""
+    folder = tmp_path_factory.mktemp("finished")
+    raw, dataset = folder / "raw", folder / "dataset"
+    tables = [raw / f"{name}.csv.gz" for name in ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD")]
+    simulate_raw(
+        counts=sorted(RESOURCES.glob("simulation_*.csv")),
+        rules=RESOURCES / "icd9_validity.csv",
+        patients_table=tables[0],
+        admissions_table=tables[1],
+        diagnoses_table=tables[2],
+        patients=400,
+        seed=0,
+    )
+    preprocess(raw_dir=raw, source="simulated", visits=folder / "visits.parquet", audit=folder / "audit.json")
+    files = {name: dataset / f"{name}.parquet" for name in ("train", "val", "test")}
+    vocabulary = dataset / "vocabulary.json"
+    build_dataset(visits=folder / "visits.parquet", vocabulary=vocabulary, min_patients_per_code=3, **files)
+    model = folder / "models" / "multitask"
+    run_train(
+        files | {"vocabulary": vocabulary}, model, max_positions=128, tokens=4000, selection_patients=20
+    )
+
+    records = [
+        figure(run, metric, value, mode=mode, better=better)
+        for metric, mode, better, values in FIGURES
+        for run, value in values.items()
+    ]
+    records += [figure("multitask", "copy_share", 0.004), figure("real", "copy_share", 0.006)]
+    (folder / "scorecard.json").write_text(
+        json.dumps(build("tiny", records, "multitask", read_metrics(RESOURCES / "metrics.csv")))
+    )
+    config = check_config({"experiment": "tiny"}, REPOSITORY / "config" / "schema.yaml")
+    origin = {
+        "config": config,
+        "seeds": {"train.seed": 0},
+        "inputs_sha256": {"PATIENTS.csv.gz": "ab" * 32},
+        "git": {"commit": "c0ffee" * 6 + "c0ff", "modified": True},
+        "versions": {"python": "3.11", "torch": "2", "transformers": "5"},
+    }
+    (folder / "provenance.json").write_text(json.dumps(origin))
+    return {
+        "model": model,
+        "scorecard": folder / "scorecard.json",
+        "provenance": folder / "provenance.json",
+        **files,
+        "rules": RESOURCES / "icd9_validity.csv",
+        "metrics": RESOURCES / "metrics.csv",
+        "terms": RESOURCES / "publication.yaml",
+        "model_card": RESOURCES / "model_card.md.j2",
+        "data_card": RESOURCES / "data_card.md.j2",
+        "patients": PATIENTS,
+        "device": "cpu",
+    }
+
+
+@pytest.fixture(scope="module")
+def published(finished, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("published") / "published"
+    publish(**finished, published=folder)
+    return folder
+
+
+def changed(finished: dict, tmp_path: Path, name: str, change) -> dict:
+    """The keywords of publish with a JSON file among them changed."""
+    content = json.loads(finished[name].read_text())
+    change(content)
+    (tmp_path / "changed.json").write_text(json.dumps(content))
+    return {**finished, name: tmp_path / "changed.json"}
+
+
+def refused(keywords: dict, tmp_path: Path, message: str) -> None:
+    """publish refuses in one line and writes nothing."""
+    target = tmp_path / "out" / "published"
+    with pytest.raises(UserError, match=message) as caught:
+        publish(**keywords, published=target)
+    assert "\n" not in str(caught.value)
+    assert not target.exists() and not list(tmp_path.glob("out/*")) and not list(tmp_path.glob("out/.*"))
+
+
+def copy_shares(made: float | None, limit: float | None):
+    """Set the scorecard's share of copies of the run, and the upper end of held-out's interval."""
+
+    def change(card: dict) -> None:
+        for record in card["records"]:
+            if record["metric"] == "copy_share":
+                record["value" if record["run"] == "multitask" else "ci_high"] = (
+                    made if record["run"] == "multitask" else limit
+                )
+
+    return change
+
+
+def test_all_that_was_promised_is_there_and_nothing_else(published):
+    model = {"model.safetensors", "config.json", "generation_config.json", "vocabulary.json", "README.md"}
+    assert {path.name for path in (published / "model").iterdir()} == model
+    assert {path.name for path in (published / "cohort").iterdir()} == {"visits.parquet", "README.md"}
+    assert {path.name for path in published.parent.iterdir()} == {"published"}
+    assert {path.name for path in published.iterdir()} == {"model", "cohort"}
+
+
+def test_the_weights_are_rounded_and_no_more(finished, published):
+    before = load_file(finished["model"] / "model.safetensors")
+    after = load_file(published / "model" / "model.safetensors")
+    assert set(before) == set(after)
+    for name, tensor in after.items():
+        assert tensor.dtype == (torch.bfloat16 if tensor.ndim > 1 else before[name].dtype), name
+        assert torch.equal(tensor, before[name].to(tensor.dtype))
+    sizes = [
+        (folder / "model.safetensors").stat().st_size for folder in (finished["model"], published / "model")
+    ]
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def logits(folder: Path, **options) -> torch.Tensor:
+    """Log probabilities of a visit's next codes for an elderly man and a newborn girl."""
+    bart = PromptBartWithDemographicPrediction.from_pretrained(folder, **options).eval()
+    ids = torch.tensor([[3], [3]])
+    first = bart.config.first_code_id
+    with torch.inference_mode():
+        output = bart(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            decoder_input_ids=torch.tensor([[1, first, first + 9], [1, first + 5, first + 3]]),
+            x_num=torch.tensor([[81.0], [0.0]]),
+            x_cat=torch.tensor([[1], [0]]),
+        )
+    return output.logits.float().log_softmax(-1)
+
+
+def test_logits_of_bf16_and_float32_are_close(finished, published):
+    """The project's own way to load computes in float32; whoever asks for bf16 gets it, less exactly."""
+    exact, rounded = logits(finished["model"]), logits(published / "model")
+    coarse = logits(published / "model", dtype=torch.bfloat16)
+    assert not torch.equal(exact, rounded)
+    for other, bound in ((rounded, 0.001), (coarse, 0.02)):
+        divergence = (exact.exp() * (exact - other)).sum(-1)
+        assert divergence.max() < bound
+    flipped = logits(published / "model").flip(0)  # the negative control: another patient is not close
+    assert (exact.exp() * (exact - flipped)).sum(-1).max() > 0.02
+
+
+def test_the_cohort_is_a_table_of_visits_without_repeated_codes(finished, published):
+    path = published / "cohort" / "visits.parquet"
+    table = read_visits(path)  # checks the schema, and refuses a code that stands twice in a visit
+    assert pq.read_schema(path).remove_metadata().equals(SCHEMA)
+    first = table.filter(table["visit"].to_numpy() == 0)
+    assert first.num_rows == PATIENTS and pq.read_metadata(path).num_row_groups == 1
+    real = read_visits(finished["train"])
+    people = set(zip(real["age"].to_pylist(), real["sex"].to_pylist(), strict=True))
+    assert set(zip(first["age"].to_pylist(), first["sex"].to_pylist(), strict=True)) <= people
+    assert not set(table["patient_id"].to_pylist()) & set(real["patient_id"].to_pylist())
+    metadata = pq.read_schema(path).metadata
+    assert metadata[b"source"] == b"model" and metadata[b"seed"] == b"0"
+
+
+def test_the_same_seed_gives_the_same_files_and_another_one_others(finished, published, tmp_path):
+    again, other = tmp_path / "again", tmp_path / "other"
+    publish(**finished, published=again)
+    publish(**finished | {"seed": 1}, published=other)
+    for path in sorted(published.rglob("*.*")):
+        name = path.relative_to(published)
+        assert path.read_bytes() == (again / name).read_bytes(), name
+    visits = Path("cohort", "visits.parquet")
+    assert (other / visits).read_bytes() != (published / visits).read_bytes()
+    assert not read_visits(other / visits).equals(read_visits(published / visits))
+
+
+def front(card: Path) -> dict:
+    """The YAML front of a card."""
+    return yaml.safe_load(
+        re.match(r"---\n(.*?)\n---\n", card.read_text(encoding="utf-8"), re.DOTALL).group(1)
+    )
+
+
+def test_the_cards_say_what_they_must(published):
+    about = {
+        name: (published / name / "README.md").read_text(encoding="utf-8") for name in ("model", "cohort")
+    }
+    assert front(published / "model" / "README.md")["library_name"] == "transformers"
+    assert front(published / "cohort" / "README.md")["size_categories"] == ["n<1K"]
+    for text in about.values():
+        assert "Simulated hospital of Cohortloom" in text and "mean nothing at this size" in text
+        assert "c0ffee" in text and "{{" not in text and "None" not in text
+    for words in (
+        "| Jaccard, half revealed | 0.520 | 0.510 to 0.530 | 100 |",
+        "copied from training",
+        "0.400%",
+    ):
+        assert words in about["model"]
+    for words in (
+        "Split by patient",
+        "Intended use",
+        "Privacy",
+        "make patients",
+        "with local changes",
+        "train.seed",
+    ):
+        assert words in about["model"]
+    for words in ("impossible code, per 100,000", "0 codes twice in a visit", *COLUMNS):
+        assert words in about["cohort"]
+    assert set(COLUMNS) == set(SCHEMA.names)
+
+
+def test_no_real_patient_stands_in_a_card(finished, published):
+    """Neither an id nor a visit, written in whatever way: no line holds two codes of the vocabulary."""
+    words = json.loads((published / "model" / "vocabulary.json").read_text())
+    codes = {row["code"] for row in words["codes"] if not row["code"].isdigit() or len(row["code"]) > 4}
+    real = {
+        name
+        for part in ("train", "val", "test")
+        for name in read_visits(finished[part])["patient_id"].to_pylist()
+    }
+    for card in published.rglob("README.md"):
+        for line in card.read_text(encoding="utf-8").splitlines():
+            found = set(re.findall(r"[A-Z0-9]+", line))
+            assert len(found & codes) < 2, line
+            assert not {name for name in found & real if len(name) > 4}, line
+
+
+@pytest.mark.parametrize(
+    "source, reason", [("mimic3", "no MIMIC-derived weights"), ("mine", "not known here")]
+)
+def test_a_source_that_may_not_be_published_is_refused(finished, tmp_path, source, reason):
+    keywords = changed(
+        finished, tmp_path, "provenance", lambda o: o["config"]["cohort"].update(source=source)
+    )
+    refused(keywords, tmp_path, f"cohort.source {source}: .*{reason}.*: simulated, nhds2010")
+
+
+def test_only_two_sources_may_be_published():
+    table = yaml.safe_load((RESOURCES / "publication.yaml").read_text())
+    assert {name for name, entry in table.items() if entry["publish"] is True} == {"simulated", "nhds2010"}
+    assert "308(d)" in terms_of("nhds2010", RESOURCES / "publication.yaml")["terms"]
+
+
+def test_a_model_that_is_too_large_is_refused(finished, tmp_path):
+    weights = publication.rounded_weights(finished["model"] / "model.safetensors")
+    size = publication.check_size(weights, finished["model"], 10.0)
+    refused(
+        finished | {"max_megabytes": 0.99 * size}, tmp_path, r"MB in bf16, more than publish.max_megabytes"
+    )
+
+
+@pytest.mark.parametrize(
+    "made, limit, message", [(0.02, 0.016, "2.00% of the visits"), (0.0, None, "not measured")]
+)
+def test_a_scorecard_with_more_copies_than_held_out_visits_is_refused(
+    finished, tmp_path, made, limit, message
+):
+    keywords = changed(finished, tmp_path, "scorecard", copy_shares(made, limit))
+    refused(keywords, tmp_path, f"copy_share: {message}")
+
+
+def test_copies_within_held_outs_interval_pass(finished):
+    card = json.loads(finished["scorecard"].read_text())
+    copy_shares(0.016, 0.016)(card)
+    publication.check_scorecard(card, "multitask", finished["scorecard"])
+
+
+def test_a_cohort_of_training_patients_is_refused(finished, tmp_path, monkeypatch):
+    """Whatever the scorecard says, the published visits themselves are looked at."""
+
+    def copying(*, train, synthetic, counts, **_):
+        table = read_visits(train)
+        ids = np.char.add("synthetic-", np.array(table["patient_id"].to_pylist()))
+        write_visits(table.set_column(0, "patient_id", [ids.tolist()]), synthetic, {})
+        counts.write_text("{}")
+
+    monkeypatch.setattr(script, "generate", copying)
+    refused(finished, tmp_path, "published cohort: copy_share: 100.00% of the visits equal a training visit")
+
+
+def test_another_runs_folder_is_refused(finished, tmp_path):
+    refused(finished | {"model": tmp_path / "lm_only"}, tmp_path, "judges the run multitask")
+
+
+def test_patients_are_generated_from_what_is_published(published, tmp_path, capsys):
+    given = {"model": published / "model", "cohort": published / "cohort" / "visits.parquet", "device": "cpu"}
+    made = tmp_path / "new" / "visits.parquet"
+    generate_patients(synthetic=made, patients=20, seed=3, show=2, **given)
+    table = read_visits(made)
+    assert (table["visit"].to_numpy() == 0).sum() == 20
+    assert json.loads(made.with_suffix(".json").read_text())["duplicates"] == 0
+    printed = capsys.readouterr().out
+    assert "synthetic-0000002: " in printed and "synthetic-0000003" not in printed
+    values, _ = code_lists(table)
+    assert (
+        re.search(r"^    [V\dE.]{3,7} +[A-Z]\w+ \w+", printed, re.MULTILINE)
+        and values[0].as_py()[:3] in printed
+    )
+
+    requested = tmp_path / "requested.csv"
+    requested.write_text("age,sex\n60,F\n61,M\n")
+    generate_patients(synthetic=made, demographics=requested, constrained="full", **given)
+    first = read_visits(made)
+    first = first.filter(first["visit"].to_numpy() == 0)
+    assert first["age"].to_pylist() == [60, 61] and first["sex"].to_pylist() == ["F", "M"]
+
+
+def test_a_bias_on_ending_goes_with_the_model(finished, tmp_path):
+    """A scorecard of shorter visits is not published with a model that writes longer ones."""
+    weights = publication.rounded_weights(finished["model"] / "model.safetensors")
+    sampling = {"do_sample": True, "temperature": 0.9, "top_k": 0, "top_p": 1.0, "no_repeat_ngram_size": 1}
+    publication.write_model(
+        weights, finished["model"], tmp_path / "m", sampling | {"terminator_bias": 50.0}, [4, 5]
+    )
+    decoding = json.loads((tmp_path / "m" / "generation_config.json").read_text())
+    assert decoding["temperature"] == 0.9 and decoding["sequence_bias"] == [[[4], 50.0], [[5], 50.0]]
+    cohort = tmp_path / "cohort.parquet"
+    write_visits(read_visits(finished["train"]), cohort, {})
+    generate_patients(synthetic=tmp_path / "v.parquet", patients=20, model=tmp_path / "m", cohort=cohort)
+    _, offsets = code_lists(read_visits(tmp_path / "v.parquet"))
+    assert set(np.diff(offsets)) == {1}
+
+
+def test_without_a_model_the_command_says_what_is_missing(tmp_path):
+    command = [sys.executable, REPOSITORY / "workflow_scripts" / "generate_patients.py", "--model", tmp_path]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "model.safetensors: no such file; name a published model" in done.stderr
+
+
+def test_publish_refuses_mimic_before_any_job(fresh):
+    """Other targets of the same config are planned as ever."""
+    raw = fresh.directory / "raw"
+    raw.mkdir()
+    for name in ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD"):
+        (raw / f"{name}.csv").touch()
+    options = [
+        "--configfile",
+        REPOSITORY / "config" / "mimic3.yaml",
+        "--config",
+        f"raw_dir={raw}",
+        "--dry-run",
+    ]
+    done = fresh.run("publish", *options, check=False)
+    last = done.stdout.rstrip().splitlines()[-1]
+    assert done.returncode == 1 and "Traceback" not in done.stdout and "rule preprocess" not in done.stdout
+    assert last.startswith("error: publish: cohort.source mimic3: no MIMIC-derived weights may be published")
+    assert "preprocess" in fresh.run("evaluate_all", *options).stdout
+
+
+def test_publish_runs_in_the_dag(tiny):
+    tiny.run("publish", "--config", "publish={patients: 50}")
+    folder = tiny.directory / "results" / "tiny" / "published"
+    assert (read_visits(folder / "cohort" / "visits.parquet")["visit"].to_numpy() == 0).sum() == 50
+    assert "| visits copied from training |" in (folder / "model" / "README.md").read_text(encoding="utf-8")
+    assert tiny.jobs() == set()  # evaluate_all does not know the section
+
+
+@pytest.mark.skipif(not (STORED / "model").is_dir(), reason="no published model is stored here yet")
+def test_the_stored_model_generates(tmp_path):
+    folder = STORED / "model"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 10_000_000
+    assert (STORED / "cohort" / "visits.parquet").stat().st_size < 1_000_000
+    assert (read_visits(STORED / "cohort" / "visits.parquet")["visit"].to_numpy() == 0).sum() == 20_000
+    generate_patients(synthetic=tmp_path / "v.parquet", patients=50, device="cpu")
+    assert read_visits(tmp_path / "v.parquet").num_rows >= 50

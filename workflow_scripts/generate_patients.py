@@ -1,0 +1,92 @@
+"""Generate patients with the published model, without training and without data."""
+
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from cohortloom.demographics import drawn_patients, write_requested
+from cohortloom.errors import UserError
+from cohortloom.files import read_json
+from cohortloom.report_examples import in_words, read_titles
+from cohortloom.step import log, main
+from cohortloom.validity import load_rules
+from cohortloom.visits import patient_starts, read_visits
+from generate import generate
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PUBLISHED = REPOSITORY / "published" / "nhds2010"
+RESOURCES = REPOSITORY / "resources"
+PATIENTS = 1000
+DECODING = ("do_sample", "temperature", "top_k", "top_p", "no_repeat_ngram_size")
+
+
+def generate_patients(
+    *,
+    synthetic: Path = Path("results/patients/visits.parquet"),
+    patients: int | None = None,
+    seed: int = 0,
+    demographics: Path | None = None,
+    show: int = 0,
+    model: Path = PUBLISHED / "model",
+    cohort: Path = PUBLISHED / "cohort" / "visits.parquet",
+    constrained: Literal["none", "hard", "full"] = "none",
+    batch_size: int = 256,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Write synthetic visits of new patients to parquet, and counts of faults beside it as .json.
+
+    Ages and sexes come from `demographics`, a CSV with the columns age and sex, one line a patient, repeated
+    or cut to `patients`; without it `patients` (1,000) are drawn from those of the published `cohort`. `seed`
+    draws everything. `show` prints so many of them with the titles of their codes. `constrained` forbids
+    codes that the hard or the full edits bar at the patient's age and sex. Raises UserError where the model
+    or the cohort is missing, and for ages and sexes outside those of the cohort.
+    """
+    for path in (model / "model.safetensors", cohort):
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no such file; name a published model and its cohort (--model, --cohort), "
+                "or make them: snakemake publish"
+            )
+    decoding = read_json(model / "generation_config.json")
+    with tempfile.TemporaryDirectory() as folder:
+        requested = demographics or Path(folder) / "requested.csv"
+        if demographics is None:
+            write_requested(requested, *drawn_patients(read_visits(cohort), patients or PATIENTS, seed))
+        generate(
+            model=model,
+            train=cohort,
+            test=cohort,
+            synthetic=synthetic,
+            counts=synthetic.with_suffix(".json"),
+            seed=seed,
+            batch_size=batch_size,
+            demographics=str(requested),
+            patients=patients,
+            constrained=constrained,
+            rules=RESOURCES / "icd9_validity.csv",
+            device=device,
+            **{key: decoding[key] for key in DECODING},
+        )
+    print_patients(synthetic, show)
+    log.info("%s", synthetic)
+
+
+def print_patients(path: Path, show: int) -> None:
+    """Print the first `show` patients of a visits file, each code with its title and what is wrong."""
+    visits = read_visits(path)
+    titles, rules = read_titles(RESOURCES / "icd9_titles.csv"), load_rules(RESOURCES / "icd9_validity.csv")
+    starts = [*patient_starts(visits).tolist(), visits.num_rows]
+    for begin, end in list(zip(starts[:-1], starts[1:], strict=True))[:show]:
+        patient = in_words(visits.slice(begin, end - begin), titles, rules)
+        print(f"\n{patient['id']}: {patient['who']}")
+        for visit in patient["visits"]:
+            print(f"  {visit['when']}, {visit['age']}")
+            for code in visit["codes"]:
+                remark = f"  [{code['broken']}]" if code["broken"] else ""
+                print(f"    {code['code']:<7} {code['title']}{remark}")
+        if patient["more"]:
+            print(f"  and {patient['more']} more visits")
+
+
+if __name__ == "__main__":
+    main(generate_patients)
