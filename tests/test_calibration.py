@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cohortloom.calibration import calibrate_ending
+from cohortloom.calibration import calibrate_age, calibrate_ending
 from cohortloom.examples import Examples, collate, plain_pairs
 from cohortloom.presets import make_model
 from cohortloom.vocabulary import END, Vocabulary
@@ -71,3 +71,26 @@ def test_numbers_of_codes_that_hardly_occur_are_left_alone(world):
     most = int(np.diff(data.offsets).max())
     assert torch.equal(model.summary.ending[:, most + 1 :], before[:, most + 1 :])
     assert not torch.equal(model.summary.ending, before)
+
+
+@torch.no_grad()
+def age_loss(data, model):
+    """Mean squared error of the age head in years², nothing revealed."""
+    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), 62)
+    output = model(**tensors(collate(data, pairs, np.arange(len(data)))))
+    return float(output.age_loss) * model.config.age_std**2
+
+
+def test_the_age_head_is_fitted_to_states_without_dropout(world):
+    words, data, model = world
+    with torch.no_grad():
+        model.decoder_prompt.projection.weight *= 20  # a prompt that attention cannot overlook
+        model.age_predictor[-1].bias += 0.5  # standard deviations: what dropout may do to what the head reads
+    before = age_loss(data, model)
+    assert before > 0.25 * data.age.var()  # the fault is there to be mended
+    body = {key: value.clone() for key, value in model.state_dict().items()}
+    calibrate_age(model, words, data, 0, 62, tensors)
+    fitted = age_loss(data, model)
+    assert fitted < 0.5 * before and fitted < 0.5 * data.age.var()
+    changed = [key for key, value in model.state_dict().items() if not torch.equal(value, body[key])]
+    assert changed == ["age_predictor.3.weight", "age_predictor.3.bias"]

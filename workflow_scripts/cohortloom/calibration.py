@@ -1,12 +1,15 @@
-"""After training: visits are to end as often after each number of codes as training visits do.
+"""After training: what dropout and few steps left askew is set by counting and by least squares.
 
-The bias on ending (record_summary.py) follows the other weights with a delay, and visits of one code are too
-few to pull it along: they came out a fifth to a half too rare. Whether and where visits end is a plain count,
-so the bias is set by counting in the end.
+Visits are to end as often after each number of codes as training visits do. The bias on ending
+(record_summary.py) follows the other weights with a delay, and visits of one code are too few to pull it
+along: they came out a fifth to a half too rare. Whether and where visits end is a plain count, so the bias is
+set by counting in the end. The age head is fitted to the states that it will read, those without dropout.
 """
 
 import numpy as np
 import torch
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
 
 from cohortloom.examples import Examples, batches, collate, corrupted_pairs, plain_pairs
 from cohortloom.vocabulary import Vocabulary
@@ -51,6 +54,36 @@ def calibrate_ending(model, words: Vocabulary, data: Examples, seed: int, max_to
                     sums.index_put_(place, values[scored].double(), accumulate=True)
         shift = _log_odds(observed, reached) - _log_odds(expected, reached)
         ending += torch.where(reached >= LEAST, shift, 0.0).to(ending.dtype)
+
+
+@torch.no_grad()
+def calibrate_age(model, words: Vocabulary, data: Examples, seed: int, max_tokens: int, tensors) -> None:
+    """Fit the last layer of `model.age_predictor` again, in place, by least squares with dropout off.
+
+    Under dropout the head learns from states that scatter, and reads the others with a bias: after 5 million
+    tokens with dropout 0.2 it erred by 4 years² in training and by 9 without dropout. Arguments as above.
+    """
+    model.eval()
+    rng = np.random.default_rng([seed, 5])
+    keep = np.zeros(len(data), bool)
+    keep[rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))[:VISITS]] = True
+    last, read, features, target = model.age_predictor[-1], [], [], []
+    hook = last.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    for pairs in (
+        plain_pairs(data, np.zeros(len(data.ids), bool), max_tokens),
+        corrupted_pairs(data, words, rng, max_tokens, 1.0, 0.0, 0.0, 0.0),
+    ):
+        for rows in batches(pairs, 2048, None, keep):
+            readable = model(**tensors(collate(data, pairs, rows))).has_codes.cpu().numpy()
+            features.append(read.pop().float().cpu().numpy()[readable])
+            target.append(data.age[rows][readable])
+    hook.remove()
+    ages = (np.concatenate(target) - model.config.age_mean) / model.config.age_std
+    read_off = StandardScaler().fit(np.concatenate(features).astype(np.float64))
+    fitted = Ridge(alpha=1.0).fit(read_off.transform(np.concatenate(features)), ages)
+    weight = fitted.coef_ / read_off.scale_
+    last.weight.copy_(torch.from_numpy(weight[None]))
+    last.bias.fill_(float(fitted.intercept_ - weight @ read_off.mean_))
 
 
 def _log_odds(ended: torch.Tensor, reached: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from cohortloom.calibration import calibrate_ending
+from cohortloom.calibration import calibrate_age, calibrate_ending
 from cohortloom.checkpoints import Checkpoints
 from cohortloom.devices import pick_device
 from cohortloom.errors import Interrupted, UserError
@@ -147,7 +147,10 @@ class Trainer:
         self._save()  # so that a job which dies while it writes the model has nothing to train again
         model = self.plain_model
         model.load_state_dict(self.best)
-        calibrate_ending(model, self.words, self.train, plan.seed, self.max_tokens, self._tensors)
+        given = (model, self.words, self.train, plan.seed, self.max_tokens, self._tensors)
+        calibrate_ending(*given)
+        if model.config.age_weight > 0:
+            calibrate_age(*given)
         return model.eval()
 
     def _epoch(self, keep: np.ndarray):
