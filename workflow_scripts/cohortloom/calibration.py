@@ -9,12 +9,12 @@ set by counting in the end. The age head is fitted to the states that it will re
 import numpy as np
 import torch
 from sklearn.linear_model import Ridge
-from sklearn.preprocessing import StandardScaler
 
 from cohortloom.examples import Examples, batches, collate, corrupted_pairs, plain_pairs
 from cohortloom.vocabulary import Vocabulary
 
 VISITS = 20_000
+SHRINKAGE = 1e-3  # of the change of the age head, in mean variances of what it reads
 LEAST = 50  # visits that get so far; below, a count says too little
 
 
@@ -78,12 +78,14 @@ def calibrate_age(model, words: Vocabulary, data: Examples, seed: int, max_token
             features.append(read.pop().float().cpu().numpy()[readable])
             target.append(data.age[rows][readable])
     hook.remove()
+    states = np.concatenate(features).astype(np.float64)
     ages = (np.concatenate(target) - model.config.age_mean) / model.config.age_std
-    read_off = StandardScaler().fit(np.concatenate(features).astype(np.float64))
-    fitted = Ridge(alpha=1.0).fit(read_off.transform(np.concatenate(features)), ages)
-    weight = fitted.coef_ / read_off.scale_
-    last.weight.copy_(torch.from_numpy(weight[None]))
-    last.bias.fill_(float(fitted.intercept_ - weight @ read_off.mean_))
+    weight = last.weight[0].double().cpu().numpy()
+    # The change is kept small, so that states which hardly vary gain no weight: only what is off is mended.
+    penalty = SHRINKAGE * len(states) * max(float(states.var(0).mean()), 1e-12)
+    change = Ridge(alpha=penalty).fit(states, ages - states @ weight)
+    last.weight += torch.from_numpy(change.coef_[None]).to(last.weight)
+    last.bias.fill_(float(change.intercept_))
 
 
 def _log_odds(ended: torch.Tensor, reached: torch.Tensor) -> torch.Tensor:
