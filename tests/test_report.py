@@ -214,6 +214,11 @@ def test_a_page_with_attacks_audit_seeds_and_a_void_measure(tmp_path):
         figure("real", "copy_share_control", 0.1, better=None),
         figure("real", "race_auc", 0.7, subset="black", better=None),
         *(figure(run, "race_js_distance", 0.3, subset="black") for run in ("multitask", "real")),
+        *(figure(run, "canary_auc", 0.5, subset="repeats 4", n=50) for run in ("other-s0", "real")),
+        *(
+            figure("other-s0", f"canary_{name}", 0.25, subset="repeats 4", n=50)
+            for name in ("exposure", "extracted", "extracted_80")
+        ),
         *(figure(f"other-s{seed}", "js_distance", 0.1 + seed / 10) for seed in range(3)),
     ]
     inputs["records"].append(tmp_path / "extra.json")
@@ -222,6 +227,10 @@ def test_a_page_with_attacks_audit_seeds_and_a_void_measure(tmp_path):
     text = inputs["report"].read_text(encoding="utf-8")
     assert "How far training patients are given away" in text
     assert "the test sees such a leak" in text
+    row = re.search(r"<tr><td class=.num.>4</td>.*?</tr>", text)[0]
+    cells = [re.sub("<.*?>", "", cell).strip() for cell in re.findall(r"<td.*?>(.*?)</td>", row)]
+    assert cells[:4] == ["4", "0.500", "0.490 to 0.510", "0.500"] and "pass" in cells[4]
+    assert cells[5:] == ["0.250", "25.0%", "25.0%", "50"] and "the run <em>other-s0</em>" in text
     assert re.search(r"<td>black</td><td class=.num.>0.700 \(0.690 to 0.710\)</td>", text)
     assert 'id="seeds"' in text and "<td>other</td>" in text and "0 of 3" not in text
     assert "is not judged: its control, the method markov, scores 0.600" in text
