@@ -380,8 +380,10 @@ def test_publish_refuses_mimic_before_any_job(fresh):
     assert "preprocess" in fresh.run("evaluate_all", *options).stdout
 
 
-def test_publish_runs_in_the_dag(tiny):
-    tiny.run("publish", "--config", "publish={patients: 50}")
+def test_publish_runs_in_the_dag(tiny, tmp_path):
+    overlay = tmp_path / "fifty.yaml"
+    overlay.write_text("publish: {patients: 50}\n")
+    tiny.run("publish", "--configfile", *tiny.options[1:], overlay)
     folder = tiny.directory / "results" / "tiny" / "published"
     assert (read_visits(folder / "cohort" / "visits.parquet")["visit"].to_numpy() == 0).sum() == 50
     assert "| visits copied from training |" in (folder / "model" / "README.md").read_text(encoding="utf-8")
