@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from cohortloom.checkpoints import Checkpoints
@@ -257,7 +258,15 @@ def test_dataset_holds_token_ids(dataset):
     assert {"diagnoses_ids", "terminator"} <= set(pq.read_schema(dataset["train"]).names)
 
 
-def test_a_step_mixes_lengths_and_weighs_its_parts_by_their_tokens(dataset):
+@pytest.fixture
+def precision_open():
+    """accelerate keeps the precision of the first training in a process."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+def test_a_step_mixes_lengths_and_weighs_its_parts_by_their_tokens(dataset, precision_open):
     """The step on visits in parts of one length is that on all of them in one batch."""
     words, data = Vocabulary.load(dataset["vocabulary"]), Examples.load(dataset["train"])
 

@@ -14,7 +14,7 @@ from cohortloom.examples import Examples, batches, collate, corrupted_pairs, pla
 from cohortloom.vocabulary import Vocabulary
 
 VISITS = 20_000
-SHRINKAGE = 1e-3  # of the change of the age head, in mean variances of what it reads
+SHRINKAGE = 3e-3  # of the change of the age head, in mean variances of what it reads
 LEAST = 50  # visits that get so far; below, a count says too little
 
 
