@@ -34,12 +34,13 @@ def generate_naive(
     prompt_prob: float = 0.5,
     seed: int = 0,
     true_length: bool = False,
+    patients: int | None = None,
 ) -> None:
     """Write the visits of a naive method (prevalence, markov, copy or echo) and their counts.
 
     synthesize: one patient for each test patient, with the age and sex of the first test visit (copy: those
-    of the training patient drawn). reconstruct: each test visit, its codes revealed with probability
-    `prompt_prob`. `true_length` fills reconstructed visits to the real length.
+    of the training patient drawn), repeated or cut to `patients`. reconstruct: each test visit, its codes
+    revealed with probability `prompt_prob`. `true_length` fills reconstructed visits to the real length.
     """
     if mode not in MODES[method]:
         raise UserError(f"method {method} has no mode {mode}; it has {' and '.join(MODES[method])}")
@@ -49,9 +50,9 @@ def generate_naive(
     if mode == "reconstruct":
         table = reconstruct(known, held_out, names, real, method, prompt_prob, seed, true_length, rng)
     elif method == "copy":
-        table = copy(known, names, held_out.n_patients, rng)
+        table = copy(known, names, held_out.n_patients if patients is None else patients, rng)
     else:
-        table = synthesize(known, held_out, names, method, rng)
+        table = synthesize(known, held_out, names, method, rng, patients)
     metadata = {
         "source": method,
         "seed": str(seed),
@@ -74,11 +75,21 @@ def generate_naive(
 
 
 def synthesize(
-    known: Coded, held_out: Coded, names: list[str], method: str, rng: np.random.Generator
+    known: Coded,
+    held_out: Coded,
+    names: list[str],
+    method: str,
+    rng: np.random.Generator,
+    patients: int | None = None,
 ) -> pa.Table:
-    """New patients with the first ages and the sexes of the held-out patients, in their order."""
+    """New patients with the first ages and the sexes of the held-out patients, in their order.
+
+    `patients` repeats or cuts the list.
+    """
     training = Training(known, len(names))
     first = np.flatnonzero(np.diff(held_out.patient, prepend=-1))
+    if patients is not None:
+        first = np.resize(first, patients)
     patient, visit, days = training.timelines(held_out.age[first], held_out.sex[first], rng)
     age, sex = later_ages(held_out.age[first][patient], days), held_out.sex[first][patient]
     key = stratum_of(age, sex)
