@@ -21,6 +21,7 @@ include: "rules/compare.smk"  # the same beside real patients: a classifier, att
 include: "rules/external.smk"  # visits that somebody else made -> the same records, a scorecard of their own
 include: "rules/evaluate.smk"  # synthetic visits -> records, scorecard, report
 include: "rules/ablation.smk"  # what each part of the model is worth: arms, trained and compared
+include: "rules/quality.smk"  # the table of targets: several generation seeds and one large sample, judged
 include: "rules/publish.smk"  # the main model and a cohort of it, as others may have them
 
 
@@ -41,3 +42,8 @@ rule evaluate_external:
 rule ablation:
     input:
         rules.summarize_ablation.output,
+
+
+rule quality:
+    input:
+        rules.summarize_quality.output,

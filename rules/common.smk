@@ -11,12 +11,15 @@ if str(SCRIPTS) not in sys.path:
     sys.path.append(str(SCRIPTS))
 
 from cohortloom.config import (
+    QUALITY_REAL,
     UNTRACKED,
     arm_ids,
     canary_run_ids,
     check_config,
     constraint_of,
     main_run_id,
+    quality_runs,
+    quality_samples,
     raw_dir,
     raw_tables,
     run_ids,
@@ -38,24 +41,27 @@ RESULTS = f"results/{config['experiment']}"
 RUNS = run_ids(config)  # run id -> (name under `runs`, seed)
 ARMS = arm_ids(config)  # the same for the trainings of the ablation, which evaluate_all leaves alone
 CANARY_RUNS = canary_run_ids(config)  # those that patients are planted into; none by default
+QUALITY = quality_samples(config)  # id -> visits of the quality table, which evaluate_all leaves alone too
 NAIVE = {
     "prevalence": ("synthesize", "reconstruct"),
     "markov": ("synthesize", "reconstruct"),
     "copy": ("synthesize",),
     "echo": ("reconstruct",),
 }
+REAL = ("real", QUALITY_REAL)  # held-out visits, the second time as many as the quality table scores
 MODES = ("reconstruct", "synthesize")
 METHODS = {method: NAIVE[method] for method in config["naive"]}
 NAIVE_SYNTHESIZED = [method for method, modes in METHODS.items() if "synthesize" in modes]
+QUALITY_NAIVE = [name for name, sample in QUALITY.items() if sample.source in NAIVE]
 EXTERNAL = config["evaluate"]["external"]  # name -> file or folder that somebody else made
 EXTERNAL_EVALUATIONS = ("medical_validity", "fidelity", "classifier", "privacy", "utility", "conditioning")
 
 
 wildcard_constraints:
-    run="|".join([*RUNS, *ARMS]),
-    method="|".join(METHODS) or "none",
+    run="|".join([*RUNS, *ARMS, *(name for name in QUALITY if name not in QUALITY_NAIVE)]),
+    method="|".join([*METHODS, *QUALITY_NAIVE]) or "none",
     external="|".join(EXTERNAL) or "none",
-    name="|".join([*RUNS, *ARMS, *METHODS, *EXTERNAL, "real"]),
+    name="|".join([*RUNS, *ARMS, *METHODS, *EXTERNAL, *QUALITY, "real", QUALITY_REAL]),
     mode="|".join(MODES),
 
 
@@ -119,14 +125,34 @@ def shard_of(wildcards) -> tuple[int, int]:
     return int(number), int(count)
 
 
+def sampled(name: str, key: str, otherwise):
+    """Seed or patients of a sample of the quality table; what any other run takes otherwise."""
+    return getattr(QUALITY[name], key) if name in QUALITY else otherwise
+
+
+def scored_visits(kind: str):
+    """How many visits an evaluation scores; for the quality table at most what the sample was asked for."""
+    own = config["evaluate"][kind]["visits"]
+
+    def visits(wildcards) -> int:
+        if wildcards.name not in QUALITY and wildcards.name != QUALITY_REAL:
+            return own
+        asked = sampled(wildcards.name, "patients", config["quality"]["patients"])
+        return asked if kind == "fidelity" else min(own, asked)
+
+    return visits
+
+
 def seed_of(name: str) -> int:
-    """The training seed of a run; 0 for what was not trained."""
+    """The training seed of a run, the generation seed of a sample; 0 for what was not trained."""
+    if name in QUALITY:
+        return QUALITY[name].seed
     return {**RUNS, **ARMS}.get(name, ("", 0))[1]
 
 
 def counts_of(name: str) -> list[str]:
     """The counts of a generation; real visits were not generated."""
-    return [] if name == "real" else [results("synthetic", name, "synthesize.json")]
+    return [] if name in REAL else [results("synthetic", name, "synthesize.json")]
 
 
 def scored(mode: str) -> list[str]:
@@ -137,15 +163,13 @@ def scored(mode: str) -> list[str]:
 def visits_of(name: str, mode: str) -> str:
     """The visits to score: `real` stands for the held-out visits themselves."""
     return (
-        results("dataset", "test.parquet")
-        if name == "real"
-        else results("synthetic", name, f"{mode}.parquet")
+        results("dataset", "test.parquet") if name in REAL else results("synthetic", name, f"{mode}.parquet")
     )
 
 
 def release_of(name: str) -> str:
     """The visits to compare with the held-out test visits: for `real` the validation visits."""
-    return results("dataset", "val.parquet") if name == "real" else visits_of(name, "synthesize")
+    return results("dataset", "val.parquet") if name in REAL else visits_of(name, "synthesize")
 
 
 def external_files(name: str) -> list[str]:

@@ -26,7 +26,7 @@ rule evaluate_classifier:
         mem_mb=8000,
         runtime=60,
     params:
-        **config["evaluate"]["classifier"],
+        visits=scored_visits("classifier"),
         sample_seed=config["evaluate"]["seed"],
         run="{name}",
         seed=lambda wildcards: seed_of(wildcards.name),
@@ -149,7 +149,7 @@ rule evaluate_utility:
         mem_mb=8000,
         runtime=60,
     params:
-        **config["evaluate"]["utility"],
+        visits=scored_visits("utility"),
         sample_seed=config["evaluate"]["seed"],
         run="{name}",
         seed=lambda wildcards: seed_of(wildcards.name),

@@ -149,7 +149,7 @@ rule evaluate_fidelity:
         mem_mb=8000,
         runtime=60,
     params:
-        **config["evaluate"]["fidelity"],
+        visits=scored_visits("fidelity"),
         sample_seed=config["evaluate"]["seed"],
         run="{name}",
         seed=lambda wildcards: seed_of(wildcards.name),

@@ -38,6 +38,7 @@ EXPECTED = {
     "read_external",
     "summarize_external",
     "summarize_ablation",
+    "summarize_quality",
     "summarize",
     "publish",
 }
@@ -74,6 +75,7 @@ def test_the_snakefile_is_a_contents_page():
         "external",
         "evaluate",
         "ablation",
+        "quality",
         "publish",
     ]
 
@@ -118,7 +120,8 @@ def test_the_tiny_experiment_ran_in_a_directory_elsewhere(tiny):
     results = tiny.directory / "results" / "tiny"
     for name in ("scorecard.json", "scorecard.csv", "report.html", "provenance.json"):
         assert (results / name).stat().st_size > 0
-    others = {"read_external", "summarize_external", "summarize_ablation", "evaluate_canaries", "publish"}
+    others = {"read_external", "summarize_external", "summarize_ablation", "summarize_quality"}
+    others |= {"evaluate_canaries", "publish"}
     for rule in EXPECTED - others:
         for folder, ending in (("logs", "log"), ("timings", "tsv")):
             assert list((results / folder).glob(f"{rule}.*{ending}")), f"{rule} has no file in {folder}"

@@ -7,7 +7,7 @@ import copy
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cohortloom.errors import UserError
 from cohortloom.sources.locate import MIMIC3, find_tables
@@ -26,9 +26,20 @@ UNTRACKED = {
 }
 RAW_DIR_VARIABLE = "COHORTLOOM_RAW_DIR"
 ARM_PREFIX = "ablation-"  # of the ids of the ablation's trainings
+QUALITY_PREFIX = "quality-"  # of the ids of the visits that the quality table is made from
+QUALITY_REAL = f"{QUALITY_PREFIX}real"
 OF_GENERATION = ("model", "constrained")  # keys of an arm that are not those of train
 LEAST_CANARIES = 10  # that of canaries.py, which is not for here: it needs numpy
 RESERVED_NAMES = ("real", "prevalence", "markov", "copy", "echo")
+
+
+class Sample(NamedTuple):
+    """Visits of the quality table: the run or naive method that makes them, generation seed, patients."""
+
+    source: str
+    seed: int
+    patients: int
+    large: bool
 
 
 def load_schema(path: Path) -> dict[str, Any]:
@@ -64,18 +75,27 @@ def check_config(config: dict[str, Any], schema_path: Path) -> dict[str, Any]:
     runs = {name: run for name, run in config["runs"].items() if run is not None}
     config["runs"] = runs
     for name in runs:
-        if name in RESERVED_NAMES or name.startswith(ARM_PREFIX) or re.search(r"-s\d+$", name):
+        if (
+            name in RESERVED_NAMES
+            or name.startswith((ARM_PREFIX, QUALITY_PREFIX))
+            or re.search(r"-s\d+$", name)
+        ):
             raise UserError(f"config: runs.{name}: this name is taken; choose another one for the run")
     if config["main_run"] not in runs:
         known = ", ".join(runs)
         raise UserError(f"config: main_run: {config['main_run']!r} is not among runs; choose from {known}")
+    for name in config["quality"]["runs"] or ():
+        if name not in runs:
+            known = ", ".join(runs)
+            raise UserError(f"config: quality.runs: {name!r} is not among runs; choose from {known}")
     check_arms(config)
     check_canaries(config)
     dataset = config["dataset"]
     if dataset["val_fraction"] + dataset["test_fraction"] >= 1:
         raise UserError("config: dataset: val_fraction and test_fraction leave nothing to train on")
     for name, path in config["evaluate"]["external"].items():
-        if name in RESERVED_NAMES or name in run_ids(config) or name in arm_ids(config):
+        taken = name in RESERVED_NAMES or name in run_ids(config) or name in arm_ids(config)
+        if taken or name.startswith(QUALITY_PREFIX):
             raise UserError(f"config: evaluate.external.{name}: this name is taken; choose another one")
         if not Path(path).exists():
             raise UserError(f"config: evaluate.external.{name}: {path}: no such file; correct the path")
@@ -196,6 +216,28 @@ def arm_ids(config: dict[str, Any]) -> dict[str, tuple[str, int]]:
     return {f"{ARM_PREFIX}{arm}-s{seed}": (arm, seed) for arm in ablation["arms"] for seed in seeds}
 
 
+def quality_runs(config: dict[str, Any]) -> list[str]:
+    """Ids of the runs in the quality table, with several seeds that of the first one each."""
+    default = [config["main_run"], *(["lm_only"] if "lm_only" in config["runs"] else [])]
+    names = dict.fromkeys(default if config["quality"]["runs"] is None else config["quality"]["runs"])
+    ids = run_ids(config)
+    return [next(run_id for run_id, (run, _) in ids.items() if run == name) for name in names]
+
+
+def quality_samples(config: dict[str, Any]) -> dict[str, Sample]:
+    """Id -> sample: `quality-<source>-g<seed>`, and the large one of the first seed `quality-<source>-large`.
+
+    An id says all that differs between them but the number of patients, so that a seed more is made alone.
+    """
+    section, first = config["quality"], config["generate"]["seed"]
+    made = {}
+    for source in [*quality_runs(config), *(method for method in config["naive"] if method != "echo")]:
+        for seed in range(first, first + section["seeds"]):
+            made[f"{QUALITY_PREFIX}{source}-g{seed}"] = Sample(source, seed, section["patients"], False)
+        made[f"{QUALITY_PREFIX}{source}-large"] = Sample(source, first, section["large"], True)
+    return made
+
+
 def train_keywords(config: dict[str, Any], run_id: str) -> dict[str, Any]:
     """The train section with the run's or arm's own keys and seed, less what must not cause a rerun."""
     arms = arm_ids(config)
@@ -212,7 +254,9 @@ def train_keywords(config: dict[str, Any], run_id: str) -> dict[str, Any]:
 
 
 def trained_as(config: dict[str, Any], run_id: str) -> str:
-    """Id of the training whose model a run generates with: its own, or that of the arm it names."""
+    """Id of the training whose model a run generates with: its own, or that of the arm or run it names."""
+    if sample := quality_samples(config).get(run_id):
+        return sample.source
     arm, seed = arm_ids(config).get(run_id, (None, None))
     model = config["ablation"]["arms"][arm].get("model") if arm else None
     return f"{ARM_PREFIX}{model}-s{seed}" if model else run_id
@@ -226,13 +270,13 @@ def constraint_of(config: dict[str, Any], run_id: str) -> str:
 
 
 def tracked_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What scorecard and report rest on: all but the ablation, the publishing and keys that rerun nothing."""
+    """What scorecard and report rest on: all but what other targets alone read, and keys that rerun nothing."""
     return {
         section: {key: value for key, value in content.items() if key not in UNTRACKED.get(section, ())}
         if isinstance(content, dict)
         else content
         for section, content in config.items()
-        if section not in ("ablation", "publish")
+        if section not in ("ablation", "publish", "quality")
     }
 
 

@@ -1,0 +1,125 @@
+"""The target quality: a tiny table made whole, its figures beside the single evaluations, and what reruns."""
+
+import dataclasses
+import json
+import statistics
+
+import pytest
+import yaml
+
+from cohortloom.files import read_json
+from conftest import Workflow, copy_workflow
+from test_quality import line
+
+TINY = {"seeds": 2, "patients": 50, "large": 100, "runs": ["multitask"]}
+NAIVE = ["copy", "markov"]
+SOURCES = ["multitask", *NAIVE]
+
+
+def made(source: str, part: str) -> set[str]:
+    """Jobs of one sample; classifier, privacy and utility score the first seed alone."""
+    kinds = ("medical_validity", "fidelity", *(("classifier", "privacy", "utility") if part == "g0" else ()))
+    rule = "generate_naive" if source in NAIVE else "generate"
+    name = f"quality-{source}-{part}"
+    return {f"{rule} {name} synthesize", *(f"evaluate_{kind} {name}" for kind in kinds)}
+
+
+SUMMARY = {"summarize_quality", "quality"}
+
+
+@dataclasses.dataclass
+class Tiny:
+    """The tiny quality table, finished, and how to plan it with other keys."""
+
+    workflow: Workflow
+    overlay: dict
+
+    def jobs(self, target: str = "quality", **changes) -> set[str]:
+        path = self.workflow.directory / "changed.yaml"
+        merged = {**self.overlay, **changes, "quality": {**TINY, **changes.get("quality", {})}}
+        path.write_text(yaml.safe_dump(merged))
+        return self.workflow.jobs(target, "--configfile", *self.workflow.options[1:-1], path)
+
+
+@pytest.fixture(scope="module")
+def tiny_quality(tmp_path_factory) -> Tiny:
+    """Made by the target alone, without evaluate_all: it asks for what it needs."""
+    base = tmp_path_factory.mktemp("quality")
+    folder = copy_workflow(base / "workflow")
+    (base / "work").mkdir()
+    overlay = {"quality": TINY, "naive": NAIVE, "evaluate": {"utility": {"visits": 40}}}
+    (base / "overlay.yaml").write_text(yaml.safe_dump(overlay))
+    options = ["--configfile", str(folder / "tests" / "config_tiny.yaml"), str(base / "overlay.yaml")]
+    workflow = Workflow(folder, base / "work", options)
+    workflow.run("quality")
+    return Tiny(workflow, overlay)
+
+
+def test_a_tiny_table_equals_the_single_evaluations(tiny_quality):
+    results = tiny_quality.workflow.directory / "results" / "tiny"
+    content = read_json(results / "quality.json")
+    assert (content["run"], content["seeds"], content["patients"]) == ("multitask", [0, 1], 50)
+    assert all(seconds > 0 for seconds in content["generation_seconds"].values())
+    assert not list((results / "models").glob("lm_only")), "the table does not need it"
+    by_kind = {"js_distance": "fidelity", "restricted_share": "medical_validity"}
+    for metric, kind in by_kind.items():
+        for source in SOURCES:
+            found = [
+                next(
+                    r
+                    for r in read_json(results / "evaluation" / f"quality-{source}-g{seed}" / f"{kind}.json")
+                    if r["metric"] == metric and not r["subset"]
+                )
+                for seed in (0, 1)
+            ]
+            row = line(content["rows"], metric, source)
+            assert row["mean"] == pytest.approx(statistics.fmean(r["value"] for r in found))
+            assert row["value"] == found[0]["value"] != found[1]["value"]
+            assert (row["patients_low"], row["n"]) == (found[0]["ci_low"], found[0]["n"])
+            assert row["ci_low"] < row["mean"] < row["ci_high"] and found[1]["seed"] == 1
+    for source in SOURCES:
+        large = json.loads(
+            (results / "synthetic" / f"quality-{source}-large" / "synthesize.json").read_text()
+        )
+        assert large["patients"] == 100
+        row = line(content["rows"], "rare_unigram_r2", source)
+        assert row["n"] >= 100 and row["seeds"] == 1
+    scored = read_json(results / "evaluation" / "quality-real" / "fidelity.json")
+    assert line(content["rows"], "js_distance")["real"] == scored[0]["value"] and 50 <= scored[0]["n"] < 60
+    kept = read_json(results / "evaluation" / "multitask" / "reconstruction.json")
+    assert line(content["rows"], "jaccard")["mean"] == kept[0]["value"]
+    assert line(content["rows"], "carried_codes")["reason"] is None
+    text = (results / "quality.md").read_text(encoding="utf-8")
+    assert "| figure | n | target | multitask | copy | markov | real |" in text and "/tmp" not in text
+
+
+def test_a_seed_more_is_made_alone_and_other_keys_touch_what_they_name(tiny_quality):
+    assert tiny_quality.jobs() - {"quality"} == set()
+    assert tiny_quality.jobs(quality={"seeds": 3}) == SUMMARY.union(*(made(s, "g2") for s in SOURCES))
+    assert tiny_quality.jobs(quality={"large": 120}) == SUMMARY.union(*(made(s, "large") for s in SOURCES))
+    real = {f"evaluate_{kind} quality-real" for kind in ("fidelity", "classifier")}
+    small = SUMMARY.union(real, *(made(s, part) for s in SOURCES for part in ("g0", "g1")))
+    # Utility scores 40 visits at any rate, so that real's stays; the samples' own are made anew.
+    assert tiny_quality.jobs(quality={"patients": 60}) == small
+
+
+def test_another_run_is_added_alone_and_evaluate_all_knows_nothing_of_the_table(tiny_quality):
+    more = tiny_quality.jobs(quality={"runs": ["multitask", "lm_only"]})
+    parts = ("g0", "g1", "large")
+    assert more == SUMMARY.union(*(made("lm_only", part) for part in parts)) | {
+        "train lm_only",
+        "generate lm_only reconstruct",
+        "evaluate_reconstruction lm_only",
+    }
+    plain = tiny_quality.jobs("evaluate_all")
+    assert not any("quality" in job for job in plain)
+    changes = {"seeds": 4, "patients": 70, "large": 300, "runs": None}
+    assert tiny_quality.jobs("evaluate_all", quality=changes) == plain
+
+
+def test_the_demo_plans_five_seeds_and_one_large_sample(fresh):
+    jobs = fresh.jobs("quality")
+    samples = {job for job in jobs if job.startswith("generate") and " quality-" in job}
+    assert len(samples) == 6 * 5 and "generate quality-lm_only-large synthesize" in samples
+    assert sum(job.startswith("evaluate_classifier") for job in jobs) == 6
+    assert not any("conditioning" in job or "heads" in job or job == "summarize" for job in jobs)

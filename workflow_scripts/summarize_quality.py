@@ -1,0 +1,74 @@
+"""Join the evaluations of several generation seeds into the table of targets, with verdicts."""
+
+import csv
+import json
+from pathlib import Path
+
+from cohortloom import provenance, quality, quality_words
+from cohortloom.errors import UserError
+from cohortloom.files import atomic, write_json
+from cohortloom.scorecard import read_metrics, read_records
+from cohortloom.step import log, main
+
+
+def summarize_quality(
+    *,
+    records: list[Path],
+    targets: Path,
+    metrics: Path,
+    table: Path,
+    table_md: Path,
+    experiment: str,
+    cohort: str,
+    patients: int,
+    large: int,
+    constrained: str,
+    samples: str,
+    timings: Path,
+) -> None:
+    """Write the table of targets as JSON (a row a figure and run) and as Markdown.
+
+    `records` are the evaluations of all samples, of held-out visits and of the runs' reconstruction.
+    `samples` is JSON, one [id, run or method, generation seed, whether it is the large one] a sample; those
+    of the run that is judged first come first. `patients` and `large` are how many were asked for, `timings`
+    is the folder of the jobs' times, read where there are any. Raises UserError for a figure without a meaning.
+    """
+    made = [quality.Sample(*entry) for entry in json.loads(samples)]
+    wanted, meanings = quality.read_targets(targets), read_metrics(metrics)
+    if unknown := sorted({line["metric"] for line in wanted} - set(meanings)):
+        raise UserError(
+            f"{targets}: column metric: {unknown[0]} is not in {metrics}; say there what it means"
+        )
+    rows = quality.table(read_records(records), made, wanted, cohort)
+    content = {
+        "experiment": experiment,
+        "run": made[0].source,
+        "cohort": cohort,
+        "seeds": sorted({sample.seed for sample in made if not sample.large}),
+        "patients": patients,
+        "large": large,
+        "demographics": "test",
+        "constrained": constrained,
+        "generation_seconds": {sample.name: seconds(timings, sample.name) for sample in made},
+        "git": provenance.git(provenance.WORKFLOW),
+        "hardware": provenance.hardware(),
+        "rows": rows,
+    }
+    with atomic(table_md) as temporary:
+        temporary.write_text(quality_words.page(content, meanings), encoding="utf-8")
+    write_json(table, content)
+    for line in quality_words.verdict(rows, made[0].source, meanings):
+        log.info("%s", line)
+
+
+def seconds(timings: Path, name: str) -> float | None:
+    """Seconds of the jobs that generated a sample, all shards together; None where no time was kept."""
+    found = []
+    for path in sorted(timings.glob(f"generate*.{name}.synthesize*.tsv")):
+        with open(path, newline="", encoding="utf-8") as file:
+            found += [float(row["s"]) for row in csv.DictReader(file, delimiter="\t")]
+    return round(sum(found), 1) if found else None
+
+
+if __name__ == "__main__":
+    main(summarize_quality, globals().get("snakemake"))
