@@ -31,7 +31,7 @@ def summarize_quality(
     `records` are the evaluations of all samples, of held-out visits and of the runs' reconstruction.
     `samples` is JSON, one [id, run or method, generation seed, whether it is the large one] a sample; those
     of the run that is judged first come first. `patients` and `large` are how many were asked for, `timings`
-    is the folder of the jobs' times, read where there are any. Raises UserError for a figure without a meaning.
+    is the folder of the jobs' times, where there are any. Raises UserError for a figure without a meaning.
     """
     made = [quality.Sample(*entry) for entry in json.loads(samples)]
     wanted, meanings = quality.read_targets(targets), read_metrics(metrics)
