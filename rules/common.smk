@@ -130,6 +130,16 @@ def sampled(name: str, key: str, otherwise):
     return getattr(QUALITY[name], key) if name in QUALITY else otherwise
 
 
+def demographics_of(run: str) -> str:
+    """Whose ages and sexes a run takes; the quality table is about those of held-out patients."""
+    return "test" if run in QUALITY else config["generate"]["demographics"]
+
+
+def demographics_file_of(run: str) -> list[str]:
+    """The CSV of requested patients, where a run takes one."""
+    return [name for name in [demographics_of(run)] if name not in ("train", "test")]
+
+
 def scored_visits(kind: str):
     """How many visits an evaluation scores; for the quality table at most what the sample was asked for."""
     own = config["evaluate"][kind]["visits"]

@@ -19,11 +19,6 @@ scattergather:
 ruleorder: generate > join_shards
 
 
-def demographics_of(run: str) -> str:
-    """Whose ages and sexes a run takes; the quality table is about those of held-out patients."""
-    return "test" if run in QUALITY else config["generate"]["demographics"]
-
-
 # The wildcard that tells the shards apart, and what one job of the rule generate writes.
 SHARD = ("{scatteritem}",) if SHARDS > 1 else ()
 GENERATED = (
@@ -40,9 +35,7 @@ rule generate:
         edits=lambda wildcards: edits_of_generation(wildcards) or [],
         train=rules.build_dataset.output.train,
         test=rules.build_dataset.output.test,
-        demographics_file=lambda wildcards: [
-            file for file in [demographics_of(wildcards.run)] if file not in ("train", "test")
-        ],
+        demographics_file=lambda wildcards: demographics_file_of(wildcards.run),
         modules=modules_of("generate"),
     output:
         synthetic=temp(f"{GENERATED}.parquet") if SHARDS > 1 else f"{GENERATED}.parquet",

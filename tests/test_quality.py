@@ -131,13 +131,25 @@ def test_mean_and_interval_are_over_seeds_and_the_other_interval_is_of_the_first
     assert (row["mean"], row["ci_low"], row["ci_high"]) == pytest.approx((0.122, 0.122 - half, 0.122 + half))
     assert (row["value"], row["patients_low"], row["patients_high"]) == pytest.approx((0.12, 0.11, 0.13))
     assert (row["seeds"], row["n"], row["real"], row["copy"]) == (2, BASE, 0.119, 0.127)
+    same = line(rows, "bigram_r2")  # no spread seen is not a spread of 0
+    assert (same["seeds"], same["ci_low"], same["ci_high"]) == (2, None, None)
     alone = line(rows, "rare_unigram_r2")
     assert (alone["seeds"], alone["ci_low"], alone["n"]) == (1, None, LARGE)
     assert line(rows, "js_distance", "real")["seeds"] is None
     text = page(content_of(rows), METRICS)
     assert "| 0.800 (0.790 to 0.810 †) |" in text
     assert "| 0.122 (0.097 to 0.147) |" in text and "| 0.120 (0.110 to 0.130) |" in text
+    assert "| 0.950 (0.940 to 0.960 †) |" in text
     assert "ours 11 and 99." in text
+
+
+def test_the_page_ends_a_rate_at_0():
+    records = world(newborn_chronic_rate=0.0001)
+    found = [r for r in records if r["metric"] == "newborn_chronic_rate" and r["run"] == "quality-ours-g1"]
+    found[0]["value"] = 0.001
+    row = line(judged(records), "newborn_chronic_rate")
+    assert row["ci_low"] < 0
+    assert "| 0.055% (0% to 0.627%) |" in page(content_of(judged(records)), METRICS)
 
 
 def test_the_mean_is_judged_and_not_the_first_seed():

@@ -270,7 +270,7 @@ def constraint_of(config: dict[str, Any], run_id: str) -> str:
 
 
 def tracked_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What scorecard and report rest on: all but what other targets alone read, and keys that rerun nothing."""
+    """What scorecard and report rest on: all but what other targets alone read and what reruns nothing."""
     return {
         section: {key: value for key, value in content.items() if key not in UNTRACKED.get(section, ())}
         if isinstance(content, dict)

@@ -189,7 +189,8 @@ def _void(metric: str, figures: dict[str, list[Row]]) -> str | None:
 def _row(target, run: str, records: list[Row], judged: Judged, real: Row | None, figures) -> Row:
     first = records[0] if records else {}
     mean, low, high = mean_interval([record["value"] for record in records]) if records else (None,) * 3
-    several = len(records) > 1
+    # Seeds that agree to the last digit, as where nothing was ever counted, show no spread: not one of 0.
+    several = len({record["value"] for record in records}) > 1
     return {
         "metric": target["metric"],
         "mode": target["mode"],

@@ -23,8 +23,8 @@ def page(content: dict[str, Any], meanings: dict[str, dict[str, str]]) -> str:
         "",
         "## Means over generation seeds",
         "",
-        "In brackets the 95% interval over generation seeds (Student's t); with † one sample was scored, and "
-        f"the interval is over its patients. {MISSED}: the target is not met.",
+        "In brackets the 95% interval over generation seeds (Student's t); with † one sample was scored, or "
+        f"all gave the same figure, and the interval is over the patients of the first. {MISSED}: the target is not met.",
         "",
         *_table(rows, meanings, _over_seeds, content),
         "",
@@ -67,7 +67,8 @@ def target(row: Row, unit: str) -> str:
     if row["comparison"] == "within":
         return f"{low} to {high}" + (f" ({row['against']}'s)" if row["against"] else "")
     end = f"{row['comparison']} {low if row['comparison'] == '>=' else high}"
-    return f"{end} ({row['bound']:g} times {row['against']}'s)" if row["against"] else end
+    times = "" if row["bound"] == 1 else f"{row['bound']:g} times "
+    return f"{end} ({times}{row['against']}'s)" if row["against"] else end
 
 
 def _table(rows: list[Row], meanings, cell, content: dict[str, Any]) -> list[str]:
@@ -92,7 +93,10 @@ def _title(row: Row, meanings: dict[str, dict[str, str]]) -> tuple[str, str]:
 
 
 def _over_seeds(row: Row, unit: str) -> str:
-    ends = wording.interval(row, unit)
+    low = row["ci_low"]
+    if low is not None and unit in ("fraction", "count"):
+        low = max(low, 0.0)  # Student's t knows no bounds
+    ends = wording.interval({**row, "ci_low": low}, unit)
     text = (
         _over_patients(row, unit, " †")
         if ends == wording.NONE
