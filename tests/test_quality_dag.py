@@ -18,7 +18,8 @@ SOURCES = ["multitask", *NAIVE]
 
 def made(source: str, part: str) -> set[str]:
     """Jobs of one sample; classifier, privacy and utility score the first seed alone."""
-    kinds = ("medical_validity", "fidelity", *(("classifier", "privacy", "utility") if part == "g0" else ()))
+    more = {"g0": ("classifier", "privacy", "utility"), "large": ("classifier",)}
+    kinds = ("medical_validity", "fidelity", *more.get(part, ()))
     rule = "generate_naive" if source in NAIVE else "generate"
     name = f"quality-{source}-{part}"
     return {f"{rule} {name} synthesize", *(f"evaluate_{kind} {name}" for kind in kinds)}
@@ -121,5 +122,5 @@ def test_the_demo_plans_five_seeds_and_one_large_sample(fresh):
     jobs = fresh.jobs("quality")
     samples = {job for job in jobs if job.startswith("generate") and " quality-" in job}
     assert len(samples) == 6 * 5 and "generate quality-lm_only-large synthesize" in samples
-    assert sum(job.startswith("evaluate_classifier") for job in jobs) == 6
+    assert sum(job.startswith("evaluate_classifier") for job in jobs) == 2 * 6
     assert not any("conditioning" in job or "heads" in job or job == "summarize" for job in jobs)

@@ -24,7 +24,8 @@ def page(content: dict[str, Any], meanings: dict[str, dict[str, str]]) -> str:
         "## Means over generation seeds",
         "",
         "In brackets the 95% interval over generation seeds (Student's t); with † one sample was scored, or "
-        f"all gave the same figure, and the interval is over the patients of the first. {MISSED}: the target is not met.",
+        "all gave the same figure, and the interval is over the patients of the first. "
+        f"{MISSED}: the target is not met.",
         "",
         *_table(rows, meanings, _over_seeds, content),
         "",
@@ -81,6 +82,8 @@ def _table(rows: list[Row], meanings, cell, content: dict[str, Any]) -> list[str
         first = next(iter(found.values()))
         title, unit = _title(first, meanings)
         n = {"base": content["patients"], "large": content["large"]}.get(first["size"], first["n"])
+        if first["at_n"] and first["n"]:
+            n = min(n, first["n"])  # the classifier has no more than the held-out visits
         cells = [title, wording.number(n, "count"), target(first, unit)]
         cells += [cell(found[run], unit) for run in runs]
         lines.append("| " + " | ".join(cells) + " |")
