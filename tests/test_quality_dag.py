@@ -86,10 +86,13 @@ def test_a_tiny_table_equals_the_single_evaluations(tiny_quality):
         row = line(content["rows"], "rare_unigram_r2", source)
         assert row["n"] >= 100 and row["seeds"] == 1
     scored = read_json(results / "evaluation" / "quality-real" / "fidelity.json")
-    assert line(content["rows"], "js_distance")["real"] == scored[0]["value"] and 50 <= scored[0]["n"] < 60
+    assert (
+        line(content["rows"], "js_distance", "multitask")["real"] == scored[0]["value"]
+        and 50 <= scored[0]["n"] < 60
+    )
     kept = read_json(results / "evaluation" / "multitask" / "reconstruction.json")
-    assert line(content["rows"], "jaccard")["mean"] == kept[0]["value"]
-    assert line(content["rows"], "carried_codes")["reason"] is None
+    assert line(content["rows"], "jaccard", "multitask")["mean"] == kept[0]["value"]
+    assert line(content["rows"], "carried_codes", "multitask")["reason"] is None
     text = (results / "quality.md").read_text(encoding="utf-8")
     assert "| figure | n | target | multitask | copy | markov | real |" in text and "/tmp" not in text
 
