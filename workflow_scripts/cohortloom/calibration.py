@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import Ridge
 
-from cohortloom.examples import Examples, batches, collate, corrupted_pairs, plain_pairs
+from cohortloom.examples import Examples, Pairs, batches, collate, corrupted_pairs, plain_pairs
 from cohortloom.vocabulary import Vocabulary
 
 VISITS = 20_000
@@ -27,15 +27,11 @@ def calibrate_ending(model, words: Vocabulary, data: Examples, seed: int, max_to
     average of shifts, hence two rounds.
     """
     model.eval()
-    rng = np.random.default_rng([seed, 4])
-    keep = np.zeros(len(data), bool)
-    keep[rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))[:VISITS]] = True
-    nothing = plain_pairs(data, np.zeros(len(data.ids), bool), max_tokens)
-    some = corrupted_pairs(data, words, rng, max_tokens, 1.0, 0.0, 0.0, 0.0)
+    keep, shown = _sample(words, data, seed, max_tokens)
     for _ in range(2):
         ending = model.summary.ending
         expected, observed, reached = (torch.zeros_like(ending, dtype=torch.float64) for _ in range(3))
-        for pairs in (nothing, some):
+        for pairs in shown:
             for rows in batches(pairs, 2048, None, keep):
                 batch = tensors(collate(data, pairs, rows))
                 labels, prefix = batch.pop("labels"), batch["decoder_input_ids"]
@@ -64,15 +60,10 @@ def calibrate_age(model, words: Vocabulary, data: Examples, seed: int, max_token
     tokens with dropout 0.2 it erred by 4 years² in training and by 9 without dropout. Arguments as above.
     """
     model.eval()
-    rng = np.random.default_rng([seed, 5])
-    keep = np.zeros(len(data), bool)
-    keep[rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))[:VISITS]] = True
+    keep, shown = _sample(words, data, seed, max_tokens)
     last, read, features, target = model.age_predictor[-1], [], [], []
     hook = last.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-    for pairs in (
-        plain_pairs(data, np.zeros(len(data.ids), bool), max_tokens),
-        corrupted_pairs(data, words, rng, max_tokens, 1.0, 0.0, 0.0, 0.0),
-    ):
+    for pairs in shown:
         for rows in batches(pairs, 2048, None, keep):
             readable = model(**tensors(collate(data, pairs, rows))).has_codes.cpu().numpy()
             features.append(read.pop().float().cpu().numpy()[readable])
@@ -86,6 +77,15 @@ def calibrate_age(model, words: Vocabulary, data: Examples, seed: int, max_token
     change = Ridge(alpha=penalty).fit(states, ages - states @ weight)
     last.weight += torch.from_numpy(change.coef_[None]).to(last.weight)
     last.bias.fill_(float(change.intercept_))
+
+
+def _sample(words: Vocabulary, data: Examples, seed: int, max_tokens: int) -> tuple[np.ndarray, list[Pairs]]:
+    """Rows to read [n] bool, and all visits with nothing revealed and with a part of their codes."""
+    rng = np.random.default_rng([seed, 4])
+    keep = np.zeros(len(data), bool)
+    keep[rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))[:VISITS]] = True
+    nothing = plain_pairs(data, np.zeros(len(data.ids), bool), max_tokens)
+    return keep, [nothing, corrupted_pairs(data, words, rng, max_tokens, 1.0, 0.0, 0.0, 0.0)]
 
 
 def _log_odds(ended: torch.Tensor, reached: torch.Tensor) -> torch.Tensor:
