@@ -33,8 +33,10 @@ rule summarize_ablation:
         mem_mb=4000,
         runtime=30,
     params:
-        experiment=config["experiment"],
-        reference=config["ablation"]["reference"],
-        arms=json.dumps([[run, *ARMS[run], trained_as(config, run)] for run in ARMS]),
+        settings=named(
+            experiment=config["experiment"],
+            reference=config["ablation"]["reference"],
+            arms=json.dumps([[run, *ARMS[run], trained_as(config, run)] for run in ARMS]),
+        ),
     script:
         "../workflow_scripts/summarize_ablation.py"

@@ -26,8 +26,10 @@ rule simulate_raw:
         mem_mb=4000,
         runtime=30,
     params:
-        patients=config["cohort"]["patients"],
-        seed=config["cohort"]["seed"],
+        settings=named(
+            patients=config["cohort"]["patients"],
+            seed=config["cohort"]["seed"],
+        ),
     script:
         "../workflow_scripts/simulate_raw.py"
 
@@ -49,7 +51,9 @@ rule preprocess:
         mem_mb=8000,
         runtime=60,
     params:
-        raw_dir=lambda wildcards: RAW_DIR,
-        source=config["cohort"]["source"],
+        settings=named(
+            raw_dir=lambda wildcards: RAW_DIR,
+            source=config["cohort"]["source"],
+        ),
     script:
         "../workflow_scripts/preprocess.py"

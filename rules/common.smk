@@ -80,6 +80,18 @@ def timing_of(rule: str, *wildcards: str) -> str:
     return results("timings", ".".join((rule, *wildcards, "tsv")))
 
 
+def named(**values):
+    """A rule's settings as one param, which records each value with its name.
+
+    Snakemake compares the params of a job as a set of bare values: 0.3 changed to 0.5 goes unseen where another
+    key holds 0.3 and a third 0.5. A value may be a function of the wildcards. By name, for an overlay changes
+    the order of the config's keys.
+    """
+    return lambda wildcards: {
+        name: value(wildcards) if callable(value) else value for name, value in sorted(values.items())
+    }
+
+
 def workflow_file(*parts: str) -> str:
     """A file of the workflow itself, relative to the working directory.
 

@@ -26,11 +26,13 @@ rule evaluate_classifier:
         mem_mb=8000,
         runtime=60,
     params:
-        visits=scored_visits("classifier"),
-        sample_seed=config["evaluate"]["seed"],
-        run="{name}",
-        seed=lambda wildcards: seed_of(wildcards.name),
-        mode="synthesize",
+        settings=named(
+            visits=scored_visits("classifier"),
+            sample_seed=config["evaluate"]["seed"],
+            run=lambda wildcards: wildcards.name,
+            seed=lambda wildcards: seed_of(wildcards.name),
+            mode="synthesize",
+        ),
     script:
         "../workflow_scripts/evaluate_classifier.py"
 
@@ -54,12 +56,14 @@ rule evaluate_privacy:
         mem_mb=8000,
         runtime=60,
     params:
-        **config["evaluate"]["privacy"],
-        control=lambda wildcards: wildcards.name == "real",
-        sample_seed=config["evaluate"]["seed"],
-        run="{name}",
-        seed=lambda wildcards: seed_of(wildcards.name),
-        mode="synthesize",
+        settings=named(
+            **config["evaluate"]["privacy"],
+            control=lambda wildcards: wildcards.name == "real",
+            sample_seed=config["evaluate"]["seed"],
+            run=lambda wildcards: wildcards.name,
+            seed=lambda wildcards: seed_of(wildcards.name),
+            mode="synthesize",
+        ),
     script:
         "../workflow_scripts/evaluate_privacy.py"
 
@@ -85,12 +89,14 @@ rule evaluate_likelihood:
         mem_mb=16000,
         runtime=60,
     params:
-        **config["evaluate"]["likelihood"],
-        model=lambda wildcards: results("models", model_of(wildcards.name)),
-        control=lambda wildcards: wildcards.name == "real",
-        sample_seed=config["evaluate"]["seed"],
-        run="{name}",
-        seed=lambda wildcards: seed_of(wildcards.name),
+        settings=named(
+            **config["evaluate"]["likelihood"],
+            model=lambda wildcards: results("models", model_of(wildcards.name)),
+            control=lambda wildcards: wildcards.name == "real",
+            sample_seed=config["evaluate"]["seed"],
+            run=lambda wildcards: wildcards.name,
+            seed=lambda wildcards: seed_of(wildcards.name),
+        ),
     script:
         "../workflow_scripts/evaluate_likelihood.py"
 
@@ -119,14 +125,16 @@ rule evaluate_canaries:
         mem_mb=16000,
         runtime=60,
     params:
-        **config["evaluate"]["canaries"],
-        canaries=lambda wildcards: planted_in(wildcards.name)["canaries"],
-        canary_repeats=lambda wildcards: planted_in(wildcards.name)["canary_repeats"],
-        canary_seed=lambda wildcards: planted_in(wildcards.name)["canary_seed"],
-        model=lambda wildcards: results("models", model_of(wildcards.name)),
-        sample_seed=config["evaluate"]["seed"],
-        run="{name}",
-        seed=lambda wildcards: seed_of(wildcards.name),
+        settings=named(
+            **config["evaluate"]["canaries"],
+            canaries=lambda wildcards: planted_in(wildcards.name)["canaries"],
+            canary_repeats=lambda wildcards: planted_in(wildcards.name)["canary_repeats"],
+            canary_seed=lambda wildcards: planted_in(wildcards.name)["canary_seed"],
+            model=lambda wildcards: results("models", model_of(wildcards.name)),
+            sample_seed=config["evaluate"]["seed"],
+            run=lambda wildcards: wildcards.name,
+            seed=lambda wildcards: seed_of(wildcards.name),
+        ),
     script:
         "../workflow_scripts/evaluate_canaries.py"
 
@@ -149,11 +157,13 @@ rule evaluate_utility:
         mem_mb=8000,
         runtime=60,
     params:
-        visits=scored_visits("utility"),
-        sample_seed=config["evaluate"]["seed"],
-        run="{name}",
-        seed=lambda wildcards: seed_of(wildcards.name),
-        mode="synthesize",
+        settings=named(
+            visits=scored_visits("utility"),
+            sample_seed=config["evaluate"]["seed"],
+            run=lambda wildcards: wildcards.name,
+            seed=lambda wildcards: seed_of(wildcards.name),
+            mode="synthesize",
+        ),
     script:
         "../workflow_scripts/evaluate_utility.py"
 
@@ -179,12 +189,14 @@ rule evaluate_conditioning:
         mem_mb=16000,
         runtime=60,
     params:
-        **config["evaluate"]["conditioning"],
-        model=lambda wildcards: results("models", wildcards.name) if wildcards.name in RUNS else None,
-        sample_seed=config["evaluate"]["seed"],
-        run="{name}",
-        seed=lambda wildcards: seed_of(wildcards.name),
-        mode="synthesize",
+        settings=named(
+            **config["evaluate"]["conditioning"],
+            model=lambda wildcards: results("models", wildcards.name) if wildcards.name in RUNS else None,
+            sample_seed=config["evaluate"]["seed"],
+            run=lambda wildcards: wildcards.name,
+            seed=lambda wildcards: seed_of(wildcards.name),
+            mode="synthesize",
+        ),
     script:
         "../workflow_scripts/evaluate_conditioning.py"
 
@@ -209,13 +221,15 @@ rule evaluate_race:
         mem_mb=8000,
         runtime=60,
     params:
-        **config["evaluate"]["race"],
-        raw_dir=lambda wildcards: RAW_DIR,
-        source=config["cohort"]["source"],
-        control=lambda wildcards: wildcards.name == "real",
-        sample_seed=config["evaluate"]["seed"],
-        run="{name}",
-        seed=lambda wildcards: seed_of(wildcards.name),
-        mode="synthesize",
+        settings=named(
+            **config["evaluate"]["race"],
+            raw_dir=lambda wildcards: RAW_DIR,
+            source=config["cohort"]["source"],
+            control=lambda wildcards: wildcards.name == "real",
+            sample_seed=config["evaluate"]["seed"],
+            run=lambda wildcards: wildcards.name,
+            seed=lambda wildcards: seed_of(wildcards.name),
+            mode="synthesize",
+        ),
     script:
         "../workflow_scripts/evaluate_race.py"

@@ -42,11 +42,13 @@ rule evaluate_heads:
         mem_mb=16000,
         runtime=60,
     params:
-        **config["evaluate"]["heads"],
-        group_seed=config["evaluate"]["seed"],
+        settings=named(
+            **config["evaluate"]["heads"],
+            group_seed=config["evaluate"]["seed"],
+            run=lambda wildcards: wildcards.run,
+            seed=lambda wildcards: seed_of(wildcards.run),
+        ),
         model=lambda wildcards, input: os.path.dirname(input.weights),
-        run="{run}",
-        seed=lambda wildcards: seed_of(wildcards.run),
     script:
         "../workflow_scripts/evaluate_heads.py"
 
@@ -71,11 +73,13 @@ rule evaluate_duplicates:
         mem_mb=16000,
         runtime=60,
     params:
-        **config["evaluate"]["duplicates"],
-        control_seed=config["evaluate"]["seed"],
+        settings=named(
+            **config["evaluate"]["duplicates"],
+            control_seed=config["evaluate"]["seed"],
+            run=lambda wildcards: wildcards.run,
+            seed=lambda wildcards: seed_of(wildcards.run),
+        ),
         model=lambda wildcards, input: os.path.dirname(input.weights),
-        run="{run}",
-        seed=lambda wildcards: seed_of(wildcards.run),
     script:
         "../workflow_scripts/evaluate_duplicates.py"
 
@@ -98,11 +102,13 @@ rule evaluate_medical_validity:
         mem_mb=8000,
         runtime=60,
     params:
-        **config["evaluate"]["medical_validity"],
-        group_seed=config["evaluate"]["seed"],
-        run="{name}",
-        seed=lambda wildcards: seed_of(wildcards.name),
-        mode="synthesize",
+        settings=named(
+            **config["evaluate"]["medical_validity"],
+            group_seed=config["evaluate"]["seed"],
+            run=lambda wildcards: wildcards.name,
+            seed=lambda wildcards: seed_of(wildcards.name),
+            mode="synthesize",
+        ),
     script:
         "../workflow_scripts/evaluate_medical_validity.py"
 
@@ -124,10 +130,12 @@ rule evaluate_reconstruction:
         mem_mb=8000,
         runtime=60,
     params:
-        **config["evaluate"]["reconstruction"],
-        group_seed=config["evaluate"]["seed"],
-        run="{name}",
-        seed=lambda wildcards: seed_of(wildcards.name),
+        settings=named(
+            **config["evaluate"]["reconstruction"],
+            group_seed=config["evaluate"]["seed"],
+            run=lambda wildcards: wildcards.name,
+            seed=lambda wildcards: seed_of(wildcards.name),
+        ),
     script:
         "../workflow_scripts/evaluate_reconstruction.py"
 
@@ -149,11 +157,13 @@ rule evaluate_fidelity:
         mem_mb=8000,
         runtime=60,
     params:
-        visits=scored_visits("fidelity"),
-        sample_seed=config["evaluate"]["seed"],
-        run="{name}",
-        seed=lambda wildcards: seed_of(wildcards.name),
-        mode="synthesize",
+        settings=named(
+            visits=scored_visits("fidelity"),
+            sample_seed=config["evaluate"]["seed"],
+            run=lambda wildcards: wildcards.name,
+            seed=lambda wildcards: seed_of(wildcards.name),
+            mode="synthesize",
+        ),
     script:
         "../workflow_scripts/evaluate_fidelity.py"
 
@@ -189,10 +199,12 @@ rule summarize:
         mem_mb=8000,
         runtime=60,
     params:
-        experiment=config["experiment"],
-        main_run=main_run_id(config),
-        runs=list(RUNS),
-        models=lambda wildcards: [results("models", run) for run in RUNS],
-        config=json.dumps(tracked_config(config), sort_keys=True),
+        settings=named(
+            experiment=config["experiment"],
+            main_run=main_run_id(config),
+            runs=list(RUNS),
+            models=lambda wildcards: [results("models", run) for run in RUNS],
+            config=json.dumps(tracked_config(config), sort_keys=True),
+        ),
     script:
         "../workflow_scripts/summarize.py"

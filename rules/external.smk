@@ -23,7 +23,9 @@ rule read_external:
         mem_mb=8000,
         runtime=60,
     params:
-        source=lambda wildcards: EXTERNAL[wildcards.external],
+        settings=named(
+            source=lambda wildcards: EXTERNAL[wildcards.external],
+        ),
     script:
         "../workflow_scripts/read_external.py"
 
@@ -50,7 +52,9 @@ rule summarize_external:
         mem_mb=4000,
         runtime=30,
     params:
-        experiment=config["experiment"],
-        names=list(EXTERNAL),
+        settings=named(
+            experiment=config["experiment"],
+            names=list(EXTERNAL),
+        ),
     script:
         "../workflow_scripts/summarize_external.py"

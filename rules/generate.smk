@@ -51,19 +51,21 @@ rule generate:
         mem_mb=16000,
         runtime=60,
     params:
-        **{key: decoding(key) for key in config["generate"]["synthesize"]},
+        settings=named(
+            **{key: decoding(key) for key in config["generate"]["synthesize"]},
+            mode=lambda wildcards: wildcards.mode,
+            seed=lambda wildcards: sampled(wildcards.run, "seed", config["generate"]["seed"]),
+            batch_size=config["generate"]["batch_size"],
+            demographics=lambda wildcards: demographics_of(wildcards.run),
+            patients=lambda wildcards: sampled(wildcards.run, "patients", config["generate"]["patients"]),
+            no_repeat_ngram_size=config["generate"]["no_repeat_ngram_size"],
+            prompt_prob=config["generate"]["reconstruct"]["prompt_prob"],
+            constrained=lambda wildcards: constraint_of(config, wildcards.run),
+            rules=edits_of_generation,
+            shard=lambda wildcards: shard_of(wildcards)[0],
+            shards=lambda wildcards: shard_of(wildcards)[1],
+        ),
         model=lambda wildcards, input: os.path.dirname(input.weights),
-        mode="{mode}",
-        seed=lambda wildcards: sampled(wildcards.run, "seed", config["generate"]["seed"]),
-        batch_size=config["generate"]["batch_size"],
-        demographics=lambda wildcards: demographics_of(wildcards.run),
-        patients=lambda wildcards: sampled(wildcards.run, "patients", config["generate"]["patients"]),
-        no_repeat_ngram_size=config["generate"]["no_repeat_ngram_size"],
-        prompt_prob=config["generate"]["reconstruct"]["prompt_prob"],
-        constrained=lambda wildcards: constraint_of(config, wildcards.run),
-        rules=edits_of_generation,
-        shard=lambda wildcards: shard_of(wildcards)[0],
-        shards=lambda wildcards: shard_of(wildcards)[1],
     script:
         "../workflow_scripts/generate.py"
 
@@ -111,10 +113,12 @@ rule generate_naive:
         mem_mb=8000,
         runtime=60,
     params:
-        method=lambda wildcards: sampled(wildcards.method, "source", wildcards.method),
-        mode="{mode}",
-        seed=lambda wildcards: sampled(wildcards.method, "seed", config["generate"]["seed"]),
-        patients=lambda wildcards: sampled(wildcards.method, "patients", None),
-        prompt_prob=config["generate"]["reconstruct"]["prompt_prob"],
+        settings=named(
+            method=lambda wildcards: sampled(wildcards.method, "source", wildcards.method),
+            mode=lambda wildcards: wildcards.mode,
+            seed=lambda wildcards: sampled(wildcards.method, "seed", config["generate"]["seed"]),
+            patients=lambda wildcards: sampled(wildcards.method, "patients", None),
+            prompt_prob=config["generate"]["reconstruct"]["prompt_prob"],
+        ),
     script:
         "../workflow_scripts/generate_naive.py"

@@ -40,7 +40,9 @@ rule publish:
         mem_mb=16000,
         runtime=120,
     params:
-        **config["publish"],
+        settings=named(
+            **config["publish"],
+        ),
         model=lambda wildcards, input: os.path.dirname(input.model_files[0]),
         published=lambda wildcards, output: os.path.dirname(os.path.dirname(output.weights)),
     script:

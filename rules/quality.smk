@@ -56,12 +56,14 @@ rule summarize_quality:
         mem_mb=4000,
         runtime=30,
     params:
-        experiment=config["experiment"],
-        cohort=config["cohort"]["source"],
-        patients=config["quality"]["patients"],
-        large=config["quality"]["large"],
-        constrained=config["generate"]["constrained"],
-        samples=json.dumps([[name, *QUALITY[name][:2], QUALITY[name].large] for name in QUALITY]),
-        timings=results("timings"),
+        settings=named(
+            experiment=config["experiment"],
+            cohort=config["cohort"]["source"],
+            patients=config["quality"]["patients"],
+            large=config["quality"]["large"],
+            constrained=config["generate"]["constrained"],
+            samples=json.dumps([[name, *QUALITY[name][:2], QUALITY[name].large] for name in QUALITY]),
+            timings=results("timings"),
+        ),
     script:
         "../workflow_scripts/summarize_quality.py"

@@ -30,9 +30,11 @@ rule train:
         mem_mb=16000,
         runtime=2880,
     params:
-        **{key: trained(key) for key in config["train"] if key not in UNTRACKED["train"]},
-        rules=edits_of_training,
+        settings=named(
+            **{key: trained(key) for key in config["train"] if key not in UNTRACKED["train"]},
+            rules=edits_of_training,
+            checkpoints=lambda wildcards: results("checkpoints", wildcards.run),
+        ),
         model=lambda wildcards, output: os.path.dirname(output.weights),
-        checkpoints=lambda wildcards: results("checkpoints", wildcards.run),
     script:
         "../workflow_scripts/train.py"

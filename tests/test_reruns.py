@@ -121,6 +121,14 @@ def test_a_loss_weight_of_a_run_reruns_that_run_alone(changed):
     )
 
 
+def test_values_that_trade_places_are_a_change(changed):
+    """Snakemake compares bare values: the rules must give it named ones."""
+    jobs = changed(runs={"multitask": {"age_weight": 0.2, "sex_weight": 0.3}})
+    assert jobs == {"train multitask"} | after_training("multitask")
+    jobs = changed(evaluate={"likelihood": {"patients": 512, "batch_tokens": 20000}})
+    assert jobs == {job for job in EVALUATED if job.startswith("evaluate_likelihood")} | SUMMARY
+
+
 def test_an_added_run_runs_alone(changed):
     assert changed(runs={"third": {"dropout": 0.2}}) == {"train third"} | after_training("third")
 

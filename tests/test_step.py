@@ -57,9 +57,15 @@ def test_a_folder_that_may_be_none_becomes_a_path():
     assert found == {"checkpoints": Path("folder"), "demographics": "train"}
 
 
-def test_a_param_that_the_step_does_not_take_is_refused():
+def test_settings_are_params():
+    found = step.arguments(example, job(params={"settings": {"visits": "folder", "n": 5}, "speed": "fast"}))
+    assert found == {"visits": Path("folder"), "n": 5, "speed": "fast", "threads": 3}
+
+
+@pytest.mark.parametrize("params", [{"m": 1}, {"settings": {"m": 1}}])
+def test_a_param_that_the_step_does_not_take_is_refused(params):
     with pytest.raises(TypeError, match="passes the param m, which example does not take"):
-        step.arguments(example, job(params={"m": 1}))
+        step.arguments(example, job(params=params))
 
 
 def test_untracked_keys_are_left_alone_where_none_is_named():

@@ -83,7 +83,8 @@ def command_line(function: Callable[..., None]) -> None:
 def arguments(function: Callable[..., None], snakemake: Any, untracked: str | None = None) -> dict[str, Any]:
     """Keywords for `function` from a rule's inputs, outputs, params and the untracked config section.
 
-    Inputs that the signature does not name are mere dependencies; a param it does not name is an error.
+    The param `settings` is a dict of params (`named` in rules/common.smk). Inputs that the signature does not
+    name are mere dependencies; a param it does not name is an error.
     """
     names = inspect.signature(function).parameters
     found: dict[str, Any] = dict((snakemake.config.get(untracked) or {}) if untracked else {})
@@ -92,7 +93,8 @@ def arguments(function: Callable[..., None], snakemake: Any, untracked: str | No
         for key, value in files.items():
             if key in names:
                 found[key] = Path(value) if isinstance(value, str) else [Path(item) for item in value]
-    for key, value in snakemake.params.items():
+    params = dict(snakemake.params.items())
+    for key, value in (params.pop("settings", {}) | params).items():
         if key not in names:
             raise TypeError(
                 f"rule {snakemake.rule} passes the param {key}, which {function.__name__} does not take"
