@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from cohortloom.calibration import calibrate_age, calibrate_ending
+from cohortloom.calibration import (
+    calibrate_age,
+    calibrate_ending,
+    calibrate_frequencies,
+    expected_codes,
+    read,
+)
 from cohortloom.examples import Examples, collate, plain_pairs
+from cohortloom.generation import synthesize
 from cohortloom.presets import make_model
 from cohortloom.vocabulary import END, Vocabulary
 
@@ -56,7 +63,7 @@ def test_expected_ends_become_the_observed(world):
         expected, real = ends(words, data, model, first)
         assert max(np.abs(np.subtract(expected, real))) > 0.1
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    calibrate_ending(model, words, data, 0, 62, tensors)
+    calibrate_ending(model, read(model, words, data, 0, 62, tensors))
     for first in (True, False):
         expected, real = ends(words, data, model, first)
         assert expected == pytest.approx(real, abs=0.02)
@@ -67,10 +74,46 @@ def test_expected_ends_become_the_observed(world):
 def test_numbers_of_codes_that_hardly_occur_are_left_alone(world):
     words, data, model = world
     before = model.summary.ending.clone()
-    calibrate_ending(model, words, data, 0, 62, tensors)
+    calibrate_ending(model, read(model, words, data, 0, 62, tensors))
     most = int(np.diff(data.offsets).max())
     assert torch.equal(model.summary.ending[:, most + 1 :], before[:, most + 1 :])
     assert not torch.equal(model.summary.ending, before)
+
+
+def test_expected_frequencies_become_the_observed(world):
+    words, data, model = world
+    with torch.no_grad():
+        model.summary.group_bias[:, words.first_code] -= 1.0  # a code that came out far too rare
+
+    def shares(counts):
+        codes = np.asarray(counts)[words.first_code :]
+        return codes / codes.sum()
+
+    real = shares(np.bincount(data.ids, minlength=len(words)))
+    expected = expected_codes(model, words, data, 0)
+    assert np.abs(shares(expected) - real).max() > 0.05
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    calibrate_frequencies(model, words, data, expected)
+    # Codes of a visit exclude each other, so that one shift leaves a little of what was off.
+    assert np.abs(shares(expected_codes(model, words, data, 1)) - real).max() < 0.02
+    changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
+    assert changed == ["summary.group_bias"]
+    bias = (model.summary.group_bias - before["summary.group_bias"])[:, : words.first_code]
+    assert not bias.any()  # whether visits end is another matter
+
+
+def test_expected_codes_add_up_over_shards_and_to_what_is_written(world):
+    words, data, model = world
+    whole = expected_codes(model, words, data, 0)
+    parts = [expected_codes(model, words, data, 0, (i, 2)) for i in (1, 2)]
+    assert torch.allclose(sum(parts), whole)
+    first = np.flatnonzero(data.visit == 0)
+    chosen = np.sort(np.random.default_rng([0, 5]).permutation(first))
+    records = list(synthesize(model, words, data.age[chosen], data.sex[chosen], 0, 256))
+    written = sum(len(record.ids) for record in records)
+    assert float(whole[words.first_code :].sum()) == pytest.approx(written, rel=0.02)
+    visits = sum(len(record.offsets) - 1 for record in records)
+    assert float(whole[words.terminators].sum()) == pytest.approx(visits, rel=0.02)
 
 
 @torch.no_grad()
@@ -89,7 +132,7 @@ def test_the_age_head_is_fitted_to_states_without_dropout(world):
     before = age_loss(data, model)
     assert before > 0.25 * data.age.var()  # the fault is there to be mended
     body = {key: value.clone() for key, value in model.state_dict().items()}
-    calibrate_age(model, words, data, 0, 62, tensors)
+    calibrate_age(model, read(model, words, data, 0, 62, tensors))
     fitted = age_loss(data, model)
     assert fitted < 0.5 * before and fitted < 0.5 * data.age.var()
     changed = [key for key, value in model.state_dict().items() if not torch.equal(value, body[key])]

@@ -12,7 +12,7 @@ from cohortloom.devices import pick_device
 from cohortloom.errors import UserError
 from cohortloom.examples import Examples, collate, plain_pairs
 from cohortloom.generation import part_of
-from cohortloom.parallel import over_processes, own_rows, torchrun
+from cohortloom.parallel import own_parts, processes_of_a_node, torchrun
 from cohortloom.presets import make_model
 from cohortloom.vocabulary import Vocabulary
 from generate import generate
@@ -105,6 +105,15 @@ def test_two_processes_train_as_one_does(dataset, still, tmp_path):
     assert_same_training(two, still, 2e-6)
 
 
+@pytest.mark.parametrize("parts, shared", [(1, {"devices": 2}), (3, {"threads": 2})], ids=["one", "three"])
+def test_two_processes_share_an_odd_number_of_parts(dataset, tmp_path, parts, shared):
+    """Of one part the second process takes a copy that counts nothing."""
+    options = {**OPTIONS, **STILL, "parts_per_step": parts, "tokens": 1500}
+    one = Trained.by(dataset, tmp_path / "one", **options)
+    two = Trained.by(dataset, tmp_path / "two", **options, **shared)
+    assert_same_training(two, one, 2e-6)
+
+
 def test_two_processes_train_as_one_does_with_muon(dataset, one, tmp_path):
     """bf16 inside Muon makes 3e-4 of the last digits; the momenta follow the weights and differ more."""
     two = Trained.by(dataset, tmp_path, devices=2, **OPTIONS)
@@ -133,58 +142,47 @@ def test_another_training_is_not_the_same(dataset, still, tmp_path, change):
         assert_same_training(other, still, 1e-4)
 
 
-class Recorded:
-    """An accelerator of two processes that run one after the other: `reduce` sums what was recorded."""
-
-    num_processes = 2
-
-    def __init__(self, parts=()):
-        self.parts, self.sent = parts, []
-
-    def reduce(self, tensor, _):
-        self.sent.append(tensor)
-        return sum(self.parts, torch.zeros_like(tensor))
-
-
-def test_gradients_of_uneven_parts_are_those_of_the_batch(dataset):
-    """The negative control is what DDP does by itself: parts that count alike, however much they hold."""
+def test_gradients_of_parts_in_two_processes_are_those_of_the_step(dataset):
+    """The negative control lets every part count alike, however much it holds."""
     words, data = Vocabulary.load(dataset["vocabulary"]), Examples.load(dataset["train"])
     losses = {"age_weight": 0.3, "sex_weight": 0.2, "forbidden_weight": 0.7}
     model = make_model(words, data, "tiny", 0, 0.0, 64, **losses)
     barred = torch.arange(len(words)) == words.first_code
     pairs = plain_pairs(data, np.zeros(len(data.ids), bool), 62)
-    lengths = np.diff(data.offsets)
-    rows = np.concatenate([np.argsort(lengths)[:6], np.argsort(lengths)[-2:]])  # short visits, long ones
+    order = np.argsort(np.diff(data.offsets))
+    parts = [order[:1], order[-8:], order[100:103]]  # short visits, long ones
+    tokens = [int(pairs.targets(rows).sum()) for rows in parts]
 
-    def forward(rows):
-        batch = {key: torch.from_numpy(value) for key, value in collate(data, pairs, rows).items()}
-        forbidden = barred.expand(len(rows), -1)
-        return model(**batch, forbidden=forbidden), int((batch["labels"] != -100).sum())
-
-    def gradient(*losses):
+    def gradient(shares):
         model.zero_grad()
-        for loss in losses:
-            (loss / len(losses)).backward()
-        return torch.cat([p.grad.flatten() for p in model.parameters()])
+        for rows, share in shares:
+            batch = {key: torch.from_numpy(value) for key, value in collate(data, pairs, rows).items()}
+            (model(**batch, forbidden=barred.expand(len(rows), -1)).loss * share).backward()
+        return torch.cat([p.grad.flatten().clone() for p in model.parameters()])
 
-    halves = (rows[:6], rows[6:])
-    recorded = Recorded()
-    for half in halves:
-        over_processes(recorded, model, *forward(half), True)
-    shared = Recorded(recorded.sent)
-    made = [over_processes(shared, model, *forward(half), True) for half in halves]
-    whole, _ = forward(rows)
-    expected = gradient(whole.loss)
-    assert torch.allclose(made[0][1][-1].float(), whole.loss, rtol=1e-5)
-    assert (gradient(*(loss for loss, _ in made)) - expected).norm() < 1e-4 * expected.norm()
-    alike = gradient(*(forward(half)[0].loss for half in halves))
-    assert (alike - expected).norm() > 0.05 * expected.norm()
+    whole = gradient([(rows, n / sum(tokens)) for rows, n in zip(parts, tokens, strict=True)])
+    of_processes = [
+        gradient([(rows, 2 * n / sum(tokens)) for rows, n in own_parts(parts, tokens, process, 2)])
+        for process in range(2)
+    ]
+    assert (sum(of_processes) / 2 - whole).norm() < 1e-5 * whole.norm()
+    alike = gradient([(rows, 1 / 3) for rows in parts])
+    assert (alike - whole).norm() > 0.05 * whole.norm()
 
 
-def test_a_row_too_few_counts_nothing():
-    rows = np.array([7, 8, 9])
-    assert [own_rows(rows, i, 2)[0].tolist() for i in range(2)] == [[7, 9], [8]]
-    assert own_rows(rows, 3, 4)[0].tolist() == [7] and own_rows(rows, 3, 4)[1] is False
+def test_every_part_is_taken_once_and_no_process_is_left_out():
+    parts, tokens = [np.array([i]) for i in range(5)], [10, 11, 12, 13, 14]
+    taken = [own_parts(parts, tokens, process, 2) for process in range(2)]
+    assert [[n for _, n in mine] for mine in taken] == [[10, 12, 14], [11, 13]]
+    assert own_parts(parts[:1], tokens[:1], 1, 2) == [(parts[0], 0)]  # takes part and counts nothing
+
+
+def test_a_process_for_each_thread_of_a_cpu():
+    assert processes_of_a_node("cpu", None, 2, 8) == 2
+    assert processes_of_a_node("cpu", None, 16, 8) == 8
+    assert processes_of_a_node("cpu", 1, 16, 8) == 1
+    assert processes_of_a_node("cuda", None, 16, 8) == 1
+    assert processes_of_a_node("cuda", 4, 16, 8) == 4
 
 
 def test_a_mistake_in_a_process_is_told_in_one_line(dataset, tmp_path):

@@ -58,8 +58,9 @@ def train(
     canary_repeats: int = 16,
     precision: Literal["auto", "float32"] = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    devices: int = 1,
+    devices: int | None = None,
     nodes: int = 1,
+    threads: int = 1,
     log_every_tokens: int = 50_000,
     checkpoint_every_tokens: int | None = None,
     checkpoint_every_minutes: float = 10.0,
@@ -68,7 +69,8 @@ def train(
 
     `tokens` is the budget in target tokens, cut to `max_epochs` passes over the training visits, for more
     would only learn them by heart. Checkpoints go to the folder `checkpoints` (none without it), at SIGTERM
-    too, and the same call goes on from the newest. `devices` processes train on each of `nodes` nodes.
+    too, and the same call goes on from the newest. `devices` processes train on each of `nodes` nodes; None
+    is one on a GPU, and on a CPU one for each of `threads`, up to `parts_per_step`.
     `forbidden_weight` weighs the probability on codes that the full edit of `rules` forbids. `canaries`
     invented patients are planted 1, 4, 16 ... times, up to `canary_repeats`: the model is then for measuring
     what it remembers and not for release. Raises UserError for a missing GPU, a loss that is not finite, an
@@ -82,7 +84,7 @@ def train(
     from cohortloom.examples import Examples
     from cohortloom.forbidden import forbidden_table
     from cohortloom.interrupt import Stop
-    from cohortloom.parallel import is_first, is_worker, launch
+    from cohortloom.parallel import is_first, is_worker, launch, processes_of_a_node
     from cohortloom.presets import make_model
     from cohortloom.training import Plan, Trainer
 
@@ -90,9 +92,16 @@ def train(
     if edits and not rules:
         raise UserError("train: forbidden_weight and canaries need a validity table; give rules")
     repeats = repeats_of(canaries, canary_repeats) if canaries else None
-    pick_device(device, devices)
-    if devices * nodes > 1 and not is_worker():
-        launch("train", keywords, devices, nodes)
+    kind, _ = pick_device(device, devices or 1)
+    processes = processes_of_a_node(kind, devices, threads, parts_per_step)
+    if processes * nodes > 1 and not is_worker():
+        if processes * nodes > parts_per_step:
+            log.warning(
+                "train.parts_per_step: %d parts for %d processes, some have nothing to do; raise it",
+                parts_per_step,
+                processes * nodes,
+            )
+        launch("train", keywords, processes, nodes, threads)
         return
 
     words, data = Vocabulary.load(vocabulary), Examples.load(train)
@@ -182,6 +191,9 @@ def digest(inputs: list[Path], parameters: dict) -> str:
             "examples",
             "selection",
             "generation",
+            "calibration",
+            "record_summary",
+            "presets",
         )
     ]
     parts = [sha256(path) for path in (*inputs, *code)] + [json.dumps(parameters, sort_keys=True)]

@@ -3,90 +3,165 @@
 Visits are to end as often after each number of codes as training visits do. The bias on ending
 (record_summary.py) follows the other weights with a delay, and visits of one code are too few to pull it
 along: they came out a fifth to a half too rare. Whether and where visits end is a plain count, so the bias is
-set by counting in the end. The age head is fitted to the states that it will read, those without dropout.
+set by counting in the end. So is how frequent each code is in what the model writes: rare codes came out a
+tenth too rare. The age head is fitted to the states that it will read, those without dropout.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import expit, logit
 from sklearn.linear_model import Ridge
+from transformers import LogitsProcessor
 
-from cohortloom.examples import Examples, Pairs, batches, collate, corrupted_pairs, plain_pairs
-from cohortloom.vocabulary import Vocabulary
+from cohortloom.examples import Examples, batches, collate, corrupted_pairs, plain_pairs
+from cohortloom.generation import synthesize
+from cohortloom.vocabulary import START, Vocabulary
 
 VISITS = 20_000
 SHRINKAGE = 3e-3  # of the change of the age head, in mean variances of what it reads
 LEAST = 50  # visits that get so far; below, a count says too little
+BATCH_TOKENS = 2048
+PATIENTS = 10_000  # whom the model writes to see how frequent its codes are
+
+
+@dataclass
+class Readings:
+    """What a model makes of training visits with dropout off.
+
+    place, log_odds, ended [n]: cell of `summary.ending`, log odds of ending and whether the visit ended, for
+    each token that the decoder writes. states [n_visits, 256], ages [n_visits]: what the last layer of the
+    age head reads, and the truth in standard deviations.
+    """
+
+    place: np.ndarray
+    log_odds: np.ndarray
+    ended: np.ndarray
+    states: np.ndarray
+    ages: np.ndarray
 
 
 @torch.no_grad()
-def calibrate_ending(model, words: Vocabulary, data: Examples, seed: int, max_tokens: int, tensors) -> None:
-    """Shift `model.summary.ending` [3, counts] in place.
+def read(model, words: Vocabulary, data: Examples, seed: int, max_tokens: int, tensors) -> Readings:
+    """Read up to 20,000 visits, once with nothing revealed and once with a part.
 
-    data: training visits, of which up to 20,000 are read, once with nothing revealed and once with a part.
-    tensors: turns a batch of arrays into the model's tensors. The shift of an average is not quite the
-    average of shifts, hence two rounds.
+    data: training visits. tensors: turns a batch of arrays into the model's tensors.
     """
     model.eval()
-    keep, shown = _sample(words, data, seed, max_tokens)
-    for _ in range(2):
-        ending = model.summary.ending
-        expected, observed, reached = (torch.zeros_like(ending, dtype=torch.float64) for _ in range(3))
-        for pairs in shown:
-            for rows in batches(pairs, 2048, None, keep):
-                batch = tensors(collate(data, pairs, rows))
-                labels, prefix = batch.pop("labels"), batch["decoder_input_ids"]
-                person = (batch["x_num"], batch["x_cat"])
-                context, token_bias, known = model.read(batch["input_ids"], *person)
-                logits = model(**batch, context=context, token_bias=token_bias, known=known).logits
-                first, last = words.terminators[0], words.terminators[-1]
-                ends = logits.float().softmax(-1)[..., first : last + 1].sum(-1)
-                scored = labels != -100
-                place = tuple(index[scored] for index in model.summary.end_place(known, prefix))
-                for sums, values in (
-                    (expected, ends),
-                    (observed, (labels >= first) & (labels <= last)),
-                    (reached, scored),
-                ):
-                    sums.index_put_(place, values[scored].double(), accumulate=True)
-        shift = _log_odds(observed, reached) - _log_odds(expected, reached)
-        ending += torch.where(reached >= LEAST, shift, 0.0).to(ending.dtype)
-
-
-@torch.no_grad()
-def calibrate_age(model, words: Vocabulary, data: Examples, seed: int, max_tokens: int, tensors) -> None:
-    """Fit the last layer of `model.age_predictor` again, in place, by least squares with dropout off.
-
-    Under dropout the head learns from states that scatter, and reads the others with a bias: after 5 million
-    tokens with dropout 0.2 it erred by 4 years² in training and by 9 without dropout. Arguments as above.
-    """
-    model.eval()
-    keep, shown = _sample(words, data, seed, max_tokens)
-    last, read, features, target = model.age_predictor[-1], [], [], []
-    hook = last.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-    for pairs in shown:
-        for rows in batches(pairs, 2048, None, keep):
-            readable = model(**tensors(collate(data, pairs, rows))).has_codes.cpu().numpy()
-            features.append(read.pop().float().cpu().numpy()[readable])
-            target.append(data.age[rows][readable])
-    hook.remove()
-    states = np.concatenate(features).astype(np.float64)
-    ages = (np.concatenate(target) - model.config.age_mean) / model.config.age_std
-    weight = last.weight[0].double().cpu().numpy()
-    # The change is kept small, so that states which hardly vary gain no weight: only what is off is mended.
-    penalty = SHRINKAGE * len(states) * max(float(states.var(0).mean()), 1e-12)
-    change = Ridge(alpha=penalty).fit(states, ages - states @ weight)
-    last.weight += torch.from_numpy(change.coef_[None]).to(last.weight)
-    last.bias.fill_(float(change.intercept_))
-
-
-def _sample(words: Vocabulary, data: Examples, seed: int, max_tokens: int) -> tuple[np.ndarray, list[Pairs]]:
-    """Rows to read [n] bool, and all visits with nothing revealed and with a part of their codes."""
     rng = np.random.default_rng([seed, 4])
     keep = np.zeros(len(data), bool)
     keep[rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))[:VISITS]] = True
     nothing = plain_pairs(data, np.zeros(len(data.ids), bool), max_tokens)
-    return keep, [nothing, corrupted_pairs(data, words, rng, max_tokens, 1.0, 0.0, 0.0, 0.0)]
+    part = corrupted_pairs(data, words, rng, max_tokens, 1.0, 0.0, 0.0, 0.0)
+    first, last = words.terminators[0], words.terminators[-1]
+    found: list[list[np.ndarray]] = []
+    decoded = []
+    hook = model.model.decoder.register_forward_hook(lambda *given: decoded.append(given[-1][0]))
+    for pairs in (nothing, part):
+        for rows in batches(pairs, BATCH_TOKENS, None, keep):
+            batch = tensors(collate(data, pairs, rows))
+            labels, prefix = batch.pop("labels"), batch["decoder_input_ids"]
+            context, token_bias, known = model.read(batch["input_ids"], batch["x_num"], batch["x_cat"])
+            logits = model(**batch, context=context, token_bias=token_bias, known=known).logits
+            scored = labels != -100
+            pooled, readable = model.pool(decoded.pop(), prefix, logits[scored], scored.nonzero()[:, 0])
+            kind, count = model.summary.end_place(known, prefix)
+            ends = logits.double().softmax(-1)[..., first : last + 1].sum(-1)
+            ended = (labels >= first) & (labels <= last)
+            kept = (
+                (kind * model.summary.ending.shape[1] + count)[scored],
+                ends[scored],
+                ended[scored],
+                model.age_predictor[:-1](pooled)[readable].float(),
+            )
+            found.append([values.cpu().numpy() for values in kept] + [data.age[rows][readable.cpu().numpy()]])
+    hook.remove()
+    place, ends, ended, states, ages = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    ages = (ages - model.config.age_mean) / model.config.age_std
+    return Readings(place, logit(ends.clip(1e-12, 1 - 1e-12)), ended, states.astype(np.float64), ages)
 
 
-def _log_odds(ended: torch.Tensor, reached: torch.Tensor) -> torch.Tensor:
-    return torch.log((ended + 0.5) / (reached - ended + 0.5))
+@torch.no_grad()
+def calibrate_ending(model, readings: Readings) -> None:
+    """Shift `model.summary.ending` in place, so that visits are expected to end as often as they did.
+
+    In each cell the shift is the one at which the mean probability of ending is the observed share, found by
+    halving an interval. Cells that few visits reach are left alone.
+    """
+    ending, place = model.summary.ending, readings.place
+    reached, ended = (np.bincount(place, weights, ending.numel()) for weights in (None, readings.ended))
+    wanted = (ended + 0.5) / (reached + 1)
+    low, high = np.full(ending.numel(), -20.0), np.full(ending.numel(), 20.0)
+    for _ in range(40):
+        middle = (low + high) / 2
+        expected = np.bincount(place, expit(readings.log_odds + middle[place]), ending.numel())
+        too_high = (expected + 0.5) / (reached + 1) > wanted
+        low, high = np.where(too_high, low, middle), np.where(too_high, middle, high)
+    shift = np.where(reached >= LEAST, (low + high) / 2, 0.0)
+    ending += torch.from_numpy(shift).to(ending).view_as(ending)
+
+
+@torch.no_grad()
+def calibrate_age(model, readings: Readings) -> None:
+    """Fit the last layer of `model.age_predictor` again, in place, by least squares with dropout off.
+
+    Under dropout the head learns from states that scatter, and reads the others with a bias: after 5 million
+    tokens with dropout 0.2 it erred by 4 years² in training and by 9 without dropout.
+    """
+    last, states = model.age_predictor[-1], readings.states
+    weight = last.weight[0].double().cpu().numpy()
+    # The change is kept small, so that states which hardly vary gain no weight: only what is off is mended.
+    penalty = SHRINKAGE * len(states) * max(float(states.var(0).mean()), 1e-12)
+    change = Ridge(alpha=penalty).fit(states, readings.ages - states @ weight)
+    last.weight += torch.from_numpy(change.coef_[None]).to(last.weight)
+    last.bias.fill_(float(change.intercept_))
+
+
+class ExpectedCodes(LogitsProcessor):
+    """Sums the probability of each token over all that generate() draws: `sums` [vocabulary].
+
+    The expected number of times that each code is written varies far less than the number itself.
+    """
+
+    def __init__(self, words: Vocabulary, device: torch.device):
+        self.first_code = words.first_code
+        self.sums = torch.zeros(len(words), dtype=torch.float64, device=device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        last = input_ids[:, -1]
+        going_on = (last == START) | (last >= self.first_code)
+        self.sums += scores[going_on].float().softmax(-1).sum(0)
+        return scores
+
+
+@torch.no_grad()
+def expected_codes(
+    model, words: Vocabulary, data: Examples, seed: int, shard: tuple[int, int] = (1, 1)
+) -> torch.Tensor:
+    """Expected number of times that each token is written [vocabulary] for up to 10,000 training patients.
+
+    Their ages and sexes are asked for and nothing else. shard: (i, k) is the i-th of k parts of them.
+    """
+    model.eval()
+    counted = ExpectedCodes(words, next(model.parameters()).device)
+    first = np.flatnonzero(data.visit == 0)
+    chosen = np.sort(np.random.default_rng([seed, 5]).permutation(first)[:PATIENTS])
+    people = (data.age[chosen], data.sex[chosen], seed, 256)
+    for _ in synthesize(model, words, *people, shard=shard, logits_processor=[counted]):
+        pass
+    return counted.sums
+
+
+@torch.no_grad()
+def calibrate_frequencies(model, words: Vocabulary, data: Examples, expected: torch.Tensor) -> None:
+    """Shift each code's bias in place, at all ages and sexes alike, by the log of observed over expected.
+
+    expected: as `expected_codes` gives it, of all parts. One occurrence is added to both sides.
+    """
+    found = expected.cpu().numpy().copy()
+    found[: words.first_code] = 0
+    observed = np.bincount(data.ids, minlength=len(words))
+    shift = np.log((observed + 1) / (found / found.sum() * observed.sum() + 1))
+    shift[: words.first_code] = 0
+    model.summary.group_bias += torch.from_numpy(shift).to(model.summary.group_bias)

@@ -99,6 +99,11 @@ class PromptBartOutput(Seq2SeqLMOutput):
     sex_logits: torch.Tensor | None = None
     has_codes: torch.Tensor | None = None
 
+    def losses(self) -> torch.Tensor:
+        """lm, age, sex, forbidden and whole loss [5], detached."""
+        parts = (self.lm_loss, self.age_loss, self.sex_loss, self.forbidden_loss, self.loss)
+        return torch.stack([part.detach().float() for part in parts])
+
 
 class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
     """BartForConditionalGeneration with demographic prompts and heads; see the top of this file."""
@@ -220,8 +225,8 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
             return output
         output.token_losses = self._token_losses(logits.float(), labels, row, place, unordered)
         output.lm_loss = output.token_losses.mean()
-        pooled = self._what_heads_read(states, decoder_input_ids, logits, row)
-        self._demographic_losses(output, pooled, decoder_input_ids, x_num, x_cat)
+        pooled, readable = self.pool(decoded.last_hidden_state, decoder_input_ids, logits, row)
+        self._demographic_losses(output, pooled, readable, x_num, x_cat)
         output.forbidden_loss = output.lm_loss.new_zeros(())
         if forbidden is not None:
             output.forbidden_loss = forbidden_mass_loss(logits, forbidden[row])
@@ -253,16 +258,23 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         losses = -F.log_softmax(logits, -1).gather(1, targets.clamp(min=0))
         return (losses * share).sum(1) / share.sum(1)
 
-    def _what_heads_read(self, states, decoder_input_ids, logits, row) -> torch.Tensor:
+    def pool(self, states, decoder_input_ids, logits, row) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the heads read of each visit [batch, d_model], and whether it has a code to read [batch] bool.
+
+        states: [batch, 2 + target, d_model] of the decoder; decoder_input_ids: [batch, target]; logits:
+        [n, vocabulary] of the scored positions, which belong to the visits `row` [n].
+        """
+        code = decoder_input_ids >= self.config.first_code_id
         if self.config.heads == "expected":
             table = self.model.shared.weight
-            return expected_embeddings(logits, row, len(states), table, self.config.first_code_id)
-        if self.config.heads == "codes":
-            states = self.model.shared(decoder_input_ids)
-        return mean_over(states, decoder_input_ids >= self.config.first_code_id)
+            pooled = expected_embeddings(logits, row, len(states), table, self.config.first_code_id)
+        elif self.config.heads == "codes":
+            pooled = mean_over(self.model.shared(decoder_input_ids), code)
+        else:
+            pooled = mean_over(states[:, N_PROMPTS:], code)
+        return pooled, code.any(1)
 
-    def _demographic_losses(self, output, pooled, decoder_input_ids, x_num, x_cat) -> None:
-        readable = (decoder_input_ids >= self.config.first_code_id).any(1)
+    def _demographic_losses(self, output, pooled, readable, x_num, x_cat) -> None:
         score = self.age_predictor(pooled)[:, 0].float()
         target = (x_num[:, 0].float() - self.config.age_mean) / self.config.age_std
         weight = readable.float() / readable.sum().clamp(min=1)

@@ -1,7 +1,8 @@
-"""Several processes train one model: they are started by torchrun, share each batch, and lose as one would.
+"""Several processes train one model: torchrun starts them, they share the parts of a step and learn as one.
 
-`train.devices` processes run on each of `train.nodes` nodes. The step starts them (under srun where there
-are several nodes), hands the signals on and waits; they run the same script with the same keywords.
+`train.devices` processes run on each of `train.nodes` nodes, or on a CPU one for each of its threads: a part
+is too small to keep two threads busy. The step starts them (under srun where there are several nodes), hands
+the signals on and waits; they run the same script with the same keywords.
 """
 
 import os
@@ -34,20 +35,32 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", 0)) == 0 or not is_worker()
 
 
-def launch(script: str, keywords: dict[str, Any], devices: int, nodes: int) -> None:
+def processes_of_a_node(kind: str, devices: int | None, threads: int, parts: int) -> int:
+    """How many processes train on a node.
+
+    `devices`; where it is None one on a GPU (`kind` cuda), and on a CPU one for each of `threads`, but not
+    more than a step has parts.
+    """
+    if devices is not None:
+        return devices
+    return min(threads, parts) if kind == "cpu" else 1
+
+
+def launch(script: str, keywords: dict[str, Any], devices: int, nodes: int, threads: int = 1) -> None:
     """Run workflow_scripts/<script>.py on `devices` processes of each of `nodes` nodes.
 
-    Raises UserError with the one line that a process ended on, Interrupted after a signal, and
-    RuntimeError for any other failure, whose output is in the log.
+    threads: what the processes of a node share. Raises UserError with the one line that a process ended on,
+    Interrupted after a signal, and RuntimeError for any other failure, whose output is in the log.
     """
     options = [f"--{key.replace('_', '-')}={value}" for key, value in keywords.items() if value is not None]
     command = [*torchrun(devices, nodes), str(SCRIPTS / f"{script}.py"), *options]
     log.info("starting %d processes on %d node%s", devices * nodes, nodes, "" if nodes == 1 else "s")
+    environment = _outside() | {"OMP_NUM_THREADS": str(max(1, threads // devices))}
     last = ""
     with tempfile.TemporaryFile("w+") as noise, Stop() as stop:
         # A session of its own: a signal to the group of this step reaches them once, from here.
         running = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=noise, text=True, start_new_session=True, env=_outside()
+            command, stdout=subprocess.PIPE, stderr=noise, text=True, start_new_session=True, env=environment
         )
         if nodes == 1:  # srun would kill at SIGTERM; to its processes Slurm itself sends the signal
             stop.then = lambda _: running.send_signal(signal.SIGTERM)
@@ -97,37 +110,16 @@ def _outside() -> dict[str, str]:
     }
 
 
-def own_rows(rows: np.ndarray, process: int, processes: int) -> tuple[np.ndarray, bool]:
-    """The rows of a batch that a process takes, and whether they count.
+def own_parts(
+    parts: list[np.ndarray], tokens: list[int], process: int, processes: int
+) -> list[tuple[np.ndarray, int]]:
+    """The parts of a step that a process takes, and the target tokens that each counts for.
 
-    Where a batch has fewer rows than processes, the others run its first row, which then counts nothing:
+    Where a step has fewer parts than processes, the others run its first part, which then counts nothing:
     every process must take part in every step.
     """
-    mine = rows[process::processes]
-    return (mine, True) if len(mine) else (rows[:1], False)
-
-
-def over_processes(accelerator, model, output, tokens: int, counts: bool):
-    """Losses of the whole batch from the parts that the processes hold.
-
-    Losses are means over tokens (lm, forbidden) and over readable visits (age, sex), so that each part is
-    weighted by how many it holds; DDP averages the gradients, hence the factor of the number of processes.
-
-    Returns: the loss to go backward from (scalar); lm, age, sex, forbidden and whole loss of the batch [5],
-    detached.
-    """
-    n = accelerator.num_processes
-    parts = torch.stack([output.lm_loss, output.age_loss, output.sex_loss, output.forbidden_loss])
-    if n == 1:
-        return output.loss, torch.stack([*parts, output.loss]).detach()
-    visits = output.has_codes.sum()
-    target = torch.full_like(visits, tokens)
-    held = torch.stack([target, visits, visits, target]).double() * counts
-    sums = accelerator.reduce(torch.cat([held, parts.detach().double() * held]), "sum")
-    whole = sums[:4].clamp(min=1)
-    means = sums[4:] / whole
-    loss = model.combine(*(parts * (held * n / whole).to(parts.dtype)))
-    return loss, torch.stack([*means, model.combine(*means)])
+    mine = list(zip(parts, tokens, strict=True))[process::processes]
+    return mine or [(parts[0], 0)]
 
 
 def any_process(accelerator, *flags: bool) -> list[bool]:

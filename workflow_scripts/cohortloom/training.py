@@ -7,6 +7,7 @@ tokens or minutes, when the process is asked to stop, and at the end.
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from cohortloom.calibration import calibrate_age, calibrate_ending
+from cohortloom.calibration import (
+    calibrate_age,
+    calibrate_ending,
+    calibrate_frequencies,
+    expected_codes,
+    read,
+)
 from cohortloom.checkpoints import Checkpoints
 from cohortloom.devices import pick_device
 from cohortloom.errors import Interrupted, UserError
@@ -26,7 +33,7 @@ from cohortloom.generation import synthesize
 from cohortloom.interrupt import Stop
 from cohortloom.model import PromptBartWithDemographicPrediction
 from cohortloom.optimizers import make_optimizers
-from cohortloom.parallel import any_process, over_processes, own_rows
+from cohortloom.parallel import any_process, own_parts
 from cohortloom.selection import selection_score
 from cohortloom.step import log
 from cohortloom.vocabulary import Vocabulary
@@ -108,7 +115,10 @@ class Trainer:
         log.info("device %s, mixed precision %s", self.accelerator.device, precision)
 
     def fit(self) -> PromptBartWithDemographicPrediction:
-        """Train until the budget is spent; resumes from the newest checkpoint of the same digest."""
+        """Train until the budget is spent; resumes from the newest checkpoint of the same digest.
+
+        What it returns is calibrated (calibration.py).
+        """
         self._resume()
         plan, state = self.plan, self.state
         keep = np.diff(self.train.offsets) > 0
@@ -145,12 +155,18 @@ class Trainer:
             (state.tokens - started_at) / max(seconds, 1e-9),
         )
         self._save()  # so that a job which dies while it writes the model has nothing to train again
-        model = self.plain_model
+        # Without mixed precision: in that of whoever will read the model.
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         model.load_state_dict(self.best)
-        given = (model, self.words, self.train, plan.seed, self.max_tokens, self._tensors)
-        calibrate_ending(*given)
+        readings = read(model, self.words, self.train, plan.seed, self.max_tokens, self._tensors)
+        calibrate_ending(model, readings)
         if model.config.age_weight > 0:
-            calibrate_age(*given)
+            calibrate_age(model, readings)
+        part = (self._process + 1, self._processes)
+        written = expected_codes(model, self.words, self.train, plan.seed, part)
+        if self._processes > 1:
+            written = self.accelerator.reduce(written, "sum")
+        calibrate_frequencies(model, self.words, self.train, written)
         return model.eval()
 
     def _epoch(self, keep: np.ndarray):
@@ -176,20 +192,26 @@ class Trainer:
         return pairs, [parts[i : i + n] for i in range(0, len(parts), n)]
 
     def _step(self, pairs: Pairs, parts: list[np.ndarray]) -> tuple[torch.Tensor, int]:
-        """One step on all `parts`, rows of `pairs`, together; the five losses and the target tokens."""
+        """One step on all `parts`, rows of `pairs`, together; the five losses and the target tokens.
+
+        A part weighs as much as it holds tokens, whichever process takes it.
+        """
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = group["peak"] * self._rate()
         self.model.train()
         held = [int(pairs.targets(rows).sum()) for rows in parts]
+        mine = own_parts(parts, held, self._process, self._processes)
         losses = torch.zeros(5, device=self.accelerator.device)
-        for rows, tokens in zip(parts, held, strict=True):
-            mine, counts = own_rows(rows, self._process, self._processes)
-            batch = collate(self.train, pairs, mine)
-            output = self.model(**self._tensors(batch))
-            own = int(pairs.targets(mine).sum())
-            loss, all_losses = over_processes(self.accelerator, self.plain_model, output, own, counts)
-            self.accelerator.backward(loss * (tokens / sum(held)))
-            losses += all_losses * (tokens / sum(held))
+        for i, (rows, tokens) in enumerate(mine):
+            # Gradients are exchanged once a step, after the last part. DDP averages over processes.
+            alone = self.accelerator.no_sync(self.model) if i + 1 < len(mine) else nullcontext()
+            with alone:
+                output = self.model(**self._tensors(collate(self.train, pairs, rows)))
+                share = tokens / sum(held)
+                self.accelerator.backward(output.loss * (share * self._processes))
+            losses += output.losses() * share
+        if self._processes > 1:
+            losses = self.accelerator.reduce(losses, "sum")
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.plan.max_grad_norm)
         if not (torch.isfinite(losses).all() and torch.isfinite(norm)):
             raise UserError(
