@@ -1,12 +1,15 @@
 """Measure training and generation: tokens and codes a second, beside the machine's matrix-product peak.
 
-python benchmarks/model.py [--preset small] [--visits 4000]
+python benchmarks/model.py [--preset small] [--visits 4000] [--tokens 150000]
 
 The cohort is made up (uniform codes; the lengths of a hospital discharge), for speed does not depend on
 what is learnt. Everything is measured in one run, so that the ratios hold whatever the machine.
 """
 
 import argparse
+import os
+import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,15 +21,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+import train
 from build_dataset import DATASET_SCHEMA, learn_vocabulary, with_ids
-from cohortloom.checkpoints import Checkpoints
 from cohortloom.constrained import Constraint
 from cohortloom.devices import pick_device
 from cohortloom.examples import Examples, batches, collate, corrupted_pairs
 from cohortloom.forbidden import AGES
 from cohortloom.generation import synthesize
 from cohortloom.presets import make_model
-from cohortloom.training import Plan, Trainer
 from cohortloom.visits import list_column, sex_array, write_visits
 
 
@@ -102,67 +104,52 @@ def against_constraint(model, words, data, times: int = 7) -> tuple[float, float
     return least[0], least[1]
 
 
-def measure(preset: str, n_visits: int) -> list[tuple[str, float, str]]:
+def trained(files: dict[str, Path], preset: str, tokens: int, threads: int) -> float:
+    """Target tokens a second of the step itself, which starts a process for each thread."""
+    options = [f"--{name}={path}" for name, path in files.items()]
+    options += [f"--preset={preset}", f"--tokens={tokens}", f"--threads={threads}", "--evaluations=1"]
+    options += ["--selection-patients=10", "--device=auto"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    step = [sys.executable, train.__file__, *options]
+    done = subprocess.run(step, capture_output=True, text=True, check=True, env=environment)
+    return float(re.search(r"tokens in \d+ s: (\d+) a second", done.stderr).group(1))
+
+
+def measure(preset: str, n_visits: int, tokens: int) -> list[tuple[str, float, str]]:
     """Rows of (what, value, unit)."""
     visits = made_up_visits(n_visits, 4500, 0)
     words = learn_vocabulary(visits, 1, 1)
+    cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "train.parquet"
-        write_visits(with_ids(visits, words), path, {}, DATASET_SCHEMA)
-        data = Examples.load(path)
-    model = make_model(
-        words, data, preset, 0, 0.0, 512, age_weight=0.3, sex_weight=0.2, age_loss_unit="standardized"
-    )
-    plan = Plan(
-        seed=0,
-        tokens=10**9,
-        batch_tokens=2048,
-        parts_per_step=8,
-        learning_rate=1e-3,
-        table_learning_rate=0.02,
-        matrix_learning_rate=0.02,
-        warmup_fraction=0.05,
-        weight_decay=0.01,
-        max_grad_norm=1.0,
-        reveal_probability=0.5,
-        mask_probability=0.05,
-        delete_probability=0.05,
-        replace_probability=0.05,
-        evaluations=1,
-        selection_patients=10,
-    )
-    device, precision = pick_device("auto")
-    trainer = Trainer(model, words, data, data, plan, Checkpoints(None, ""))
+        files = {name: Path(folder) / f"{name}.parquet" for name in ("train", "val")}
+        for path in files.values():
+            write_visits(with_ids(visits, words), path, {}, DATASET_SCHEMA)
+        data = Examples.load(files["train"])
+        files |= {"vocabulary": Path(folder) / "vocabulary.json", "model": Path(folder) / "model"}
+        words.save(files["vocabulary"])
+        rates = {threads: trained(files, preset, tokens, threads) for threads in sorted({1, cores})}
+    losses = {"age_weight": 0.3, "sex_weight": 0.2, "age_loss_unit": "standardized"}
+    model = make_model(words, data, preset, 0, 0.0, 512, **losses)
     pairs = corrupted_pairs(data, words, np.random.default_rng(0), 510, 0.5, 0.05, 0.05, 0.05)
-    n = plan.parts_per_step
-    order = batches(pairs, plan.batch_tokens // n, np.random.default_rng(0), np.diff(data.offsets) > 0)
-    steps = [order[i : i + n] for i in range(0, min(45 * n, len(order)), n)]
-    for parts in steps[:5]:
-        trainer._step(pairs, parts)
-    tokens = flops = padded = cells = 0.0
-    start = time.perf_counter()
-    for parts in steps[5:]:
-        tokens += trainer._step(pairs, parts)[1]
-        for batch in (collate(data, pairs, rows) for rows in parts):
-            flops += training_flops(model, batch)
-            padded, cells = padded + (batch["labels"] == -100).sum(), cells + batch["labels"].size
-    seconds = time.perf_counter() - start
+    flops = padded = cells = scored = 0.0
+    for rows in batches(pairs, 256, np.random.default_rng(0), np.diff(data.offsets) > 0)[:300]:
+        batch = collate(data, pairs, rows)
+        flops, scored = flops + training_flops(model, batch), scored + (batch["labels"] != -100).sum()
+        padded, cells = padded + (batch["labels"] == -100).sum(), cells + batch["labels"].size
+    device, precision = pick_device("auto")
     peak = matrix_peak(device, precision)
-    model.eval()
+    model.to(device).eval()
     generated = time.perf_counter()
     records = list(synthesize(model, words, data.age[:512], data.sex[:512], 0, 256, max_visits=1))
     generated = time.perf_counter() - generated
     codes = sum(len(record.ids) for record in records)
     free, bound = against_constraint(model, words, data)
+    kind = "bf16" if precision == "bf16" else "float32"
     return [
         ("parameters", model.num_parameters() / 1e6, "million"),
-        (
-            "matrix-product peak",
-            peak / 1e9,
-            f"GFLOP/s ({device}, {'bf16' if precision == 'bf16' else 'float32'})",
-        ),
-        ("training", tokens / seconds, "target tokens a second"),
-        ("training, share of the peak", 100 * flops / seconds / peak, "%"),
+        ("matrix-product peak", peak / 1e9, f"GFLOP/s ({device}, {kind}, {torch.get_num_threads()} threads)"),
+        *((f"training, {n} of {cores} CPUs", rate, "target tokens a second") for n, rate in rates.items()),
+        ("training, share of the peak", 100 * flops / scored * rates[cores] / peak, "%"),
         ("padding", 100 * padded / cells, "% of decoder positions"),
         ("generation", 512 / generated, "visits a second"),
         ("generation", codes / generated, "codes a second"),
@@ -174,6 +161,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="small", choices=("tiny", "mini", "small", "base"))
     parser.add_argument("--visits", type=int, default=4000)
+    parser.add_argument("--tokens", type=int, default=150_000, help="budget of a training")
     arguments = parser.parse_args()
-    for what, value, unit in measure(arguments.preset, arguments.visits):
+    for what, value, unit in measure(arguments.preset, arguments.visits, arguments.tokens):
         print(f"{what:30s} {value:10.1f} {unit}")

@@ -38,6 +38,8 @@ from cohortloom.selection import selection_score
 from cohortloom.step import log
 from cohortloom.vocabulary import Vocabulary
 
+TOLD = "lm {lm_loss:.3f} age {age_loss_years2:.1f} sex {sex_loss:.3f}"
+
 
 @dataclass
 class Plan:
@@ -138,10 +140,13 @@ class Trainer:
                     if state.tokens - state.logged >= self.log_every or state.tokens >= plan.tokens:
                         row = self._record("train", np.array(state.sums) / (state.tokens - state.logged))
                         state.logged, state.sums = state.tokens, [0.0] * 5
-                        bar.set_postfix_str(
-                            f"lm {row['lm_loss']:.3f} age {row['age_loss_years2']:.1f} "
-                            f"sex {row['sex_loss']:.3f}"
-                        )
+                        losses = TOLD.format(**row)
+                        bar.set_postfix_str(losses)
+                        if bar.disable:  # lines are what gets through from several processes
+                            rate = (state.tokens - started_at) / (time.monotonic() - started)
+                            log.info(
+                                "token %d of %d, %.0f a second: %s", state.tokens, plan.tokens, rate, losses
+                            )
                     if self._evaluation_is_due():
                         self._evaluate()
                     self._save_or_stop()
