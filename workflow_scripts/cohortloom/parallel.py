@@ -55,7 +55,8 @@ def launch(script: str, keywords: dict[str, Any], devices: int, nodes: int, thre
     options = [f"--{key.replace('_', '-')}={value}" for key, value in keywords.items() if value is not None]
     command = [*torchrun(devices, nodes), str(SCRIPTS / f"{script}.py"), *options]
     log.info("starting %d processes on %d node%s", devices * nodes, nodes, "" if nodes == 1 else "s")
-    environment = _outside() | {"OMP_NUM_THREADS": str(max(1, threads // devices))}
+    each = str(max(1, threads // devices))
+    environment = _outside() | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), each)
     last = ""
     with tempfile.TemporaryFile("w+") as noise, Stop() as stop:
         # A session of its own: a signal to the group of this step reaches them once, from here.
