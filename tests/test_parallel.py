@@ -69,12 +69,6 @@ class Trained:
         return cls([weights[key] for key in sorted(weights)], momenta, *curves(history))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _leave_the_precision_open():
-    yield
-    AcceleratorState._reset_state()
-
-
 @pytest.fixture(scope="module")
 def one(dataset, tmp_path_factory):
     return Trained.by(dataset, tmp_path_factory.mktemp("one"), **OPTIONS)
