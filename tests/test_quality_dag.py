@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from cohortloom.files import read_json
+from cohortloom.scorecard import SAME_SIZE
 from conftest import Workflow, copy_workflow
 from test_quality import line
 
@@ -85,11 +86,13 @@ def test_a_tiny_table_equals_the_single_evaluations(tiny_quality):
         assert large["patients"] == 100
         row = line(content["rows"], "rare_unigram_r2", source)
         assert row["n"] >= 100 and row["seeds"] == 1
-    scored = read_json(results / "evaluation" / "quality-real" / "fidelity.json")
-    assert (
-        line(content["rows"], "js_distance", "multitask")["real"] == scored[0]["value"]
-        and 50 <= scored[0]["n"] < 60
-    )
+    scored = read_json(results / "evaluation" / "quality-real" / "fidelity.json")[0]
+    assert scored["metric"] == "js_distance" and 50 <= scored["n"] < 60
+    for source in SOURCES:  # real stands beside as many visits only, and that is up to the tiny model
+        row = line(content["rows"], "js_distance", source)
+        ours = line(content["rows"], "js_distance", "multitask")["n"]
+        alike = abs(ours - scored["n"]) <= SAME_SIZE * scored["n"]
+        assert row["real"] == (scored["value"] if alike else None)
     kept = read_json(results / "evaluation" / "multitask" / "reconstruction.json")
     assert line(content["rows"], "jaccard", "multitask")["mean"] == kept[0]["value"]
     assert line(content["rows"], "carried_codes", "multitask")["reason"] is None

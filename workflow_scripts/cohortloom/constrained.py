@@ -68,6 +68,10 @@ class ForbiddenCodes(LogitsProcessor):
         restricted = scores.index_select(1, self.columns).add_(self.bar)
         return scores.index_copy_(1, self.columns, restricted)
 
+    def keep_rows(self, kept: torch.Tensor) -> None:
+        """Go on with the rows `kept` of the batch alone."""
+        self.weight, self.bar, self._shares = self.weight[kept], self.bar[kept], None
+
     def counts(self) -> dict[str, float | int]:
         """Probability mass removed, summed over positions, and the number of positions."""
         return {"removed_mass": float(self.removed), "constrained_positions": int(self.positions)}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cohortloom.examples import join_rows, pad, ragged_range, row_offsets
+from cohortloom.sampling import write_visits
 from cohortloom.visits import MAX_AGE
 from cohortloom.vocabulary import END, NOW, PAD, Vocabulary
 
@@ -73,6 +74,7 @@ def decode(
             ).to(device),
             x_num=torch.from_numpy(np.array(age, np.float32)[:, None]).to(device),
             x_cat=torch.from_numpy(np.array(sex, np.int64)[:, None]).to(device),
+            custom_generate=write_visits,
             **options,
         )
     decoded = take_apart(raw.cpu().numpy(), words)

@@ -207,7 +207,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         )
         prefix_ids = decoder_input_ids if first else prefix_ids
         new = states.shape[1]
-        informed = states + self.summary(context, prefix_ids, self.model.shared(prefix_ids))[:, -new:]
+        informed = states + self.summary(context, prefix_ids, self.model.shared(prefix_ids), new)
         end_bias = self.summary.end_bias(known, prefix_ids)[:, -new:]
         written_bias = self.summary.written_bias(token_bias, x_num, x_cat, prefix_ids)
         if labels is None:

@@ -95,14 +95,15 @@ class RecordSummary(nn.Module):
         return x_cat[:, 0] * len(self.ages) + band
 
     def forward(
-        self, context: torch.Tensor, prefix_ids: torch.Tensor, embedded: torch.Tensor
+        self, context: torch.Tensor, prefix_ids: torch.Tensor, embedded: torch.Tensor, new: int
     ) -> torch.Tensor:
-        """Addition to the decoder states [batch, target, d_model]; prefix_ids [batch, target] as written.
+        """Addition to the decoder states at the last `new` positions of prefix_ids: [batch, new, d_model].
 
-        embedded: [batch, target, d_model], the embeddings of prefix_ids.
+        prefix_ids [batch, target] as written; embedded: [batch, target, d_model], their embeddings.
         """
         written = embedded * (prefix_ids >= self.first_code_id)[..., None]
-        states = F.relu(self.norm(context[:, None] + self.present(written.cumsum(1))))
+        so_far = written.cumsum(1)[:, -new:]
+        states = F.relu(self.norm(context[:, None] + self.present(so_far)))
         return self.output(self.dropout(F.relu(self.hidden(states))))
 
     def written_bias(self, token_bias, x_num, x_cat, prefix_ids) -> torch.Tensor:
@@ -111,7 +112,8 @@ class RecordSummary(nn.Module):
         What a recurring code had got is taken back, and all lose by `repetition`: what the model leaves on
         codes that generation forbids to repeat falls there on the terminators too, and ends visits early.
         """
-        got = (token_bias - self.group_bias[self.group(x_num, x_cat)]).gather(1, prefix_ids)
+        usual = self.group_bias[self.group(x_num, x_cat)[:, None], prefix_ids]
+        got = token_bias.gather(1, prefix_ids) - usual
         return (self.repetition - got) * (prefix_ids >= self.first_code_id)
 
     def end_bias(self, known: torch.Tensor, prefix_ids: torch.Tensor) -> torch.Tensor:
