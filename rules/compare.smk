@@ -84,7 +84,7 @@ rule evaluate_likelihood:
         timing_of("evaluate_likelihood", "{name}")
     conda:
         "../environment.yml"
-    threads: 8
+    threads: share_of_cores()
     resources:
         mem_mb=16000,
         runtime=60,
@@ -120,7 +120,7 @@ rule evaluate_canaries:
         name="|".join([*CANARY_RUNS, "real"]) if CANARY_RUNS else "none",
     conda:
         "../environment.yml"
-    threads: 8
+    threads: share_of_cores()
     resources:
         mem_mb=16000,
         runtime=60,
@@ -184,7 +184,7 @@ rule evaluate_conditioning:
         timing_of("evaluate_conditioning", "{name}")
     conda:
         "../environment.yml"
-    threads: 8
+    threads: share_of_cores()
     resources:
         mem_mb=16000,
         runtime=60,

@@ -37,7 +37,7 @@ rule evaluate_heads:
         timing_of("evaluate_heads", "{run}")
     conda:
         "../environment.yml"
-    threads: 8
+    threads: share_of_cores()
     resources:
         mem_mb=16000,
         runtime=60,
@@ -68,7 +68,7 @@ rule evaluate_duplicates:
         timing_of("evaluate_duplicates", "{run}")
     conda:
         "../environment.yml"
-    threads: 8
+    threads: share_of_cores()
     resources:
         mem_mb=16000,
         runtime=60,

@@ -46,7 +46,7 @@ rule generate:
         timing_of("generate", "{run}", "{mode}", *SHARD)
     conda:
         "../environment.yml"
-    threads: 8
+    threads: share_of_cores()
     resources:
         mem_mb=16000,
         runtime=60,

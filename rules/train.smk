@@ -25,7 +25,7 @@ rule train:
         timing_of("train", "{run}")
     conda:
         "../environment.yml"
-    threads: 8
+    threads: share_of_cores(min(2, len(RUNS)))
     resources:
         mem_mb=16000,
         runtime=2880,

@@ -191,6 +191,7 @@ def digest(inputs: list[Path], parameters: dict) -> str:
             "examples",
             "selection",
             "generation",
+            "sampling",
             "calibration",
             "record_summary",
             "presets",
