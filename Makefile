@@ -11,6 +11,7 @@ TORCH_INDEX ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+BENCHED := results/benchmarks.jsonl
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 SNAKEMAKE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m snakemake
@@ -72,7 +73,11 @@ format: $(VENV)/.installed-dev
 	$(BIN)/snakefmt Snakefile rules
 
 bench: $(VENV)/.installed-dev
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@mkdir -p results && rm -f $(BENCHED)
+	@for stage in preprocess training generation evaluation; do echo "== $$stage"; \
+		$(BIN)/python benchmarks/$$stage.py --out $(BENCHED) || exit 1; done
+	@$(BIN)/python benchmarks/figure.py $(BENCHED) results/performance.svg
+	@echo "the same as JSON lines: $(BENCHED); seconds by size: results/performance.svg"
 
 clean:
 	rm -rf results/demo raw/demo

@@ -1,6 +1,6 @@
 """Seconds and peak memory of the evaluations that need no model, each in a process of its own.
 
-    python benchmarks/evaluation.py [--visits 10000 100000 1000000]
+    python benchmarks/evaluation.py [--visits 10000 100000 1000000] [--out FILE]
 
 As many synthetic as training and as held-out visits. A hospital is simulated and its patients fall into four
 parts (training, validation, test, and a part that stands for synthetic ones); each part is drawn up to size,
@@ -9,15 +9,14 @@ side by default); the others are given every visit.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-SCRIPTS = REPOSITORY / "workflow_scripts"
+from measures import REPOSITORY, SCRIPTS, Line, growth, report, run
+
 PATIENTS = 60_000
 PARTS = ("train", "val", "test", "synthetic")
 ALL_VISITS = ("fidelity", "utility", "conditioning")  # evaluations whose cost grows with the visits alone
@@ -69,53 +68,47 @@ def draw(folder: Path, visits: int) -> None:
         )
 
 
-def run(script: str, *options) -> tuple[float, float, float]:
-    """Seconds, seconds of processor time and peak megabytes of a step."""
-    start = time.perf_counter()
-    command = [sys.executable, SCRIPTS / f"{script}.py", *options]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"error: {script} failed; run it by hand to see why")
-    processor = usage.ru_utime + usage.ru_stime
-    return time.perf_counter() - start, processor, usage.ru_maxrss / 1024  # kilobytes on Linux
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--visits", type=int, nargs="+", default=[10_000, 100_000])
-    sizes = parser.parse_args().visits
+def measure(sizes: list[int]) -> Iterator[Line]:
+    """Lines of the table."""
+    lines = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         cohort(folder)
         for visits in sizes:
             # In a process of its own: the peak memory of a child counts what its parent held.
             subprocess.run([sys.executable, __file__, "--draw", folder, str(visits)], check=True)
-            all_of_it = []
+            done = []
             for kind, names in FILES.items():
                 paths = {name: folder / f"{name}.parquet" for name in names}
                 if "rules" in paths:
                     paths["rules"] = REPOSITORY / "resources" / "icd9_validity.csv"
                 options = [x for name, path in paths.items() for x in (f"--{name}", path)]
                 options += ["--visits", visits] if kind in ALL_VISITS else []
-                all_of_it.append(
-                    run(f"evaluate_{kind}", *options, "--records", folder / "r.json", "--run", "x")
+                written = ("--records", folder / "r.json", "--run", "x")
+                seconds, memory = run(f"evaluate_{kind}", *options, *written)
+                done.append(
+                    Line(f"evaluate_{kind}", visits, "visits", seconds, visits / seconds, memory=memory)
                 )
-                show(visits, kind, *all_of_it[-1])
-            seconds, processor, memory = zip(*all_of_it, strict=True)
-            show(visits, "one set, in all", sum(seconds), sum(processor), max(memory))
-
-
-def show(visits: int, what: str, seconds: float, processor: float, memory: float) -> None:
-    """A line of the table; processor time is what a busy machine does not stretch."""
-    line = f"{visits:>9,} visits  {what:17} {seconds:7.1f} s {processor:7.1f} s of processor {memory:7.0f} MB"
-    print(line, flush=True)
+                yield done[-1]
+            seconds, memory = sum(line.seconds for line in done), max(line.memory for line in done)
+            done.append(
+                Line("evaluation, one set", visits, "visits", seconds, visits / seconds, memory=memory)
+            )
+            yield done[-1]
+            lines += done
+    if len(sizes) > 1:
+        for stage in dict.fromkeys(line.stage for line in lines):
+            yield growth(lines, stage)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--draw"]:
         draw(Path(sys.argv[2]), int(sys.argv[3]))
     else:
-        main()
+        parser = argparse.ArgumentParser(
+            description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        parser.add_argument("--visits", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+        parser.add_argument("--out", type=Path)
+        given = parser.parse_args()
+        report(measure(given.visits), given.out)

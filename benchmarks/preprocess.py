@@ -1,49 +1,50 @@
-"""Rows a second and peak memory of preprocessing, each step in a process of its own.
+"""Measure preprocessing and the dataset: rows a second and peak memory, each step in a process of its own.
 
-    python benchmarks/preprocess.py [--nhds DIR]
+    python benchmarks/preprocess.py [--rows 651000 2500000 10000000] [--nhds DIR] [--out FILE]
 
 A MIMIC-III of full size (46,520 patients, 651,000 diagnoses) is simulated first, its visits lengthened by
-codes of other visits; NHDS 2010 (151,551 discharges) is read from DIR or ../shared/data where that is there.
+codes of other visits; larger ones hold each patient several times. NHDS 2010 (151,551 discharges) is read
+from DIR or ../shared/data where that is there.
 """
 
 import argparse
 import gzip
-import multiprocessing
-import os
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-SCRIPTS = REPOSITORY / "workflow_scripts"
-PATIENTS, DIAGNOSES = 46_520, 651_000
+from measures import REPOSITORY, SCRIPTS, Line, growth, report, run
+
+sys.path.append(str(SCRIPTS))
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from simulate_raw import write_table
+
+PATIENTS, DIAGNOSES, DISCHARGES = 46_520, 651_000, 151_551
+TABLES = ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD")
+TEXT = {"ICD9_CODE": pa.string()}
+
+
+def read(path: Path) -> pa.Table:
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        return pa.csv.read_csv(file, convert_options=pa.csv.ConvertOptions(column_types=TEXT))
 
 
 def simulate(folder: Path) -> None:
     """The three tables of a full-size MIMIC-III in `folder`."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.csv
-
-    sys.path.insert(0, str(SCRIPTS))
-    from simulate_raw import simulate_raw, write_table
-
     resources = REPOSITORY / "resources"
-    simulate_raw(
-        patients_table=folder / "PATIENTS.csv.gz",
-        admissions_table=folder / "ADMISSIONS.csv.gz",
-        diagnoses_table=folder / "DIAGNOSES_ICD.csv.gz",
-        counts=sorted(resources.glob("simulation_*.csv")),
-        rules=resources / "icd9_validity.csv",
-        patients=PATIENTS,
-        seed=1,
-    )
+    names = zip(("patients", "admissions", "diagnoses"), TABLES, strict=True)
+    tables = [x for name, table in names for x in (f"--{name}-table", folder / f"{table}.csv.gz")]
+    counts = [x for path in sorted(resources.glob("simulation_*.csv")) for x in ("--counts", path)]
+    rules = resources / "icd9_validity.csv"
+    run("simulate_raw", *tables, *counts, "--rules", rules, "--patients", PATIENTS, "--seed", 1)
     path = folder / "DIAGNOSES_ICD.csv.gz"
-    convert = pa.csv.ConvertOptions(column_types={"ICD9_CODE": pa.string()})
-    with gzip.open(path) as file:
-        table = pa.csv.read_csv(file, convert_options=convert)
+    table = read(path)
     rng = np.random.default_rng(1)
     more = table.take(pa.array(rng.integers(0, table.num_rows, DIAGNOSES - table.num_rows)))
     codes = table["ICD9_CODE"].take(pa.array(rng.permutation(table.num_rows)[: more.num_rows]))
@@ -52,40 +53,65 @@ def simulate(folder: Path) -> None:
     write_table(path, pa.concat_tables([table, more]))
 
 
-def measure(source: str, raw: Path, rows: int) -> None:
-    """Run the step once and print its figures."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = ["--visits", f"{folder}/visits.parquet", "--audit", f"{folder}/audit.json"]
-        command = [sys.executable, SCRIPTS / "preprocess.py", "--raw-dir", raw, "--source", source, *files]
-        start = time.perf_counter()
-        process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-    if status:
-        sys.exit(f"error: preprocess of {source} failed; run it by hand to see why")
-    memory = usage.ru_maxrss / 1024  # kilobytes on Linux
-    print(f"{source:10} {rows:>9,} rows {seconds:6.1f} s {rows / seconds:>10,.0f} rows/s {memory:7.0f} MB")
+def repeat(source: Path, target: Path, times: int) -> int:
+    """The same hospital `times` over, with ids of their own, as plain CSV; the number of diagnoses."""
+    target.mkdir()
+    rows = 0
+    for name in TABLES:
+        table = read(source / f"{name}.csv.gz")
+        with open(target / f"{name}.csv", "wb") as file:
+            for number in range(times):
+                copy = table
+                for column in ("ROW_ID", "SUBJECT_ID", "HADM_ID"):
+                    if column in table.column_names:
+                        moved = pc.add(table[column], number * 10_000_000)
+                        copy = copy.set_column(table.column_names.index(column), column, moved)
+                options = pa.csv.WriteOptions(include_header=number == 0, quoting_style="needed")
+                pa.csv.write_csv(copy, file, options)
+        rows = times * table.num_rows
+    return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--nhds", type=Path, default=REPOSITORY.parent / "shared" / "data" / "nhds2010")
-    nhds = parser.parse_args().nhds
-    with tempfile.TemporaryDirectory() as folder:
-        # In a process of its own: the peak memory of a child counts what its parent held.
-        process = multiprocessing.get_context("spawn").Process(target=simulate, args=[Path(folder)])
-        process.start()
-        process.join()
-        if process.exitcode:
-            sys.exit("error: the simulation failed")
-        measure("mimic3", Path(folder), DIAGNOSES)
-    if nhds.exists():
-        measure("nhds2010", nhds, 151_551)
-    else:
-        print("nhds2010   not measured: give its folder by --nhds")
+def steps(source: str, raw: Path, rows: int, unit: str, folder: Path) -> Iterator[Line]:
+    """Both steps, one after the other."""
+    visits = folder / "visits.parquet"
+    written = ("--visits", visits, "--audit", folder / "audit.json")
+    sets = [x for name in ("train", "val", "test") for x in (f"--{name}", folder / f"{name}.parquet")]
+    for script, options in (
+        ("preprocess", ("--raw-dir", raw, "--source", source, *written)),
+        ("build_dataset", ("--visits", visits, *sets, "--vocabulary", folder / "vocabulary.json")),
+    ):
+        seconds, memory = run(script, *options)
+        yield Line(f"{script}, {source}", rows, unit, seconds, rows / seconds, memory=memory)
+
+
+def measure(sizes: list[int], nhds: Path) -> Iterator[Line]:
+    """Lines of the table."""
+    lines = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        simulate(folder)
+        for size in sizes:
+            raw = folder / str(size)
+            rows = repeat(folder, raw, max(1, round(size / DIAGNOSES)))
+            for line in steps("mimic3", raw, rows, "diagnoses", folder):
+                lines.append(line)
+                yield line
+        if len(sizes) > 1:
+            for script in ("preprocess", "build_dataset"):
+                yield growth(lines, f"{script}, mimic3")
+        if nhds.exists():
+            yield from steps("nhds2010", nhds, DISCHARGES, "discharges", folder)
+        else:
+            print("nhds2010: not measured; give its folder by --nhds")
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, nargs="+", default=[DIAGNOSES, 2_500_000, 10_000_000])
+    parser.add_argument("--nhds", type=Path, default=REPOSITORY.parent / "shared" / "data" / "nhds2010")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    report(measure(given.rows, given.nhds), given.out)

@@ -23,9 +23,7 @@ def draw(scores: torch.Tensor) -> torch.Tensor:
     whole = reached[:, -1:].contiguous()
     wanted = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device) * whole
     # The product may round up to the whole sum, past which no token lies: the last one with a share then.
-    token = torch.minimum(
-        torch.searchsorted(reached, wanted, right=True), torch.searchsorted(reached, whole)
-    )
+    token = torch.minimum(torch.searchsorted(reached, wanted, right=True), torch.searchsorted(reached, whole))
     return token[:, 0]
 
 

@@ -1,0 +1,69 @@
+"""What the benchmarks share: a line of the table, a step in a process of its own, growth with size."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SCRIPTS = REPOSITORY / "workflow_scripts"
+
+
+class Line(NamedTuple):
+    """A line of the table; what does not apply is None.
+
+    size: rows, patients, visits or tokens, as `unit` says. rate: of `unit` a second. ratio: to `of`.
+    memory: the greatest of the process, in MB.
+    """
+
+    stage: str
+    size: int | None
+    unit: str
+    seconds: float | None
+    rate: float | None
+    ratio: float | None = None
+    of: str = ""
+    memory: float | None = None
+
+    def __str__(self) -> str:
+        cells = [f"{self.stage:34}", f"{self.size:>10,}" if self.size else " " * 10, f"{self.unit:16}"]
+        cells.append(f"{self.seconds:8.1f} s" if self.seconds is not None else " " * 10)
+        cells.append(f"{self.rate:>11,.1f} a second" if self.rate is not None else " " * 20)
+        cells.append(f"{self.memory:7,.0f} MB" if self.memory is not None else " " * 10)
+        cells.append(f"{self.ratio:8.3f} {self.of}" if self.ratio is not None else "")
+        return " ".join(cells).rstrip()
+
+
+def report(lines, out: Path | None) -> list[Line]:
+    """Print lines as they come and append them to the JSON lines of `out`."""
+    kept = []
+    for line in lines:
+        print(line, flush=True)
+        kept.append(line)
+        if out:
+            with open(out, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line._asdict()) + "\n")
+    return kept
+
+
+def run(script: str, *options) -> tuple[float, float]:
+    """Seconds and peak megabytes of a step. Ends the benchmark where the step fails."""
+    start = time.perf_counter()
+    command = [sys.executable, SCRIPTS / f"{script}.py", *options]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"error: {script} failed; run it by hand to see why")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024  # kilobytes on Linux
+
+
+def growth(lines: list[Line], stage: str) -> Line:
+    """The exponent of seconds by size, a least-squares line through the logarithms; 1 is linear."""
+    own = [line for line in lines if line.stage == stage]
+    slope = np.polyfit(np.log([line.size for line in own]), np.log([line.seconds for line in own]), 1)[0]
+    return Line(f"{stage}, growth", None, "", None, None, float(slope), f"exponent over {len(own)} sizes")

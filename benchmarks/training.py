@@ -1,0 +1,119 @@
+"""Measure training: target tokens a second on one core and on all, beside the machine's matrix-product peak.
+
+    python benchmarks/training.py [--preset small] [--visits 4000] [--tokens 150000] [--out FILE]
+
+The cohort is made up (uniform codes; the lengths of a hospital discharge), for speed does not depend on what
+is learnt. Everything is measured in one run, so that the ratios hold whatever the machine.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from measures import SCRIPTS, Line, report
+
+sys.path.append(str(SCRIPTS))
+
+import numpy as np
+import torch
+from made_up import dataset
+
+from cohortloom.devices import pick_device
+from cohortloom.examples import Examples, batches, collate, corrupted_pairs
+from cohortloom.presets import make_model
+from cohortloom.vocabulary import Vocabulary
+
+PARTS = 300  # of batches, over which operations, padding and loading are counted
+
+
+def matrix_peak(device: str, precision: str, threads: int, size: int = 2048, seconds: float = 2.0) -> float:
+    """Floating-point operations a second of a square matrix product in the training's precision."""
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    torch.set_num_threads(threads)
+    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        for _ in range(4):
+            a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 4 * 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def training_flops(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> float:
+    """6 x the weights that a position meets, over encoder and decoder positions and scored tokens.
+
+    Left out: attention itself, prompts, heads, and the sums over codes.
+    """
+    count = lambda module: sum(p.numel() for p in module.parameters() if p.ndim > 1)  # noqa: E731
+    embeddings = model.model.shared.weight.numel()
+    encoder = count(model.model.encoder.layers) * (batch["input_ids"].size + 2 * len(batch["x_num"]))
+    decoder = count(model.model.decoder.layers) * (batch["decoder_input_ids"].size + 2 * len(batch["x_num"]))
+    layers = (model.summary.present, model.summary.hidden, model.summary.output)
+    summary = sum(layer.weight.numel() for layer in layers)
+    decoder += summary * batch["decoder_input_ids"].size
+    return 6.0 * (encoder + decoder + embeddings * (batch["labels"] != -100).sum())
+
+
+def trained(files: dict[str, Path], folder: Path, preset: str, tokens: int, threads: int) -> float:
+    """Target tokens a second of the step itself, which starts a process for each thread."""
+    named = {**files, "model": folder / "model", "preset": preset, "tokens": tokens, "threads": threads}
+    options = [f"--{name}={value}" for name, value in named.items()]
+    options += ["--evaluations=1", "--selection-patients=10", "--device=auto"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    step = [sys.executable, SCRIPTS / "train.py", *options]
+    done = subprocess.run(step, capture_output=True, text=True, check=True, env=environment)
+    return float(re.search(r"tokens in \d+ s: (\d+) a second", done.stderr).group(1))
+
+
+def measure(preset: str, visits: int, tokens: int) -> Iterator[Line]:
+    """Lines of the table: the peak, what a token costs, and the step itself."""
+    cores = len(os.sched_getaffinity(0))
+    device, precision = pick_device("auto")
+    kind = "bf16" if precision == "bf16" else "float32"
+    peaks = {threads: matrix_peak(device, precision, threads) for threads in sorted({1, cores})}
+    for threads, peak in peaks.items():
+        yield Line(f"peak, {threads} of {cores} cores", None, f"GFLOP ({kind})", None, peak / 1e9)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = dataset(folder, visits)
+        words, data = Vocabulary.load(files["vocabulary"]), Examples.load(files["train"])
+        losses = {"age_weight": 0.3, "sex_weight": 0.2, "age_loss_unit": "standardized"}
+        model = make_model(words, data, preset, 0, 0.0, 512, **losses)
+        pairs = corrupted_pairs(data, words, np.random.default_rng(0), 510, 0.5, 0.05, 0.05, 0.05)
+        parts = batches(pairs, 256, np.random.default_rng(0), np.diff(data.offsets) > 0)[:PARTS]
+        start = time.perf_counter()
+        made = [collate(data, pairs, rows) for rows in parts]
+        loading = time.perf_counter() - start
+        scored = sum((batch["labels"] != -100).sum() for batch in made)
+        cells = sum(batch["labels"].size for batch in made)
+        flops = sum(training_flops(model, batch) for batch in made) / scored
+        yield Line("padding", None, "", None, None, 1 - scored / cells, "of decoder positions")
+        name = f"training, {preset}, {model.num_parameters() / 1e6:.1f} million"
+        for threads, peak in peaks.items():
+            rate = trained(files, folder, preset, tokens, threads)
+            where = f"{name}, {threads} of {cores} cores"
+            yield Line(
+                where, tokens, "target tokens", tokens / rate, rate, flops * rate / peak, "of the peak"
+            )
+        yield Line("loading a batch", None, "", None, None, loading / (scored / rate), "of a step's time")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="small", choices=("tiny", "mini", "small", "base"))
+    parser.add_argument("--visits", type=int, default=4000)
+    parser.add_argument("--tokens", type=int, default=150_000, help="budget of a training")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    report(measure(given.preset, given.visits, given.tokens), given.out)

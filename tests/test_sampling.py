@@ -1,0 +1,114 @@
+"""The decoding loop of our own against that of transformers: the same scores, the same distribution."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2_contingency, chisquare
+
+import cohortloom.sampling
+from cohortloom.constrained import Constraint
+from cohortloom.forbidden import AGES
+from cohortloom.generation import take_apart
+from cohortloom.sampling import draw, write_visits
+from cohortloom.vocabulary import NOW
+from test_model import first_batch, world  # noqa: F401
+
+ODDS = torch.tensor([0.5, 0.25, 0.15, 0.0999, 0.0001, 0.0]).log()
+
+
+def written(world, n, seed=0, library=False, reveal=0.0, **options):  # noqa: F811
+    """Ids [n, length] of visits of `n` training patients, by the library's loop or by ours."""
+    batch = first_batch(world, n, reveal)
+    batch = {name: batch[name] for name in ("input_ids", "attention_mask", "x_num", "x_cat")}
+    torch.manual_seed(seed)
+    own = {} if library else {"custom_generate": write_visits}
+    return world[2].generate(batch.pop("input_ids"), **batch, **own, **options)
+
+
+def test_tokens_are_drawn_by_their_probability():
+    torch.manual_seed(0)
+    n = 200_000
+    found = np.bincount(draw(ODDS.expand(n, -1)).numpy(), minlength=6)
+    assert found[5] == 0, "minus infinity is never drawn"
+    expected = n * ODDS.double().softmax(-1).numpy()[:5]
+    assert chisquare(found[:5], expected).pvalue > 1e-3
+    # rejected: the same draws at another temperature
+    found = np.bincount(draw((ODDS / 1.1).expand(n, -1)).numpy(), minlength=6)
+    assert chisquare(found[:5], expected).pvalue < 1e-6
+
+
+@pytest.mark.parametrize("number, token", [(0.0, 1), (1.0 - 2**-53, 3), (1.0, 3)])
+def test_the_ends_of_the_range_fall_on_tokens_with_a_share(monkeypatch, number, token):
+    """Zero must not draw a first token of no share, nor the greatest number a last one."""
+    odds = torch.tensor([[-torch.inf, 0.1, 0.3, 0.2, -torch.inf]])
+    monkeypatch.setattr(
+        cohortloom.sampling.torch,
+        "rand",
+        lambda *shape, **given: torch.full(shape, number, dtype=torch.float64),
+    )
+    assert draw(odds).tolist() == [token]
+
+
+@pytest.mark.parametrize("reveal", [0.0, 0.5])
+@pytest.mark.parametrize("leave", [0.0, 1 / 8, 1.0])
+def test_without_chance_it_writes_what_the_library_writes(world, monkeypatch, reveal, leave):  # noqa: F811
+    """Whenever ended visits leave the batch: at once, by shares, or never, and at what lengths they end."""
+    monkeypatch.setattr(cohortloom.sampling, "LEAVE", leave)
+    options = {"do_sample": False, "sequence_bias": [[[token], 2.0] for token in world[0].terminators]}
+    ours, theirs = (written(world, 64, library=there, reveal=reveal, **options) for there in (False, True))
+    lengths = take_apart(theirs.numpy(), world[0]).lengths
+    assert len(np.unique(lengths)) > 2
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, written(world, 64, reveal=reveal, do_sample=False)[:, : ours.shape[1]])
+
+
+def test_sampled_visits_are_distributed_as_the_librarys(world):  # noqa: F811
+    """First code and number of codes of 20,000 visits of one patient; another temperature is told apart."""
+    model, n = world[2], 20_000
+    given = {
+        "attention_mask": torch.ones(n, 1, dtype=torch.long),
+        "x_num": torch.full((n, 1), 40.0),
+        "x_cat": torch.ones(n, 1, dtype=torch.long),
+        "max_new_tokens": 6,
+    }
+
+    def tables(seed, **options):
+        torch.manual_seed(seed)
+        made = model.generate(torch.full((n, 1), NOW), **given, **options)
+        lengths = take_apart(made.numpy(), world[0]).lengths
+        return np.bincount(made[:, 1], minlength=len(world[0])), np.bincount(lengths, minlength=7)
+
+    def pvalues(one, other):
+        return [
+            chi2_contingency(np.stack(pair)[:, np.stack(pair).sum(0) > 10]).pvalue
+            for pair in zip(one, other, strict=True)
+        ]
+
+    theirs = tables(0)
+    assert min(pvalues(theirs, tables(1, custom_generate=write_visits))) > 1e-3
+    assert min(pvalues(theirs, tables(1, custom_generate=write_visits, temperature=0.5))) < 1e-6
+
+
+def test_a_constraint_keeps_to_its_rows_when_others_leave(world):  # noqa: F811
+    """Rows of their own go with the visits: the same codes and the same mass as in the library's loop."""
+    words = world[0]
+    table = np.random.default_rng(0).random((2, AGES, len(words))) < 0.5
+    table[..., : words.first_code] = False
+    batch = first_batch(world, 64)
+    bound = Constraint(words, table)
+    made = []
+    for library in (False, True):
+        processor = bound.of(batch["x_num"][:, 0].numpy(), batch["x_cat"][:, 0].numpy())
+        bias = [[[token], 2.0] for token in words.terminators]
+        options = {"do_sample": False, "sequence_bias": bias, "logits_processor": [processor]}
+        made.append((written(world, 64, library=library, **options), processor.counts()))
+    (ours, counted), (theirs, expected) = made
+    assert torch.equal(ours, theirs)
+    assert counted["constrained_positions"] == expected["constrained_positions"]
+    assert counted["removed_mass"] == pytest.approx(expected["removed_mass"], rel=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"max_time": 10.0}, {"use_cache": False}])
+def test_what_it_cannot_do_is_refused(world, options):  # noqa: F811
+    with pytest.raises(ValueError, match="write_visits"):
+        written(world, 4, **options)
