@@ -25,6 +25,7 @@ rule train:
         timing_of("train", "{run}")
     conda:
         "../environment.yml"
+    priority: 1  # the longest jobs by far: they start as soon as they can
     threads: share_of_cores(min(2, len(RUNS)))
     resources:
         mem_mb=16000,

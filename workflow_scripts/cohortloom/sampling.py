@@ -33,7 +33,7 @@ def write_visits(model, input_ids, logits_processor, stopping_criteria, generati
     A processor with rows of its own has `keep_rows`, which is told of the rows that go on. Ends are the
     end-of-sequence tokens and the greatest length; other stopping criteria are refused with ValueError.
     """
-    if given["past_key_values"] is None or any(
+    if given.get("past_key_values") is None or any(
         not hasattr(criterion, "eos_token_id") and not hasattr(criterion, "max_length")
         for criterion in stopping_criteria
     ):
