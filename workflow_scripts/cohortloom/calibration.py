@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import expit, logit
+from scipy.special import expit
 from sklearn.linear_model import Ridge
 from transformers import LogitsProcessor
 
@@ -63,23 +63,26 @@ def read(model, words: Vocabulary, data: Examples, seed: int, max_tokens: int, t
             batch = tensors(collate(data, pairs, rows))
             labels, prefix = batch.pop("labels"), batch["decoder_input_ids"]
             context, token_bias, known = model.read(batch["input_ids"], batch["x_num"], batch["x_cat"])
-            logits = model(**batch, context=context, token_bias=token_bias, known=known).logits
             scored = labels != -100
-            pooled, readable = model.pool(decoded.pop(), prefix, logits[scored], scored.nonzero()[:, 0])
+            logits = (
+                model(**batch, context=context, token_bias=token_bias, known=known).logits[scored].float()
+            )
+            pooled, readable = model.pool(decoded.pop(), prefix, logits, scored.nonzero()[:, 0])
             kind, count = model.summary.end_place(known, prefix)
-            ends = logits.double().softmax(-1)[..., first : last + 1].sum(-1)
+            ending = logits[:, first : last + 1].logsumexp(-1)
+            logits[:, first : last + 1] = -torch.inf
             ended = (labels >= first) & (labels <= last)
             kept = (
                 (kind * model.summary.ending.shape[1] + count)[scored],
-                ends[scored],
+                ending - logits.logsumexp(-1),
                 ended[scored],
                 model.age_predictor[:-1](pooled)[readable].float(),
             )
             found.append([values.cpu().numpy() for values in kept] + [data.age[rows][readable.cpu().numpy()]])
     hook.remove()
-    place, ends, ended, states, ages = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    place, log_odds, ended, states, ages = (np.concatenate(parts) for parts in zip(*found, strict=True))
     ages = (ages - model.config.age_mean) / model.config.age_std
-    return Readings(place, logit(ends.clip(1e-12, 1 - 1e-12)), ended, states.astype(np.float64), ages)
+    return Readings(place, log_odds.astype(np.float64), ended, states.astype(np.float64), ages)
 
 
 @torch.no_grad()
