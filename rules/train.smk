@@ -23,9 +23,9 @@ rule train:
         log_of("train", "{run}"),
     benchmark:
         timing_of("train", "{run}")
+    priority: 1  # the longest jobs by far: they start as soon as they can
     conda:
         "../environment.yml"
-    priority: 1  # the longest jobs by far: they start as soon as they can
     threads: share_of_cores(min(2, len(RUNS)))
     resources:
         mem_mb=16000,
