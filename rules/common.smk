@@ -96,10 +96,10 @@ def share_of_cores(jobs: int = 2) -> int:
     """Threads of a job that works with a model, of which `jobs` have work at the same time: up to 8.
 
     Two trainings of one thread each see half as many tokens again as one after the other with two threads, and
-    a job starts and reads while another computes. What is sent to a cluster has a machine of its own.
+    a job starts and reads while another computes. A cluster's job uses the CPUs that its cpus_per_task asks for.
     """
     cores = workflow.resource_settings.cores
-    if cores is None or workflow.remote_exec or not workflow.local_exec:
+    if cores is None or workflow.remote_exec:
         return 8
     return max(1, min(8, cores // jobs))
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -144,11 +145,28 @@ def test_the_weights_are_rounded_and_no_more(finished, published):
     assert set(before) == set(after)
     for name, tensor in after.items():
         assert tensor.dtype == (torch.bfloat16 if tensor.ndim > 1 else before[name].dtype), name
-        assert torch.equal(tensor, before[name].to(tensor.dtype))
+        assert torch.equal(tensor, before[name][: len(tensor)].to(tensor.dtype))
     sizes = [
         (folder / "model.safetensors").stat().st_size for folder in (finished["model"], published / "model")
     ]
     assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_only_positions_that_no_training_patient_reaches_are_left_out(finished, tmp_path):
+    """128 positions fit two short visits; a record of 200 codes needs them all."""
+    room = json.loads((finished["model"] / "generation_config.json").read_text())["max_new_tokens"] + 8
+    train = pa.table({"patient_id": ["a", "a", "b"], "diagnoses": [["1"] * 3, ["2"] * 2, ["3"]]})
+    assert publication.reached_positions(train, finished["model"]) == 3 + 1 + 2 + 1 + room < 128
+    long = pa.table({"patient_id": ["a"], "diagnoses": [["1"] * 200]})
+    assert publication.reached_positions(long, finished["model"]) == 128
+    weights = publication.rounded_weights(finished["model"] / "model.safetensors")
+    fewer = publication.without_unreached(weights, 50)
+    assert {name for name in weights if len(weights[name]) != len(fewer[name])} == {
+        f"model.{part}.embed_positions.weight" for part in ("encoder", "decoder")
+    }
+    publication.write_model(fewer, finished["model"], tmp_path / "m", {}, [4])
+    publication.write_model(weights, finished["model"], tmp_path / "all", {}, [4])
+    assert torch.equal(logits(tmp_path / "m"), logits(tmp_path / "all"))
 
 
 def logits(folder: Path, **options) -> torch.Tensor:
@@ -275,6 +293,8 @@ def test_only_two_sources_may_be_published():
 
 def test_a_model_that_is_too_large_is_refused(finished, tmp_path):
     weights = publication.rounded_weights(finished["model"] / "model.safetensors")
+    positions = publication.reached_positions(read_visits(finished["train"]), finished["model"])
+    weights = publication.without_unreached(weights, positions)
     size = publication.check_size(weights, finished["model"], 10.0)
     refused(
         finished | {"max_megabytes": 0.99 * size}, tmp_path, r"MB in bf16, more than publish.max_megabytes"

@@ -58,11 +58,14 @@ def publish(
     from cohortloom import publication
 
     publication.check_scorecard(card, run, scorecard)
-    weights = publication.rounded_weights(model / "model.safetensors")
+    splits = dict(zip(("training", "validation", "test"), map(read_visits, (train, val, test)), strict=True))
+    positions = publication.reached_positions(splits["training"], model)
+    weights = publication.without_unreached(
+        publication.rounded_weights(model / "model.safetensors"), positions
+    )
     size = publication.check_size(weights, model, max_megabytes)
 
     words = Vocabulary.load(model / "vocabulary.json")
-    splits = dict(zip(("training", "validation", "test"), map(read_visits, (train, val, test)), strict=True))
     decoding = config["generate"]
     sampling = decoding["synthesize"] | {"no_repeat_ngram_size": decoding["no_repeat_ngram_size"]}
     published.parent.mkdir(parents=True, exist_ok=True)

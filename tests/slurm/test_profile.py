@@ -1,15 +1,18 @@
 """The whole workflow on Slurm with the profile and nothing else, and what Slurm itself says of its jobs."""
 
 import hashlib
+import re
 import subprocess
 import sys
 
 import pytest
 import yaml
+import yte
 
 from conftest import REPOSITORY
 from slurm_cluster import wait_until
 
+PROFILE = REPOSITORY / "profiles/slurm/config.yaml"
 SMALL = {"runs": {"lm_only": None}, "naive": ["prevalence"]}
 SYNTHETIC = [
     f"results/tiny/synthetic/multitask/{mode}.{ending}"
@@ -80,6 +83,16 @@ def test_slurm_says_what_the_others_may_use(finished):
     for rule in ("preprocess", "evaluate_fidelity", "summarize"):
         limit, memory, cpus, gpus = requested(finished[2], rule)
         assert (limit, memory, cpus, gpus) == ("01:00:00", "8000M", "1", "no GPU")
+
+
+def test_every_rule_that_shares_the_cores_asks_for_its_own():
+    """Else sbatch asks for one number of CPUs and srun in the job for another, which ends the job."""
+    text = "\n".join(path.read_text() for path in sorted((REPOSITORY / "rules").glob("*.smk")))
+    rules = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^rule |\Z)", text, re.MULTILINE | re.DOTALL))
+    profile = yte.process_yaml(PROFILE.read_text(), require_use_yte=True)
+    sharing = {name for name, body in rules.items() if "threads: share_of_cores(" in body}
+    asking = {name for name, block in profile["set-resources"].items() if "cpus_per_task" in block}
+    assert {"train", "generate", "evaluate_conditioning"} <= sharing <= asking
 
 
 def test_jobs_and_logs_bear_the_names_of_rules_and_wildcards(finished):
@@ -169,9 +182,7 @@ def test_snakemake_itself_runs_as_a_job(slurm, prepared, tmp_path):
 
 def test_the_profile_has_one_place_for_the_site():
     """Account, partitions, GPUs and nodes are set once, above the rules, and all rules follow."""
-    import yte
-
-    text = (REPOSITORY / "profiles/slurm/config.yaml").read_text()
+    text = PROFILE.read_text()
     plain = yte.process_yaml(text, require_use_yte=True)
     assert plain["set-resources"]["train"] == {
         "runtime": 2880,

@@ -3,7 +3,8 @@
 Matrices are stored in bf16, which halves the file. Vectors keep float32: norms, biases and the edges of the
 age bands take next to no room, and an edge that moves puts patients into another band. The config says
 float32, so that from_pretrained computes in it: most processors are slow in bf16, and logits rounded to bf16
-are coarse.
+are coarse. Positions that no training patient's record reaches were never trained and are left out; a patient
+whose history is longer is read from the latest codes, as ever.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -27,6 +29,8 @@ from cohortloom.validity import load_rules
 
 MEGABYTE = 1_000_000
 SETTINGS = ("config.json", "generation_config.json", "vocabulary.json")
+POSITIONS = "embed_positions.weight"  # how the names of the two tables of positions end
+OFFSET = 2  # rows of such a table before that of the first position, by BART's design
 COHORT = "published cohort"  # the run in the records of the published visits
 
 
@@ -35,6 +39,30 @@ def rounded_weights(path: Path) -> dict[str, torch.Tensor]:
     return {
         name: tensor.to(torch.bfloat16) if tensor.is_floating_point() and tensor.ndim > 1 else tensor
         for name, tensor in load_file(path).items()
+    }
+
+
+def reached_positions(train: pa.Table, model: Path) -> int:
+    """Positions that the longest record of the training visits takes, another visit after it included.
+
+    At most those of the model folder. Room for a visit and its prompts as generation.py reckons it.
+    """
+    size = pc.add(pc.list_value_length(train["diagnoses"]), 1)  # the codes and the end of each visit
+    longest = (
+        pa.table({"patient": train["patient_id"], "size": size})
+        .group_by("patient")
+        .aggregate([("size", "sum")])
+    )
+    room = read_json(model / "generation_config.json")["max_new_tokens"] + 8
+    wanted = int(pc.max(longest["size_sum"]).as_py()) + room
+    return min(wanted, read_json(model / "config.json")["max_position_embeddings"])
+
+
+def without_unreached(weights: dict[str, torch.Tensor], positions: int) -> dict[str, torch.Tensor]:
+    """The weights with the first `positions` rows of both tables of positions."""
+    return {
+        name: tensor[: positions + OFFSET].clone() if name.endswith(POSITIONS) else tensor
+        for name, tensor in weights.items()
     }
 
 
@@ -100,13 +128,17 @@ def write_model(
     """Write a save_pretrained folder with the settings of `model`, which generates by `sampling`.
 
     `sampling` holds the keys of generate.synthesize in the config; `terminators` are the ids that its
-    terminator_bias favours.
+    terminator_bias favours. The weights say how many positions the model has.
     """
     folder.mkdir(parents=True)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     for name in SETTINGS:
         shutil.copyfile(model / name, folder / name)
-    settings = read_json(model / "config.json") | {"dtype": "float32"}
+    positions = {len(tensor) - OFFSET for name, tensor in weights.items() if name.endswith(POSITIONS)}
+    settings = read_json(model / "config.json") | {
+        "dtype": "float32",
+        "max_position_embeddings": positions.pop(),
+    }
     decoding = read_json(model / "generation_config.json") | sampling
     if bias := decoding.pop("terminator_bias", 0.0):
         decoding["sequence_bias"] = [[[token], bias] for token in terminators]
