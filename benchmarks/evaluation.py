@@ -75,7 +75,7 @@ def measure(sizes: list[int]) -> Iterator[Line]:
         folder = Path(temporary)
         cohort(folder)
         for visits in sizes:
-            # In a process of its own: the peak memory of a child counts what its parent held.
+            # In a process of its own, which gives its memory back.
             subprocess.run([sys.executable, __file__, "--draw", folder, str(visits)], check=True)
             done = []
             for kind, names in FILES.items():
@@ -85,7 +85,7 @@ def measure(sizes: list[int]) -> Iterator[Line]:
                 options = [x for name, path in paths.items() for x in (f"--{name}", path)]
                 options += ["--visits", visits] if kind in ALL_VISITS else []
                 written = ("--records", folder / "r.json", "--run", "x")
-                seconds, memory = run(f"evaluate_{kind}", *options, *written)
+                seconds, memory, _ = run(f"evaluate_{kind}", *options, *written)
                 done.append(
                     Line(f"evaluate_{kind}", visits, "visits", seconds, visits / seconds, memory=memory)
                 )

@@ -18,15 +18,18 @@ def draw(lines: list[dict], path: str) -> None:
     sized = [line for line in lines if line["size"] and line["seconds"]]
     for axes, (title, names) in zip(figure.subplots(1, 3), PANELS.items(), strict=True):
         names = names or tuple(dict.fromkeys(x["stage"] for x in sized if x["stage"].startswith("evalu")))
+        panel = [line for line in sized if line["stage"] in names]
         for name in names:
-            own = [line for line in sized if line["stage"] == name]
+            own = [line for line in panel if line["stage"] == name]
+            if not own:
+                continue
             sizes, seconds = [line["size"] for line in own], [line["seconds"] for line in own]
             drawn = axes.loglog(sizes, seconds, "o-", label=name.removeprefix("evaluate_").split(",")[0])
-            if own and name == names[-1]:
-                straight = [seconds[-1] * size / sizes[-1] for size in sizes]
-                axes.loglog(sizes, straight, ":", color=drawn[0].get_color(), label="in proportion")
-        axes.set(title=title, xlabel=own[0]["unit"] if own else "", ylabel="seconds")
-        axes.legend(fontsize=7, frameon=False)
+        if panel:  # in proportion to the last line drawn
+            straight = [seconds[-1] * size / sizes[-1] for size in sizes]
+            axes.loglog(sizes, straight, ":", color=drawn[0].get_color(), label="in proportion")
+            axes.legend(fontsize=7, frameon=False)
+        axes.set(title=title, xlabel=panel[0]["unit"] if panel else "not measured", ylabel="seconds")
     figure.savefig(path, metadata={"Date": None})
 
 

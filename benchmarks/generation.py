@@ -91,7 +91,10 @@ def measure(folder: Path, cohort: Path, sizes: list[int]) -> Iterator[Line]:
     age, sex = visits["age"].to_numpy()[first], sex_index(visits)[first].astype(np.int64)
     age, sex = np.resize(age, 4096), np.resize(sex, 4096)
     cores = len(os.sched_getaffinity(0))
-    ours(model, words, age[:BATCH], sex[:BATCH])  # warms up
+    torch.set_num_threads(cores)
+    torch.manual_seed(0)
+    ours(model, words, age[:BATCH], sex[:BATCH])  # warms up, as the next line does
+    plain(model, words, age[:BATCH], sex[:BATCH], 64)
     made, seconds = ours(model, words, age, sex)
     per_visit = {}
     for name, batch, n in (("plain generate(), 64 at a time", 64, 2048), ("plain generate(), one", 1, 128)):
@@ -116,10 +119,11 @@ def measure(folder: Path, cohort: Path, sizes: list[int]) -> Iterator[Line]:
         written = ("--synthetic", f"{name}/visits.parquet", "--counts", f"{name}/counts.json")
         for size in sizes:
             asked = ("--model", folder, "--train", cohort, "--test", cohort, "--patients", size)
-            seconds, memory = run("generate", *asked, *written)
+            seconds, memory, _ = run("generate", *asked, *written)
             lines.append(Line("generate", size, "patients", seconds, size / seconds, memory=memory))
             yield lines[-1]
-    yield growth(lines, "generate")
+    if len(sizes) > 1:
+        yield growth(lines, "generate")
 
 
 if __name__ == "__main__":

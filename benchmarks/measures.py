@@ -1,10 +1,8 @@
 """What the benchmarks share: a line of the table, a step in a process of its own, growth with size."""
 
 import json
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,15 +49,26 @@ def report(lines, out: Path | None) -> list[Line]:
     return kept
 
 
-def run(script: str, *options) -> tuple[float, float]:
-    """Seconds and peak megabytes of a step. Ends the benchmark where the step fails."""
-    start = time.perf_counter()
-    command = [sys.executable, SCRIPTS / f"{script}.py", *options]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"error: {script} failed; run it by hand to see why")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024  # kilobytes on Linux
+# The peak of a process counts what its parent held when it started: so a small one stands between.
+BETWEEN = """
+import os, subprocess, sys, time
+start = time.perf_counter()
+_, status, usage = os.wait4(subprocess.Popen(sys.argv[1:]).pid, 0)
+print(time.perf_counter() - start, usage.ru_maxrss)
+sys.exit(status != 0)
+"""
+
+
+def run(script: str, *options) -> tuple[float, float, str]:
+    """Seconds, peak megabytes and log of a step. Ends the benchmark, with the log, where the step fails."""
+    step = [sys.executable, SCRIPTS / f"{script}.py", *options]
+    done = subprocess.run(
+        list(map(str, [sys.executable, "-c", BETWEEN, *step])), capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(f"error: {script} failed:\n{done.stderr[-2000:]}")
+    seconds, peak = map(float, done.stdout.split()[-2:])
+    return seconds, peak / 1024, done.stderr  # kilobytes on Linux
 
 
 def growth(lines: list[Line], stage: str) -> Line:

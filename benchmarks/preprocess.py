@@ -81,7 +81,7 @@ def steps(source: str, raw: Path, rows: int, unit: str, folder: Path) -> Iterato
         ("preprocess", ("--raw-dir", raw, "--source", source, *written)),
         ("build_dataset", ("--visits", visits, *sets, "--vocabulary", folder / "vocabulary.json")),
     ):
-        seconds, memory = run(script, *options)
+        seconds, memory, _ = run(script, *options)
         yield Line(f"{script}, {source}", rows, unit, seconds, rows / seconds, memory=memory)
 
 

@@ -9,14 +9,13 @@ is learnt. Everything is measured in one run, so that the ratios hold whatever t
 import argparse
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from measures import SCRIPTS, Line, report
+from measures import SCRIPTS, Line, report, run
 
 sys.path.append(str(SCRIPTS))
 
@@ -64,14 +63,14 @@ def training_flops(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> floa
 
 
 def trained(files: dict[str, Path], folder: Path, preset: str, tokens: int, threads: int) -> float:
-    """Target tokens a second of the step itself, which starts a process for each thread."""
+    """Target tokens a second of the step itself, which on a CPU starts a process for each thread."""
     named = {**files, "model": folder / "model", "preset": preset, "tokens": tokens, "threads": threads}
     options = [f"--{name}={value}" for name, value in named.items()]
-    options += ["--evaluations=1", "--selection-patients=10", "--device=auto"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    step = [sys.executable, SCRIPTS / "train.py", *options]
-    done = subprocess.run(step, capture_output=True, text=True, check=True, env=environment)
-    return float(re.search(r"tokens in \d+ s: (\d+) a second", done.stderr).group(1))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    _, _, log = run("train", *options, "--evaluations=1", "--selection-patients=10", "--device=auto")
+    if not (rate := re.search(r"tokens in \d+ s: (\d+) a second", log)):
+        sys.exit(f"error: train said no rate:\n{log[-2000:]}")
+    return float(rate.group(1))
 
 
 def measure(preset: str, visits: int, tokens: int) -> Iterator[Line]:
@@ -79,9 +78,10 @@ def measure(preset: str, visits: int, tokens: int) -> Iterator[Line]:
     cores = len(os.sched_getaffinity(0))
     device, precision = pick_device("auto")
     kind = "bf16" if precision == "bf16" else "float32"
-    peaks = {threads: matrix_peak(device, precision, threads) for threads in sorted({1, cores})}
+    wheres = {n: f"{n} of {cores} cores" for n in sorted({1, cores})} if device == "cpu" else {cores: device}
+    peaks = {threads: matrix_peak(device, precision, threads) for threads in wheres}
     for threads, peak in peaks.items():
-        yield Line(f"peak, {threads} of {cores} cores", None, f"GFLOP ({kind})", None, peak / 1e9)
+        yield Line(f"peak, {wheres[threads]}", None, f"GFLOP ({kind})", None, peak / 1e9)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = dataset(folder, visits)
@@ -100,7 +100,7 @@ def measure(preset: str, visits: int, tokens: int) -> Iterator[Line]:
         name = f"training, {preset}, {model.num_parameters() / 1e6:.1f} million"
         for threads, peak in peaks.items():
             rate = trained(files, folder, preset, tokens, threads)
-            where = f"{name}, {threads} of {cores} cores"
+            where = f"{name}, {wheres[threads]}"
             yield Line(
                 where, tokens, "target tokens", tokens / rate, rate, flops * rate / peak, "of the peak"
             )

@@ -95,8 +95,8 @@ def named(**values):
 def share_of_cores(jobs: int = 2) -> int:
     """Threads of a job that works with a model, of which `jobs` have work at the same time: up to 8.
 
-    Two trainings of one thread each see half as many tokens again as one after the other with two threads, and
-    a job starts and reads while another computes. A cluster's job uses the CPUs that its cpus_per_task asks for.
+    Two trainings of one thread each see a third more tokens than one after the other with two, and a job starts
+    and reads while another computes. Where one is much longer than the other the gain is lost at its end. A cluster's job uses the CPUs that its cpus_per_task asks for.
     """
     cores = workflow.resource_settings.cores
     if cores is None or workflow.remote_exec:

@@ -42,25 +42,27 @@ def written(world, n, seed=0, library=False, reveal=0.0, **options):  # noqa: F8
 def test_tokens_are_drawn_by_their_probability():
     torch.manual_seed(0)
     n = 200_000
-    found = np.bincount(draw(ODDS.expand(n, -1)).numpy(), minlength=6)
+    number = torch.rand(n, dtype=torch.float64)
+    found = np.bincount(draw(ODDS.expand(n, -1), number).numpy(), minlength=6)
     assert found[5] == 0, "minus infinity is never drawn"
     expected = n * ODDS.double().softmax(-1).numpy()[:5]
     assert chisquare(found[:5], expected).pvalue > 1e-3
     # rejected: the same draws at another temperature
-    found = np.bincount(draw((ODDS / 1.1).expand(n, -1)).numpy(), minlength=6)
+    found = np.bincount(draw((ODDS / 1.1).expand(n, -1), number).numpy(), minlength=6)
     assert chisquare(found[:5], expected).pvalue < 1e-6
 
 
 @pytest.mark.parametrize("number, token", [(0.0, 1), (1.0 - 2**-53, 3), (1.0, 3)])
-def test_the_ends_of_the_range_fall_on_tokens_with_a_share(monkeypatch, number, token):
+def test_the_ends_of_the_range_fall_on_tokens_with_a_share(number, token):
     """Zero must not draw a first token of no share, nor the greatest number a last one."""
     odds = torch.tensor([[-torch.inf, 0.1, 0.3, 0.2, -torch.inf]])
-    monkeypatch.setattr(
-        cohortloom.sampling.torch,
-        "rand",
-        lambda *shape, **given: torch.full(shape, number, dtype=torch.float64),
-    )
-    assert draw(odds).tolist() == [token]
+    assert draw(odds, torch.tensor([number], dtype=torch.float64)).tolist() == [token]
+
+
+@pytest.mark.parametrize("scores", [[0.0, torch.nan], [-torch.inf, -torch.inf]], ids=["nan", "none"])
+def test_scores_without_a_token_to_draw_are_refused(scores):
+    with pytest.raises(ValueError, match="no token that may be written"):
+        draw(torch.tensor([[0.0, 0.0], scores]), torch.full((2,), 0.5, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("reveal", [0.0, 0.5])
@@ -75,6 +77,26 @@ def test_without_chance_it_writes_what_the_library_writes(world, monkeypatch, re
     assert torch.equal(ours, theirs)
     plain = written(world, 64, reveal=reveal, do_sample=False)
     assert not torch.equal(ours, plain), "the comparison sees what was written"
+
+
+def test_a_visit_is_drawn_alike_whatever_the_others_do(world, monkeypatch):  # noqa: F811
+    """Not by when ended visits leave, nor by what the other patients are; another seed draws others."""
+    options = {"do_sample": True, "logits_processor": [Scatter(world[0])]}
+    made = []
+    for leave in (0.0, 1 / 8, 1.0):
+        monkeypatch.setattr(cohortloom.sampling, "LEAVE", leave)
+        made.append(written(world, 64, **options))
+    assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2])
+    assert not torch.equal(made[0], written(world, 64, seed=1, **options)[:, : made[0].shape[1]])
+
+    batch = first_batch(world, 64)
+    batch = {name: batch[name] for name in ("input_ids", "attention_mask", "x_num", "x_cat")}
+    batch["x_cat"] = torch.cat([1 - batch["x_cat"][:32], batch["x_cat"][32:]])
+    torch.manual_seed(0)
+    flipped = world[2].generate(batch.pop("input_ids"), **batch, custom_generate=write_visits, **options)
+    length = min(flipped.shape[1], made[0].shape[1])
+    assert torch.equal(flipped[32:, :length], made[0][32:, :length])
+    assert not torch.equal(flipped[:32, :length], made[0][:32, :length])
 
 
 def test_sampled_visits_are_distributed_as_the_librarys(world):  # noqa: F811

@@ -1,9 +1,13 @@
 """The decoding loop that generate() is given: it samples as transformers' own does, and wastes less.
 
 Beside the library's loop three things differ, and none of them changes what is written or how probable it is:
-a token is drawn by inverting the cumulative distribution, one random number a visit instead of one for each
-visit and code; visits that have ended leave the batch; what is fixed while a visit is written is not prepared
-anew at every step. The scores, and what the processors make of them, are those of generate().
+a token is drawn by inverting the cumulative distribution, one random number for each visit and position
+instead of one for each token of the vocabulary besides; visits that have ended leave the batch; what is fixed
+while a visit is written is not prepared anew at every step. The scores, and what the processors make of them,
+are those of generate().
+
+A visit gets the same random numbers whatever the others in its batch do, so that a patient whose sex is
+flipped at a fixed seed changes nobody else.
 """
 
 import torch
@@ -13,15 +17,19 @@ FIXED = ("attention_mask", "x_num", "x_cat", "context", "token_bias", "known")  
 LEAVE = 1 / 8  # of the batch has ended before it is packed: a copy costs about so much of a step
 
 
-def draw(scores: torch.Tensor) -> torch.Tensor:
+def draw(scores: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
     """One token for each row of scores [batch, vocabulary] (log odds), by its probability: [batch].
 
-    A token with the score minus infinity is never drawn. Sums are in double precision, for among thousands of
-    codes a rare one has less probability than single precision resolves near 1.
+    `number` [batch], in double precision and uniform from 0 to 1, decides. A token with the score minus
+    infinity is never drawn. Sums are in double precision, for among thousands of codes a rare one has less
+    probability than single precision resolves near 1. Raises ValueError where a row has no token or a score
+    is not a number.
     """
     reached = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
     whole = reached[:, -1:].contiguous()
-    wanted = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device) * whole
+    if not torch.isfinite(whole).all():
+        raise ValueError("draw: a visit's scores hold no token that may be written, or one is not a number")
+    wanted = number[:, None] * whole
     # The product may round up to the whole sum, past which no token lies: the last one with a share then.
     token = torch.minimum(torch.searchsorted(reached, wanted, right=True), torch.searchsorted(reached, whole))
     return token[:, 0]
@@ -58,7 +66,11 @@ def write_visits(model, input_ids, logits_processor, stopping_criteria, generati
             **fixed,
         ).logits[:, -1]
         scores = logits_processor(so_far, logits.float())
-        token = draw(scores) if generation_config.do_sample else scores.argmax(-1)
+        if generation_config.do_sample:
+            number = torch.rand(len(written), dtype=torch.float64, device=scores.device)
+            token = draw(scores, number[row])
+        else:
+            token = scores.argmax(-1)
         written[row, length] = torch.where(open_, token, pad)
         open_ &= ~torch.isin(token, ends)
         length += 1

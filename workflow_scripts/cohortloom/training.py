@@ -160,7 +160,6 @@ class Trainer:
             (state.tokens - started_at) / max(seconds, 1e-9),
         )
         self._save()  # so that a job which dies while it writes the model has nothing to train again
-        # Without mixed precision: in that of whoever will read the model.
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         model.load_state_dict(self.best)
         with self.accelerator.autocast():  # changes a bias by 0.0015 at most, in a third of the time
@@ -169,6 +168,7 @@ class Trainer:
         if model.config.age_weight > 0:
             calibrate_age(model, readings)
         part = (self._process + 1, self._processes)
+        # Without mixed precision: in that of whoever will generate.
         written = expected_codes(model, self.words, self.train, plan.seed, part)
         if self._processes > 1:
             written = self.accelerator.reduce(written, "sum")
