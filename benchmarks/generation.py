@@ -124,6 +124,19 @@ def measure(folder: Path, cohort: Path, sizes: list[int]) -> Iterator[Line]:
             yield lines[-1]
     if len(sizes) > 1:
         yield growth(lines, "generate")
+        # The start, of some seconds, is in both sizes.
+        further, seconds = sizes[-1] - sizes[0], lines[-1].seconds - lines[0].seconds
+        for name, each in per_visit.items():
+            ratio = each / (seconds / further)
+            yield Line(
+                "generate, after its start",
+                further,
+                "patients",
+                seconds,
+                further / seconds,
+                ratio,
+                f"x {name}",
+            )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measure training: target tokens a second on one core and on all, beside the machine's matrix-product peak.
 
-    python benchmarks/training.py [--preset small] [--visits 4000] [--tokens 150000] [--out FILE]
+    python benchmarks/training.py [--preset small] [--precision auto] [--tokens 150000] [--out FILE]
 
 The cohort is made up (uniform codes; the lengths of a hospital discharge), for speed does not depend on what
 is learnt. Everything is measured in one run, so that the ratios hold whatever the machine.
@@ -62,9 +62,12 @@ def training_flops(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> floa
     return 6.0 * (encoder + decoder + embeddings * (batch["labels"] != -100).sum())
 
 
-def trained(files: dict[str, Path], folder: Path, preset: str, tokens: int, threads: int) -> float:
+def trained(
+    files: dict[str, Path], folder: Path, preset: str, precision: str, tokens: int, threads: int
+) -> float:
     """Target tokens a second of the step itself, which on a CPU starts a process for each thread."""
-    named = {**files, "model": folder / "model", "preset": preset, "tokens": tokens, "threads": threads}
+    named = {**files, "model": folder / "model", "preset": preset, "precision": precision}
+    named |= {"tokens": tokens, "threads": threads}
     options = [f"--{name}={value}" for name, value in named.items()]
     os.environ["OMP_NUM_THREADS"] = str(threads)
     _, _, log = run("train", *options, "--evaluations=1", "--selection-patients=10", "--device=auto")
@@ -73,10 +76,10 @@ def trained(files: dict[str, Path], folder: Path, preset: str, tokens: int, thre
     return float(rate.group(1))
 
 
-def measure(preset: str, visits: int, tokens: int) -> Iterator[Line]:
+def measure(preset: str, asked: str, visits: int, tokens: int) -> Iterator[Line]:
     """Lines of the table: the peak, what a token costs, and the step itself."""
     cores = len(os.sched_getaffinity(0))
-    device, precision = pick_device("auto")
+    device, precision = pick_device("auto", precision=asked)
     kind = "bf16" if precision == "bf16" else "float32"
     wheres = {n: f"{n} of {cores} cores" for n in sorted({1, cores})} if device == "cpu" else {cores: device}
     peaks = {threads: matrix_peak(device, precision, threads) for threads in wheres}
@@ -99,7 +102,7 @@ def measure(preset: str, visits: int, tokens: int) -> Iterator[Line]:
         yield Line("padding", None, "", None, None, 1 - scored / cells, "of decoder positions")
         name = f"training, {preset}, {model.num_parameters() / 1e6:.1f} million"
         for threads, peak in peaks.items():
-            rate = trained(files, folder, preset, tokens, threads)
+            rate = trained(files, folder, preset, asked, tokens, threads)
             where = f"{name}, {wheres[threads]}"
             yield Line(
                 where, tokens, "target tokens", tokens / rate, rate, flops * rate / peak, "of the peak"
@@ -112,8 +115,9 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", default="small", choices=("tiny", "mini", "small", "base"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "float32"))
     parser.add_argument("--visits", type=int, default=4000)
     parser.add_argument("--tokens", type=int, default=150_000, help="budget of a training")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    report(measure(given.preset, given.visits, given.tokens), given.out)
+    report(measure(given.preset, given.precision, given.visits, given.tokens), given.out)

@@ -12,7 +12,7 @@ from cohortloom.devices import pick_device
 from cohortloom.errors import UserError
 from cohortloom.examples import Examples, collate, plain_pairs
 from cohortloom.generation import part_of
-from cohortloom.parallel import own_parts, processes_of_a_node, torchrun
+from cohortloom.parallel import options_of, own_parts, processes_of_a_node, shard_of_process, torchrun
 from cohortloom.presets import make_model
 from cohortloom.vocabulary import Vocabulary
 from generate import generate
@@ -223,3 +223,61 @@ def test_shards_join_to_what_one_job_makes(dataset, one, tmp_path, mode):
         join_shards(**lists, **joined)
         assert joined["synthetic"].read_bytes() != whole["synthetic"].read_bytes()
     assert json.loads(whole["counts"].read_text())["visits"] >= 150
+
+
+@pytest.mark.parametrize("mode", ["synthesize", "reconstruct"])
+def test_processes_write_what_one_writes(dataset, one, tmp_path, monkeypatch, mode):
+    model = next(tmp_path.parent.glob("one*/model"))
+    given = {"model": model, "train": dataset["train"], "test": dataset["test"], "mode": mode}
+    given |= {"batch_size": 32, "device": "cpu", "patients": 150 if mode == "synthesize" else None}
+    monkeypatch.setattr("generate.WORTH", 1)
+    made = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the processes have
+    for number, seed in ((1, 0), (2, 0), (2, 1)):
+        folder = tmp_path / f"{number}-{seed}"
+        generate(
+            **given,
+            synthetic=folder / "visits.parquet",
+            counts=folder / "counts.json",
+            threads=number,
+            seed=seed,
+        )
+        assert sorted(path.name for path in folder.iterdir()) == ["counts.json", "visits.parquet"]
+        made.append([(folder / name).read_bytes() for name in ("visits.parquet", "counts.json")])
+    torch.set_num_threads(threads)
+    assert made[0] == made[1]
+    assert made[2] != made[1], "rejected: another seed"
+
+
+def test_a_process_that_fails_leaves_nothing_and_says_why(dataset, one, tmp_path, monkeypatch):
+    monkeypatch.setattr("generate.WORTH", 1)
+    monkeypatch.setattr("generate.requested_patients", lambda *_: (np.full(150, 40.0), np.zeros(150, int)))
+    model = next(tmp_path.parent.glob("one*/model"))
+    files = {"synthetic": tmp_path / "out" / "visits.parquet", "counts": tmp_path / "out" / "counts.json"}
+    ages = tmp_path / "ages.csv"
+    ages.write_text("age,sex\nold,F\n")  # read by the processes alone
+    with pytest.raises(UserError, match="ages.csv"):
+        generate(
+            model=model,
+            train=dataset["train"],
+            test=dataset["test"],
+            batch_size=32,
+            demographics=str(ages),
+            device="cpu",
+            threads=2,
+            **files,
+        )
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_process_takes_the_shard_of_its_rank(monkeypatch):
+    assert shard_of_process(2, 5) == (2, 5)
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+    assert shard_of_process(1, 1) == (2, 3)
+
+
+def test_keywords_become_options():
+    found = options_of({"do_sample": True, "constrained": False, "top_k": 0, "rules": None})
+    assert found == ["--do-sample", "--no-constrained", "--top-k=0"]

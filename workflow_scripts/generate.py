@@ -1,8 +1,10 @@
 """Generate visits with a trained model: new patients, or held-out visits with hidden codes filled in."""
 
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +26,9 @@ from cohortloom.visits import (
     visits_writer,
 )
 from cohortloom.vocabulary import Vocabulary
+from join_shards import join_shards
+
+WORTH = 16  # batches that a process must have to be worth its start, of some seconds
 
 
 def generate(
@@ -50,6 +55,7 @@ def generate(
     constrained: Literal["none", "hard", "full"] = "none",
     rules: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    threads: int | None = None,
 ) -> None:
     """Write synthetic visits of a model folder to parquet, and counts of faults on the raw ids to JSON.
 
@@ -58,19 +64,34 @@ def generate(
     `prompt_prob`, the earlier visits are the real ones, the model writes the rest; `terminator_bias` is
     added to the score of ending the visit. Of `shards` parts of the batches only part `shard` (from 1) is
     written. `constrained` forbids the codes that the hard or the full edit of `rules` bars at the patient's
-    age and sex. Raises UserError for a repeated code and for demographics outside the training range.
+    age and sex. On a CPU as many processes as `threads` (None: as many as torch has) write, each with one
+    thread, where there are batches enough: the products of a step are too small for several. Raises
+    UserError for a repeated code and for demographics outside the training range.
     """
+    keywords = dict(locals())
     if not 1 <= shard <= shards:
         raise UserError(f"shard: {shard} is not among 1 to {shards}; give one of these parts")
     if constrained != "none" and not rules:
         raise UserError(f"generate: constrained {constrained} needs a validity table; give rules")
     quiet_libraries()
+    import torch
+
     from cohortloom.devices import pick_device
     from cohortloom.model import PromptBartWithDemographicPrediction
+    from cohortloom.parallel import is_worker, shard_of_process
 
     words = Vocabulary.load(model / "vocabulary.json")
     people = requested_patients(demographics, train, test, patients) if mode == "synthesize" else None
+    held_out = read_visits(test) if mode == "reconstruct" else None
     name, _ = pick_device(device)
+    rows = len(people[0]) if mode == "synthesize" else held_out.num_rows
+    threads = threads or torch.get_num_threads()
+    processes = min(threads, rows // (batch_size * WORTH)) if name == "cpu" and shards == 1 else 1
+    if processes > 1 and not is_worker():
+        return _in_processes(processes, keywords)
+    shard, shards = shard_of_process(shard, shards)
+    if is_worker():
+        synthetic, counts = (path.with_stem(f"{path.stem}.{shard}") for path in (synthetic, counts))
     bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
     options: dict = {"no_repeat_ngram_size": no_repeat_ngram_size, "do_sample": do_sample}
     if do_sample:
@@ -86,19 +107,38 @@ def generate(
         tables = _synthesized(bart, words, *people, seed, batch_size, options, totals)
         schema, n = SCHEMA, len(people[0]) // shards
     else:
-        held_out = read_visits(test)
         cuts = _cuts(held_out, batch_size, shard, shards)
         tables = _reconstructed(bart, words, held_out, test, seed, cuts, prompt_prob, options, totals)
         schema, n = RECONSTRUCT_SCHEMA, sum(end - begin for begin, end in cuts)
     with (
         visits_writer(synthetic, metadata, schema) as writer,
-        tqdm(total=n, unit="rows", mininterval=5) as bar,
+        # Of several processes the first says how far it is, line by line, to the step that started it.
+        tqdm(
+            total=n,
+            unit="rows",
+            mininterval=5,
+            file=sys.stdout if is_worker() else None,
+            disable=is_worker() and shard > 1,
+        ) as bar,
     ):
         for done, table in tables:
             writer.write(table)
             bar.update(done)
     write_json(counts, totals)
     log.info("%s %s: %s", model.name, mode, ", ".join(f"{value} {key}" for key, value in totals.items()))
+
+
+def _in_processes(processes: int, keywords: dict[str, Any]) -> None:
+    """Let processes of one thread each write a shard, and join these."""
+    from cohortloom.parallel import launch
+
+    target = {name: keywords[name] for name in ("synthetic", "counts")}
+    target["synthetic"].parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".shards.", dir=target["synthetic"].parent) as folder:
+        part = {name: Path(folder) / f"part{path.suffix}" for name, path in target.items()}
+        launch("generate", keywords | part, processes, 1, processes)
+        shards = [[path.with_stem(f"part.{i}") for i in range(1, processes + 1)] for path in part.values()]
+        join_shards(synthetic_shards=shards[0], counts_shards=shards[1], **target)
 
 
 def _constraint(words: Vocabulary, rules: Path, tier: str, device: str):

@@ -61,9 +61,9 @@ class ForbiddenCodes(LogitsProcessor):
         ended = (last == PAD) | ((last >= END) & (last < self.first_code))  # its further tokens are padding
         if self._shares is None:
             self._shares = torch.empty_like(scores)
-        shares = torch.sub(scores, scores.amax(1, keepdim=True), out=self._shares).exp_()
+        shares = torch.softmax(scores, 1, out=self._shares)
         taken = shares.index_select(1, self.columns).mul_(self.weight).sum(1)
-        self.removed += (taken / shares.sum(1)).masked_fill(ended, 0.0).sum(dtype=torch.float64)
+        self.removed += taken.masked_fill(ended, 0.0).sum(dtype=torch.float64)
         self.positions += (~ended).sum()
         restricted = scores.index_select(1, self.columns).add_(self.bar)
         return scores.index_copy_(1, self.columns, restricted)

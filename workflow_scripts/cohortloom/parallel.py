@@ -1,8 +1,9 @@
-"""Several processes train one model: torchrun starts them, they share the parts of a step and learn as one.
+"""Several processes at one job, started by torchrun: in training they share a step's parts and learn as one.
 
 `train.devices` processes run on each of `train.nodes` nodes, or on a CPU one for each of its threads: a part
 is too small to keep two threads busy. The step starts them (under srun where there are several nodes), hands
-the signals on and waits; they run the same script with the same keywords.
+the signals on and waits; they run the same script with the same keywords. In generation each process of a
+CPU writes a shard of its own, as jobs on several machines do.
 """
 
 import os
@@ -52,8 +53,7 @@ def launch(script: str, keywords: dict[str, Any], devices: int, nodes: int, thre
     threads: what the processes of a node share. Raises UserError with the one line that a process ended on,
     Interrupted after a signal, and RuntimeError for any other failure, whose output is in the log.
     """
-    options = [f"--{key.replace('_', '-')}={value}" for key, value in keywords.items() if value is not None]
-    command = [*torchrun(devices, nodes), str(SCRIPTS / f"{script}.py"), *options]
+    command = [*torchrun(devices, nodes), str(SCRIPTS / f"{script}.py"), *options_of(keywords)]
     log.info("starting %d processes on %d node%s", devices * nodes, nodes, "" if nodes == 1 else "s")
     each = str(max(1, threads // devices))
     environment = _outside() | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), each)
@@ -80,7 +80,21 @@ def launch(script: str, keywords: dict[str, Any], devices: int, nodes: int, thre
     log.error("%s", text)
     if nodes > 1 and (lines := re.findall(r"srun: error: (.*)", text)):
         raise UserError(f"train.nodes: {nodes}: srun: {lines[0]}; give the job as many nodes and GPUs")
-    raise RuntimeError(f"a training process ended with status {status}; see the log above")
+    raise RuntimeError(f"a process of {script} ended with status {status}; see the log above")
+
+
+def options_of(keywords: dict[str, Any]) -> list[str]:
+    """Keywords of a step as its command-line options; None is left to the default."""
+    named = {key.replace("_", "-"): value for key, value in keywords.items() if value is not None}
+    return [
+        f"--{'' if value else 'no-'}{key}" if isinstance(value, bool) else f"--{key}={value}"
+        for key, value in named.items()
+    ]
+
+
+def shard_of_process(shard: int, shards: int) -> tuple[int, int]:
+    """The shard that this process writes, and of how many: its own rank's where torchrun has started it."""
+    return (int(os.environ["RANK"]) + 1, int(os.environ["WORLD_SIZE"])) if is_worker() else (shard, shards)
 
 
 def torchrun(devices: int, nodes: int) -> list[str]:
