@@ -229,11 +229,17 @@ def gaps(visits: Coded) -> np.ndarray:
 
 
 def ks_distances(reference: np.ndarray, values: np.ndarray, groups: np.ndarray, n_groups: int) -> np.ndarray:
-    """Largest distance of the two distribution functions, [1 + groups]; NaN where a side is empty."""
+    """Largest distance of the two distribution functions, [1 + groups]; NaN where a side is empty.
+
+    Asked for the greater of both sides, ks_2samp spares the two-sided p-value, which at a million visits took
+    a quarter of the time of all of fidelity.
+    """
     kept = [values, *(values[groups != number] for number in range(n_groups))]
-    return np.array(
-        [
-            ks_2samp(reference, part, method="asymp").statistic if len(part) and len(reference) else np.nan
-            for part in kept
-        ]
-    )
+    if not len(reference):
+        return np.full(len(kept), np.nan)
+    return np.array([_distance(reference, part) if len(part) else np.nan for part in kept])
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> float:
+    sides = (ks_2samp(one, other, alternative, method="asymp") for alternative in ("less", "greater"))
+    return max(side.statistic for side in sides)
