@@ -8,7 +8,15 @@ import yaml
 from scipy.stats import ttest_rel
 
 from cohortloom.ablation import Training, holm, in_words, mean_interval, paired, pairs, table
-from cohortloom.config import arm_ids, check_config, constraint_of, run_ids, tracked_config, trained_as
+from cohortloom.config import (
+    arm_ids,
+    check_config,
+    constraint_of,
+    run_ids,
+    tracked_config,
+    train_keywords,
+    trained_as,
+)
 from cohortloom.errors import UserError
 from cohortloom.files import read_json
 from cohortloom.metrics.records import record
@@ -139,6 +147,16 @@ def test_arms_have_ids_of_their_own_and_no_part_in_provenance():
     assert "ablation" not in tracked_config(config)
     with pytest.raises(UserError, match="this name is taken"):
         check_config(demo(runs={"ablation-x": {}}), SCHEMA)
+
+
+def test_the_reference_is_without_the_loss_that_an_arm_adds():
+    """Whatever the main run is trained with, as on NHDS 2010; else that arm would be the reference itself."""
+    config = check_config(demo(train={"forbidden_weight": 0.5}), SCHEMA)
+    found = {
+        name: train_keywords(config, name)["forbidden_weight"]
+        for name in ("multitask", "ablation-multitask-s0", "ablation-years-s1", "ablation-forbidden_mass-s2")
+    }
+    assert list(found.values()) == [0.5, 0.0, 0.0, 1.0], found
 
 
 def test_the_grid_is_an_overlay_of_arms():

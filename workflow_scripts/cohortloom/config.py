@@ -243,7 +243,7 @@ def train_keywords(config: dict[str, Any], run_id: str) -> dict[str, Any]:
     arms = arm_ids(config)
     if run_id in arms:
         (arm, seed), ablation = arms[run_id], config["ablation"]
-        shared = {key: ablation[key] for key in ("preset", "tokens", "evaluations")}
+        shared = {key: ablation[key] for key in ("preset", "tokens", "evaluations", "forbidden_weight")}
         own = {**shared, **ablation["arms"][arm]}
     else:
         run, seed = run_ids(config)[run_id]
