@@ -60,7 +60,7 @@ def ours(model, words: Vocabulary, age: np.ndarray, sex: np.ndarray, **options) 
     return sum(len(record.ids) for record in records), time.perf_counter() - start
 
 
-def against_constraint(model, words, age, sex, times: int = 7) -> float:
+def against_constraint(model, words, age, sex, times: int = 30) -> float:
     """Seconds with a constraint over seconds without, the least of each, in turn on the same patients.
 
     A seventh of the codes is restricted, as in the edits, half of them forbidden at each age and sex. All
