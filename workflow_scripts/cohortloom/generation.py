@@ -138,6 +138,11 @@ def synthesize(
         )
 
 
+def visit_room(max_new_tokens: int) -> int:
+    """Positions that are kept free after a history, for a visit and the prompts."""
+    return max_new_tokens + 8
+
+
 def part_of(batches: int, shard: int, shards: int) -> range:
     """Numbers of the batches of part `shard` (from 1) of `shards`: in order, the first parts the longer."""
     shortest, longer = divmod(batches, shards)
@@ -149,7 +154,7 @@ def _synthesize_batch(model, words, age, sex, seed, start, max_visits, options) 
     rng = np.random.default_rng([*seed, 0])
     # Completed years hide the birthday: it is drawn once a patient, so that ages grow as they should.
     exact = age + np.where((age >= 1) & (age < MAX_AGE), rng.random(len(age)), 0.0)
-    max_history = model.config.max_position_embeddings - model.generation_config.max_new_tokens - 8
+    max_history = model.config.max_position_embeddings - visit_room(model.generation_config.max_new_tokens)
     alive = np.arange(len(age))
     past = (np.empty(0, np.int64), np.zeros(len(age), np.int64))
     days = np.zeros(len(age), np.int64)

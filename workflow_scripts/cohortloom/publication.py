@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from cohortloom.errors import UserError
 from cohortloom.files import read_json
+from cohortloom.generation import visit_room
 from cohortloom.metrics import privacy
 from cohortloom.metrics.coded import encode
 from cohortloom.metrics.medical import medical_validity
@@ -45,7 +46,7 @@ def rounded_weights(path: Path) -> dict[str, torch.Tensor]:
 def reached_positions(train: pa.Table, model: Path) -> int:
     """Positions that the longest record of the training visits takes, another visit after it included.
 
-    At most those of the model folder. Room for a visit and its prompts as generation.py reckons it.
+    At most those of the model folder.
     """
     size = pc.add(pc.list_value_length(train["diagnoses"]), 1)  # the codes and the end of each visit
     longest = (
@@ -53,7 +54,7 @@ def reached_positions(train: pa.Table, model: Path) -> int:
         .group_by("patient")
         .aggregate([("size", "sum")])
     )
-    room = read_json(model / "generation_config.json")["max_new_tokens"] + 8
+    room = visit_room(read_json(model / "generation_config.json")["max_new_tokens"])
     wanted = int(pc.max(longest["size_sum"]).as_py()) + room
     return min(wanted, read_json(model / "config.json")["max_position_embeddings"])
 
@@ -134,11 +135,8 @@ def write_model(
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     for name in SETTINGS:
         shutil.copyfile(model / name, folder / name)
-    positions = {len(tensor) - OFFSET for name, tensor in weights.items() if name.endswith(POSITIONS)}
-    settings = read_json(model / "config.json") | {
-        "dtype": "float32",
-        "max_position_embeddings": positions.pop(),
-    }
+    positions = next(len(tensor) - OFFSET for name, tensor in weights.items() if name.endswith(POSITIONS))
+    settings = read_json(model / "config.json") | {"dtype": "float32", "max_position_embeddings": positions}
     decoding = read_json(model / "generation_config.json") | sampling
     if bias := decoding.pop("terminator_bias", 0.0):
         decoding["sequence_bias"] = [[[token], bias] for token in terminators]
