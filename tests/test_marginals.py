@@ -55,6 +55,20 @@ def test_shares_are_distributions_and_follow_the_group():
     assert token_counts(visits(rows), 9).sum(0)[FIRST] / token_counts(visits(rows), 9).sum() > 0.1
 
 
+def test_where_neither_occurs_a_widespread_code_is_likelier_than_a_frequent_one():
+    """Code 0: 300 times at 40. Code 1: twice at each of eleven ages. At 15 neither was seen."""
+    ages = [*range(0, 10), 40]
+    rows = [(40.0, i % 2, 0, [0]) for i in range(300)]
+    rows += [(float(age), sex, 0, [1]) for age in ages for sex in (0, 1)]
+    rows += [(15.0, 1, 0, [2])] * 50
+    counts = token_counts(visits(rows), 8)
+    boy = smoothed_shares(counts)[group_of(np.array([15.0]), np.array([1]))[0]]
+    assert counts[group_of(np.array([15.0]), np.array([1]))[0], FIRST : FIRST + 2].sum() == 0
+    assert boy[FIRST + 1] > 3 * boy[FIRST]
+    # rejected: by how often they occur it is the other way round
+    assert counts.sum(0)[FIRST] > 3 * counts.sum(0)[FIRST + 1]
+
+
 def test_a_code_that_returns_is_told_from_one_that_does_not():
     """Code 0 returns nine times in ten, code 1 no more often than it occurs at all, code 2 never."""
     rng = np.random.default_rng(0)

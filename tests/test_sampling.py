@@ -10,7 +10,7 @@ import cohortloom.sampling
 from cohortloom.constrained import Constraint
 from cohortloom.forbidden import AGES
 from cohortloom.generation import take_apart
-from cohortloom.sampling import draw, write_visits
+from cohortloom.sampling import Clocks, write_visits
 from cohortloom.vocabulary import NOW
 from test_model import first_batch, world  # noqa: F401
 
@@ -42,27 +42,68 @@ def written(world, n, seed=0, library=False, reveal=0.0, **options):  # noqa: F8
 def test_tokens_are_drawn_by_their_probability():
     torch.manual_seed(0)
     n = 200_000
-    number = torch.rand(n, dtype=torch.float64)
-    found = np.bincount(draw(ODDS.expand(n, -1), number).numpy(), minlength=6)
+    found = np.bincount(Clocks(n, 6).draw(ODDS.expand(n, -1)).numpy(), minlength=6)
     assert found[5] == 0, "minus infinity is never drawn"
     expected = n * ODDS.double().softmax(-1).numpy()[:5]
     assert chisquare(found[:5], expected).pvalue > 1e-3
     # rejected: the same draws at another temperature
-    found = np.bincount(draw((ODDS / 1.1).expand(n, -1), number).numpy(), minlength=6)
+    torch.manual_seed(0)
+    found = np.bincount(Clocks(n, 6).draw((ODDS / 1.1).expand(n, -1)).numpy(), minlength=6)
     assert chisquare(found[:5], expected).pvalue < 1e-6
 
 
-@pytest.mark.parametrize("number, token", [(0.0, 1), (1.0 - 2**-53, 3), (1.0, 3)])
-def test_the_ends_of_the_range_fall_on_tokens_with_a_share(number, token):
-    """Zero must not draw a first token of no share, nor the greatest number a last one."""
-    odds = torch.tensor([[-torch.inf, 0.1, 0.3, 0.2, -torch.inf]])
-    assert draw(odds, torch.tensor([number], dtype=torch.float64)).tolist() == [token]
+@pytest.mark.parametrize("stopped", [False, True], ids=["clocks", "stopped clocks"])
+def test_later_tokens_are_drawn_by_their_probability_given_the_earlier_ones(stopped):
+    """Also where a token may be drawn again. Rejected: clocks that did not run while others were awaited."""
+    torch.manual_seed(0)
+    n, after = 200_000, torch.tensor([[-1.0, 0.0, 1.0], [0.5, -0.5, 0.0], [0.0, 1.0, -torch.inf]])
+    clocks, scores, pvalues = Clocks(n, 3), torch.tensor([0.2, 0.5, 0.3]).log().expand(n, -1), []
+    before = clocks.left.clone()
+    for _ in range(2):
+        first = clocks.draw(scores)
+        if stopped:
+            clocks.left.copy_(before)
+        second = clocks.draw(scores := after[first])
+        for token in range(3):
+            share = after[token].double().softmax(-1).numpy()
+            found = np.bincount(second[first == token].numpy(), minlength=3)
+            assert found[share == 0].sum() == 0
+            pvalues.append(chisquare(found[share > 0], found.sum() * share[share > 0]).pvalue)
+        scores = after[second]
+    assert min(pvalues) < 1e-6 if stopped else min(pvalues) > 1e-3
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["clocks", "new clocks at each position"])
+def test_a_token_that_another_may_not_have_leaves_the_rest_alone(anew):
+    """Without repeats, six of twenty tokens: forbidding token 15 takes it out and changes nothing else."""
+
+    def written(barred):
+        torch.manual_seed(0)
+        clocks, scores = Clocks(500, 20), torch.linspace(-3, 3, 20).repeat(500, 1)
+        scores[:, barred] = -torch.inf
+        drawn = []
+        for _ in range(6):
+            clocks = Clocks(500, 20) if anew else clocks
+            drawn.append(clocks.draw(scores))
+            scores.scatter_(1, drawn[-1][:, None], -torch.inf)
+        return torch.stack(drawn, 1).tolist()
+
+    pairs = list(zip(written([]), written([15]), strict=True))
+    without = [([token for token in free if token != 15], bound) for free, bound in pairs]
+    assert sum(free != bound for free, bound in pairs) > 50
+    assert all(free == bound[: len(free)] for free, bound in without) is not anew
+
+
+def test_an_alarm_at_zero_draws_no_token_without_a_share():
+    clocks = Clocks(2, 4)
+    clocks.left[:] = torch.tensor([0.0, 0.0, 5.0, 0.0])
+    assert clocks.draw(torch.tensor([[-torch.inf, -torch.inf, 0.0, -torch.inf]] * 2)).tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("scores", [[0.0, torch.nan], [-torch.inf, -torch.inf]], ids=["nan", "none"])
 def test_scores_without_a_token_to_draw_are_refused(scores):
     with pytest.raises(ValueError, match="no token that may be written"):
-        draw(torch.tensor([[0.0, 0.0], scores]), torch.full((2,), 0.5, dtype=torch.float64))
+        Clocks(2, 2).draw(torch.tensor([[0.0, 0.0], scores]))
 
 
 @pytest.mark.parametrize("reveal", [0.0, 0.5])

@@ -17,6 +17,7 @@ from transformers import LogitsProcessor
 
 from cohortloom.examples import Examples, batches, collate, corrupted_pairs, plain_pairs
 from cohortloom.generation import synthesize
+from cohortloom.losses import pool
 from cohortloom.vocabulary import START, Vocabulary
 
 VISITS = 20_000
@@ -59,15 +60,16 @@ def read(model, words: Vocabulary, data: Examples, seed: int, max_tokens: int, t
     decoded = []
     hook = model.model.decoder.register_forward_hook(lambda *given: decoded.append(given[-1][0]))
     for pairs in (nothing, part):
-        for rows in batches(pairs, BATCH_TOKENS, None, keep):
-            batch = tensors(collate(data, pairs, rows))
+        for visits in batches(pairs, BATCH_TOKENS, None, keep):
+            batch = tensors(collate(data, pairs, visits))
             labels, prefix = batch.pop("labels"), batch["decoder_input_ids"]
             context, token_bias, known = model.read(batch["input_ids"], batch["x_num"], batch["x_cat"])
             scored = labels != -100
             logits = (
                 model(**batch, context=context, token_bias=token_bias, known=known).logits[scored].float()
             )
-            pooled, readable = model.pool(decoded.pop(), prefix, logits, scored.nonzero()[:, 0])
+            rows = scored.nonzero()[:, 0]
+            pooled, readable = pool(model, [decoded.pop()], [prefix], logits, rows, rows >= 0)
             kind, count = model.summary.end_place(known, prefix)
             ending = logits[:, first : last + 1].logsumexp(-1)
             logits[:, first : last + 1] = -torch.inf
@@ -78,7 +80,9 @@ def read(model, words: Vocabulary, data: Examples, seed: int, max_tokens: int, t
                 ended[scored],
                 model.age_predictor[:-1](pooled)[readable].float(),
             )
-            found.append([values.cpu().numpy() for values in kept] + [data.age[rows][readable.cpu().numpy()]])
+            found.append(
+                [values.cpu().numpy() for values in kept] + [data.age[visits][readable.cpu().numpy()]]
+            )
     hook.remove()
     place, log_odds, ended, states, ages = (np.concatenate(parts) for parts in zip(*found, strict=True))
     ages = (ages - model.config.age_mean) / model.config.age_std

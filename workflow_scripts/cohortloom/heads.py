@@ -34,11 +34,11 @@ def expected_embeddings(
 
 
 def forbidden_mass_loss(logits: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
-    """-log(1 - mass) averaged over positions; mass is the probability of the forbidden tokens.
+    """-log(1 - mass) of each position; mass is the probability of the forbidden tokens.
 
     logits [positions, vocabulary], forbidden likewise, bool. In logarithms throughout, so that a mass near 1
     has a finite loss and a gradient.
     """
     logits = logits.float()
     permitted = logits.masked_fill(forbidden, -torch.inf)
-    return F.relu(logits.logsumexp(-1) - permitted.logsumexp(-1)).mean()
+    return F.relu(logits.logsumexp(-1) - permitted.logsumexp(-1))

@@ -34,7 +34,8 @@ def smoothed_shares(counts: np.ndarray) -> np.ndarray:
     """Share of each token in each group from counts [groups, size]; rows sum to 1, none is 0.
 
     Absolute discounting (Ney, Essen and Kneser 1994): a group borrows from age and sex apart, as if they were
-    independent, and these from all.
+    independent. These borrow from all by the number of groups that a token occurs in and not by how often it
+    does (Kneser and Ney 1995): a delivery is frequent, but where there was none it is not likely.
     """
 
     def borrow(some: np.ndarray, share: np.ndarray, weight: float) -> np.ndarray:
@@ -43,9 +44,9 @@ def smoothed_shares(counts: np.ndarray) -> np.ndarray:
         return mixed / mixed.sum(-1, keepdims=True)
 
     counts = counts.reshape(2, len(FINE), -1)
-    overall = np.maximum(counts.sum((0, 1)), 0.5)
-    overall /= overall.sum()
-    by_sex, by_band = borrow(counts.sum(1), overall, 0.0), borrow(counts.sum(0), overall, 0.0)
+    overall, spread = (np.maximum(by.sum((0, 1)), 0.5) for by in (counts, counts > 0))
+    overall, spread = overall / overall.sum(), spread / spread.sum()
+    by_sex, by_band = borrow(counts.sum(1), spread, 0.0), borrow(counts.sum(0), spread, 0.0)
     apart = by_sex[:, None] * by_band[None] / overall
     return borrow(counts, apart / apart.sum(-1, keepdims=True), WEIGHT).reshape(2 * len(FINE), -1)
 

@@ -24,18 +24,14 @@ Design choices, in the order of the forward pass:
   pool, a visit adds nothing to the head losses. The last term (see heads.py) is 0 unless asked for.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import BartConfig, BartForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.modeling_outputs import BaseModelOutput
 
-from cohortloom.heads import expected_embeddings, forbidden_mass_loss, mean_over
+from cohortloom.losses import N_PROMPTS, PromptBartOutput, step_losses, with_prompts
 from cohortloom.record_summary import ConditionalPrompt, RecordSummary
 
-N_PROMPTS = 2  # one vector of age, one of sex
 AGE_KNOTS = (0.0, 1 / 365.25, 28 / 365.25, 0.25, 0.5, *(float(year) for year in range(1, 91)))
 
 
@@ -79,32 +75,6 @@ class PromptBartConfig(BartConfig):
         self.now_id, self.first_code_id = now_id, first_code_id
 
 
-@dataclass
-class PromptBartOutput(Seq2SeqLMOutput):
-    """Seq2SeqLMOutput and the three losses apart.
-
-    lm_loss: mean negative log likelihood a target token (nats). token_losses: the same for each scored
-    token, row by row. age_loss: mean squared error in
-    standard deviations squared. sex_loss: cross entropy (nats). forbidden_loss: of the mass on forbidden
-    codes, 0 where none were named. age [batch]: predicted years.
-    sex_logits [batch, 2]. has_codes [batch] bool: visits that the heads could read.
-    """
-
-    lm_loss: torch.Tensor | None = None
-    token_losses: torch.Tensor | None = None
-    age_loss: torch.Tensor | None = None
-    sex_loss: torch.Tensor | None = None
-    forbidden_loss: torch.Tensor | None = None
-    age: torch.Tensor | None = None
-    sex_logits: torch.Tensor | None = None
-    has_codes: torch.Tensor | None = None
-
-    def losses(self) -> torch.Tensor:
-        """lm, age, sex, forbidden and whole loss [5], detached."""
-        parts = (self.lm_loss, self.age_loss, self.sex_loss, self.forbidden_loss, self.loss)
-        return torch.stack([part.detach().float() for part in parts])
-
-
 class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
     """BartForConditionalGeneration with demographic prompts and heads; see the top of this file."""
 
@@ -143,7 +113,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         embedded = self.model.encoder.embed_tokens(input_ids)
         return self.model.encoder(
             inputs_embeds=torch.cat([prompts.to(embedded.dtype), embedded], dim=1),
-            attention_mask=_with_prompts(attention_mask),
+            attention_mask=with_prompts(attention_mask),
         )
 
     def read(self, input_ids: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor) -> tuple:
@@ -167,23 +137,34 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         known: torch.Tensor | None = None,
         forbidden: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        parts: list[dict[str, torch.Tensor]] | None = None,
         **kwargs,
     ) -> PromptBartOutput:
-        """Logits, and with `labels` the losses.
+        """Logits, or with `labels` the losses.
 
         Args:
             input_ids: [batch, length] revealed codes and earlier visits; attention_mask likewise, without
                 the prompts.
             decoder_input_ids: [batch, target] start token and codes; right-padded.
             x_num: [batch, 1] age in years. x_cat: [batch, 1] sex, 0 F and 1 M.
-            labels: [batch, target] the next token, -100 where padded. With labels no logits are returned:
-                only the scored positions meet the output layer.
+            labels: [batch, target] the next token, -100 where padded. Only the scored positions meet the
+                output layer.
             unordered: [batch] bool: the codes in `labels` stand in random order.
             prefix_ids: [batch, all so far] with a filled cache: all that was written, of which
                 decoder_input_ids is the last.
             context, token_bias, known: what `read` made of input_ids, where generate() has read it.
             forbidden: [batch, vocabulary] bool: codes whose probability is to enter the loss.
+            parts: batches of all this, labels included, which may differ in their lengths. The losses of
+                age and sex are then means over each part, weighed by its target tokens.
         """
+        if labels is not None:
+            part = dict(
+                input_ids=input_ids, attention_mask=attention_mask, labels=labels, x_num=x_num, x_cat=x_cat
+            )
+            part |= dict(decoder_input_ids=decoder_input_ids, unordered=unordered, forbidden=forbidden)
+            parts = [{name: value for name, value in part.items() if value is not None}]
+        if parts is not None:
+            return step_losses(self, parts)
         if encoder_outputs is None:
             encoder_outputs = self.encode(input_ids, attention_mask, x_num, x_cat)
         if context is None:
@@ -197,92 +178,40 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         decoded = self.model.decoder(
             inputs_embeds=embedded,
             encoder_hidden_states=encoder_outputs[0],
-            encoder_attention_mask=_with_prompts(attention_mask),
+            encoder_attention_mask=with_prompts(attention_mask),
             past_key_values=past_key_values,
-            use_cache=bool(use_cache) and labels is None,
+            use_cache=bool(use_cache),
         )
         states = decoded.last_hidden_state[:, N_PROMPTS:] if first else decoded.last_hidden_state
-        output = PromptBartOutput(
-            past_key_values=decoded.past_key_values, encoder_last_hidden_state=encoder_outputs[0]
-        )
         prefix_ids = decoder_input_ids if first else prefix_ids
         new = states.shape[1]
-        informed = states + self.summary(context, prefix_ids, self.model.shared(prefix_ids), new)
+        written = self.summary.written(prefix_ids, self.model.shared(prefix_ids))[:, -new:]
+        informed = states + self.summary(context[:, None], written)
         end_bias = self.summary.end_bias(known, prefix_ids)[:, -new:]
-        written_bias = self.summary.written_bias(token_bias, x_num, x_cat, prefix_ids)
-        if labels is None:
-            row, place = torch.nonzero(torch.ones_like(end_bias), as_tuple=True)
-        else:
-            row, place = torch.nonzero(labels != -100, as_tuple=True)
-        logits = self._logits(informed[row, place], token_bias[row], end_bias[row, place])
+        row, place = torch.nonzero(torch.ones_like(end_bias), as_tuple=True)
+        logits = self.end(self.lm_head(informed.flatten(0, 1)) + token_bias[row], end_bias.flatten())
         so_far = (
             torch.arange(prefix_ids.shape[1], device=row.device) <= place[:, None] + prefix_ids.shape[1] - new
         )
-        written_bias = (written_bias[row] * so_far).to(logits.dtype)
-        logits = logits.scatter_add(1, prefix_ids[row], written_bias)
-        if labels is None:
-            output.logits = logits.view(*end_bias.shape, -1)
-            return output
-        output.token_losses = self._token_losses(logits.float(), labels, row, place, unordered)
-        output.lm_loss = output.token_losses.mean()
-        pooled, readable = self.pool(decoded.last_hidden_state, decoder_input_ids, logits, row)
-        self._demographic_losses(output, pooled, readable, x_num, x_cat)
-        output.forbidden_loss = output.lm_loss.new_zeros(())
-        if forbidden is not None:
-            output.forbidden_loss = forbidden_mass_loss(logits, forbidden[row])
-        output.loss = self.combine(output.lm_loss, output.age_loss, output.sex_loss, output.forbidden_loss)
-        return output
+        written_bias = self.summary.written_bias(token_bias, x_num, x_cat, prefix_ids)[row] * so_far
+        logits = logits.scatter_add(1, prefix_ids[row], written_bias.to(logits.dtype))
+        return PromptBartOutput(
+            logits=logits.view(*end_bias.shape, -1),
+            past_key_values=decoded.past_key_values,
+            encoder_last_hidden_state=encoder_outputs[0],
+        )
 
-    def _logits(self, states, token_bias, end_bias) -> torch.Tensor:
-        logits = self.lm_head(states) + token_bias
+    def end(self, logits: torch.Tensor, end_bias: torch.Tensor) -> torch.Tensor:
+        """Logits [n, vocabulary] with end_bias [n] on the terminators."""
         first, last = min(self.config.eos_token_id), max(self.config.eos_token_id)  # they stand together
-        logits[..., first : last + 1] += end_bias[..., None].to(logits.dtype)
+        logits[:, first : last + 1] += end_bias[:, None].to(logits.dtype)
         return logits
 
-    def combine(
-        self, lm: torch.Tensor, age: torch.Tensor, sex: torch.Tensor, forbidden: torch.Tensor | float = 0.0
-    ) -> torch.Tensor:
+    def combine(self, lm: torch.Tensor, age: torch.Tensor, sex: torch.Tensor) -> torch.Tensor:
         """The loss: the terms by their weights, lm by 1; the age in the unit that the config names."""
         if self.config.age_loss_unit == "years":
             age = age * self.config.age_std**2
-        loss = lm + self.config.age_weight * age + self.config.sex_weight * sex
-        return loss + self.config.forbidden_weight * forbidden if self.config.forbidden_weight else loss
-
-    def _token_losses(self, logits, labels, row, place, unordered) -> torch.Tensor:
-        if unordered is None:
-            return F.cross_entropy(logits, labels[row, place], reduction="none")
-        targets = labels[row]
-        at = torch.arange(labels.shape[1], device=labels.device)
-        to_come = (at > place[:, None]) & (targets >= self.config.first_code_id) & unordered[row, None]
-        share = ((at == place[:, None]) | to_come).float()
-        losses = -F.log_softmax(logits, -1).gather(1, targets.clamp(min=0))
-        return (losses * share).sum(1) / share.sum(1)
-
-    def pool(self, states, decoder_input_ids, logits, row) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the heads read of each visit [batch, d_model], and whether it has a code to read [batch] bool.
-
-        states: [batch, 2 + target, d_model] of the decoder; decoder_input_ids: [batch, target]; logits:
-        [n, vocabulary] of the scored positions, which belong to the visits `row` [n].
-        """
-        code = decoder_input_ids >= self.config.first_code_id
-        if self.config.heads == "expected":
-            table = self.model.shared.weight
-            pooled = expected_embeddings(logits, row, len(states), table, self.config.first_code_id)
-        elif self.config.heads == "codes":
-            pooled = mean_over(self.model.shared(decoder_input_ids), code)
-        else:
-            pooled = mean_over(states[:, N_PROMPTS:], code)
-        return pooled, code.any(1)
-
-    def _demographic_losses(self, output, pooled, readable, x_num, x_cat) -> None:
-        score = self.age_predictor(pooled)[:, 0].float()
-        target = (x_num[:, 0].float() - self.config.age_mean) / self.config.age_std
-        weight = readable.float() / readable.sum().clamp(min=1)
-        output.age_loss = ((score - target) ** 2 * weight).sum()
-        output.sex_logits = self.sex_predictor(pooled).float()
-        output.sex_loss = (F.cross_entropy(output.sex_logits, x_cat[:, 0], reduction="none") * weight).sum()
-        output.age = score * self.config.age_std + self.config.age_mean
-        output.has_codes = readable
+        return lm + self.config.age_weight * age + self.config.sex_weight * sex
 
     def generate(self, input_ids=None, *, attention_mask, x_num, x_cat, **kwargs):
         """transformers' generate(), after the encoder has read the prompts, which it cannot do by itself."""
@@ -303,7 +232,3 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
     def prepare_inputs_for_generation(self, input_ids, **kwargs):
         """transformers' own, and all ids written so far, of which the cache leaves only the last."""
         return {**super().prepare_inputs_for_generation(input_ids, **kwargs), "prefix_ids": input_ids}
-
-
-def _with_prompts(attention_mask: torch.Tensor) -> torch.Tensor:
-    return F.pad(attention_mask, (N_PROMPTS, 0), value=1)

@@ -5,6 +5,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BartConfig
 
+from cohortloom.layers import dropout
+
 MAX_COUNT = 64  # so many codes of a visit are told apart by number
 
 
@@ -49,7 +51,7 @@ class RecordSummary(nn.Module):
         self.register_buffer("group_bias", torch.zeros(n_groups, config.vocab_size))
         self.norm = nn.LayerNorm(config.d_model)
         self.hidden = nn.Linear(config.d_model, config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
         self.output = nn.Linear(config.d_model, config.d_model)
 
     def init_weights(self, group_ages: list[float]) -> None:
@@ -71,16 +73,36 @@ class RecordSummary(nn.Module):
         Returns: context [batch, d_model]; token_bias [batch, vocabulary], added to the logits; known
         [batch, 2], how many codes of earlier visits and of this visit are shown.
         """
-        code = input_ids >= self.first_code_id
-        now = (input_ids == self.now_id).cumsum(1) > 0
-        past = code & ~now
-        context = self.person(x_num, x_cat).sum(1)
-        context = context + self.earlier((embedded * past[..., None]).sum(1))
-        context = context + self.present((embedded * (code & now)[..., None]).sum(1))
+        context, past, present = self._told(input_ids, embedded, x_num, x_cat)
         token_bias = self.group_bias[self.group(x_num, x_cat)]
         token_bias = token_bias + self._held(input_ids * past) * self.recurrence
-        token_bias = token_bias + self._held(input_ids * (code & now)) * self.repetition
-        return context, token_bias, torch.stack([past.sum(1), (code & now).sum(1)], 1)
+        token_bias = token_bias + self._held(input_ids * present) * self.repetition
+        return context, token_bias, torch.stack([past.sum(1), present.sum(1)], 1)
+
+    def read_sparse(
+        self, input_ids: torch.Tensor, embedded: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor
+    ) -> tuple:
+        """As `read`, with what the shown codes add to the logits for these codes alone.
+
+        Returns: context, then in place of token_bias less the group's: shown [batch, length], a code's id
+        once for each way it is shown, else 0, and value [batch, length], what is added to it; then known.
+        """
+        context, past, present = self._told(input_ids, embedded, x_num, x_cat)
+        # In order of id, those of earlier visits before those of this one: the first of equal ones counts.
+        key, place = torch.where(past | present, 2 * input_ids + present, 0).sort(1)
+        shown = torch.where(key != key.roll(1, 1), key // 2, 0)
+        shown[:, 0] = key[:, 0] // 2
+        value = torch.where(key % 2 == 1, self.repetition, self.recurrence[shown]) * (shown > 0)
+        return context, shown, value, torch.stack([past.sum(1), present.sum(1)], 1)
+
+    def _told(self, input_ids, embedded, x_num, x_cat) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Context, and which of input_ids are codes of earlier visits and which of this one."""
+        code = input_ids >= self.first_code_id
+        now = (input_ids == self.now_id).cumsum(1) > 0
+        past, present = code & ~now, code & now
+        context = self.person(x_num, x_cat).sum(1)
+        context = context + self.earlier((embedded * past[..., None]).sum(1))
+        return context + self.present((embedded * present[..., None]).sum(1)), past, present
 
     def _held(self, ids: torch.Tensor) -> torch.Tensor:
         """1 for each token in ids [batch, length], [batch, vocabulary]; id 0 is none."""
@@ -94,17 +116,17 @@ class RecordSummary(nn.Module):
         band = torch.searchsorted(self.ages, x_num[:, 0].float().contiguous(), right=True) - 1
         return x_cat[:, 0] * len(self.ages) + band
 
-    def forward(
-        self, context: torch.Tensor, prefix_ids: torch.Tensor, embedded: torch.Tensor, new: int
-    ) -> torch.Tensor:
-        """Addition to the decoder states at the last `new` positions of prefix_ids: [batch, new, d_model].
+    def written(self, prefix_ids: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        """Sums [batch, target, d_model] of the codes written up to each of prefix_ids [batch, target].
 
-        prefix_ids [batch, target] as written; embedded: [batch, target, d_model], their embeddings.
+        embedded: [batch, target, d_model], the embeddings of prefix_ids.
         """
-        written = embedded * (prefix_ids >= self.first_code_id)[..., None]
-        so_far = written.cumsum(1)[:, -new:]
-        states = F.relu(self.norm(context[:, None] + self.present(so_far)))
-        return self.output(self.dropout(F.relu(self.hidden(states))))
+        return (embedded * (prefix_ids >= self.first_code_id)[..., None]).cumsum(1)
+
+    def forward(self, context: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+        """Addition to the decoder states [..., d_model], from `read` and `written` of the same positions."""
+        states = F.relu(self.norm(context + self.present(written)))
+        return self.output(dropout(F.relu(self.hidden(states)), self.dropout, self.training))
 
     def written_bias(self, token_bias, x_num, x_cat, prefix_ids) -> torch.Tensor:
         """Addition to the logits of the codes written, [batch, target].
@@ -114,6 +136,12 @@ class RecordSummary(nn.Module):
         """
         usual = self.group_bias[self.group(x_num, x_cat)[:, None], prefix_ids]
         got = token_bias.gather(1, prefix_ids) - usual
+        return (self.repetition - got) * (prefix_ids >= self.first_code_id)
+
+    def lost(self, shown: torch.Tensor, value: torch.Tensor, prefix_ids: torch.Tensor) -> torch.Tensor:
+        """`written_bias` from what `read_sparse` found."""
+        same = prefix_ids[:, :, None] == shown[:, None]
+        got = (same * value[:, None]).sum(2)
         return (self.repetition - got) * (prefix_ids >= self.first_code_id)
 
     def end_bias(self, known: torch.Tensor, prefix_ids: torch.Tensor) -> torch.Tensor:

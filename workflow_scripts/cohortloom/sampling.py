@@ -1,10 +1,9 @@
 """The decoding loop that generate() is given: it samples as transformers' own does, and wastes less.
 
 Beside the library's loop three things differ, and none of them changes what is written or how probable it is:
-a token is drawn by inverting the cumulative distribution, one random number for each visit and position
-instead of one for each token of the vocabulary besides; visits that have ended leave the batch; what is fixed
-while a visit is written is not prepared anew at every step. The scores, and what the processors make of them,
-are those of generate().
+a token is drawn by clocks (below), one random number for each visit and token of the vocabulary instead of
+one at each position besides; visits that have ended leave the batch; what is fixed while a visit is written
+is not prepared anew at every step. The scores, and what the processors make of them, are those of generate().
 
 A visit gets the same random numbers whatever the others in its batch do, so that a patient whose sex is
 flipped at a fixed seed changes nobody else.
@@ -15,24 +14,49 @@ from transformers.modeling_outputs import BaseModelOutput
 
 FIXED = ("attention_mask", "x_num", "x_cat", "context", "token_bias", "known")  # of a visit, by row
 LEAVE = 1 / 8  # of the batch has ended before it is packed: a copy costs about so much of a step
+TINY = torch.finfo(torch.float32).tiny  # of an alarm: 0 / 0 would be no number
 
 
-def draw(scores: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
-    """One token for each row of scores [batch, vocabulary] (log odds), by its probability: [batch].
+class Clocks:
+    """Draws tokens by a clock for each visit and token, which runs as fast as the token is probable.
 
-    `number` [batch], in double precision and uniform from 0 to 1, decides. A token with the score minus
-    infinity is never drawn. Sums are in double precision, for among thousands of codes a rare one has less
-    probability than single precision resolves near 1. Raises ValueError where a row has no token or a score
-    is not a number.
+    The clock that first reaches its alarm is the next token; the others go on from where they stand, at the
+    rates of the next position. As alarms are exponential and so without memory, each token has just its
+    probability, whatever came before: the next reaction method of Gibson and Bruck (2000). What it is used
+    for: two patients with the same alarms get the same codes but where their probabilities differ (Rathinam,
+    Sheppard and Khammash 2010), though one has a code more or another one first. With a random number for
+    each position one other code changed all that follow.
     """
-    reached = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
-    whole = reached[:, -1:].contiguous()
-    if not torch.isfinite(whole).all():
-        raise ValueError("draw: a visit's scores hold no token that may be written, or one is not a number")
-    wanted = number[:, None] * whole
-    # The product may round up to the whole sum, past which no token lies: the last one with a share then.
-    token = torch.minimum(torch.searchsorted(reached, wanted, right=True), torch.searchsorted(reached, whole))
-    return token[:, 0]
+
+    def __init__(self, visits: int, tokens: int, device: torch.device | str = "cpu"):
+        """Sets the alarms [visits, tokens] by torch's generator of `device`."""
+        # In double precision: of a rare code the alarm matters where it is near 0.
+        alarms = torch.empty(visits, tokens, dtype=torch.float64, device=device).exponential_()
+        self.left = alarms.float()
+        self.row = torch.arange(visits, device=device)  # of the visits that go on
+        self._visits = visits
+
+    def draw(self, scores: torch.Tensor) -> torch.Tensor:
+        """One token for each visit that goes on, by its scores [visits, tokens] (log odds): [visits].
+
+        A token with the score minus infinity is never drawn. Raises ValueError where a visit has no token or
+        a score is not a number.
+        """
+        rate = scores.softmax(-1)
+        wait, token = (self.left.clamp_(min=TINY) / rate).min(-1)
+        if not torch.isfinite(wait).all():
+            raise ValueError(
+                "draw: a visit's scores hold no token that may be written, or one is not a number"
+            )
+        self.left.addcmul_(rate, wait[:, None], value=-1)
+        # Where repeats are allowed the token drawn may come again.
+        fresh = torch.empty(self._visits, 1, dtype=torch.float64, device=scores.device).exponential_()
+        self.left.scatter_(1, token[:, None], fresh[self.row].float())
+        return token
+
+    def keep_rows(self, kept: torch.Tensor) -> None:
+        """Go on with the visits `kept` of those that went on."""
+        self.left, self.row = self.left[kept], self.row[kept]
 
 
 def write_visits(model, input_ids, logits_processor, stopping_criteria, generation_config, **given):
@@ -55,6 +79,7 @@ def write_visits(model, input_ids, logits_processor, stopping_criteria, generati
     open_ = torch.ones_like(row, dtype=torch.bool)
     states, cache = given["encoder_outputs"][0], given["past_key_values"]
     fixed = {name: given[name] for name in FIXED}
+    clocks = None
     while length < longest:
         so_far = written[row, :length]
         logits = model(
@@ -67,8 +92,8 @@ def write_visits(model, input_ids, logits_processor, stopping_criteria, generati
         ).logits[:, -1]
         scores = logits_processor(so_far, logits.float())
         if generation_config.do_sample:
-            number = torch.rand(len(written), dtype=torch.float64, device=scores.device)
-            token = draw(scores, number[row])
+            clocks = clocks or Clocks(*scores.shape, scores.device)
+            token = clocks.draw(scores)
         else:
             token = scores.argmax(-1)
         written[row, length] = torch.where(open_, token, pad)
@@ -81,7 +106,7 @@ def write_visits(model, input_ids, logits_processor, stopping_criteria, generati
             row, open_, states = row[kept], open_[kept], states[kept]
             fixed = {name: value[kept] for name, value in fixed.items()}
             cache.batch_select_indices(kept)
-            for processor in logits_processor:
-                if hasattr(processor, "keep_rows"):
-                    processor.keep_rows(kept)
+            for keeper in (clocks, *logits_processor):
+                if hasattr(keeper, "keep_rows"):
+                    keeper.keep_rows(kept)
     return written[:, :length]

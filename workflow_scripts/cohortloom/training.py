@@ -7,7 +7,6 @@ tokens or minutes, when the process is asked to stop, and at the end.
 
 import math
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,15 +206,11 @@ class Trainer:
         self.model.train()
         held = [int(pairs.targets(rows).sum()) for rows in parts]
         mine = own_parts(parts, held, self._process, self._processes)
-        losses = torch.zeros(5, device=self.accelerator.device)
-        for i, (rows, tokens) in enumerate(mine):
-            # Gradients are exchanged once a step, after the last part. DDP averages over processes.
-            alone = self.accelerator.no_sync(self.model) if i + 1 < len(mine) else nullcontext()
-            with alone:
-                output = self.model(**self._tensors(collate(self.train, pairs, rows)))
-                share = tokens / sum(held)
-                self.accelerator.backward(output.loss * (share * self._processes))
-            losses += output.losses() * share
+        # DDP averages over processes.
+        share = sum(tokens for _, tokens in mine) / sum(held)
+        output = self.model(parts=[self._tensors(collate(self.train, pairs, rows)) for rows, _ in mine])
+        self.accelerator.backward(output.loss * (share * self._processes))
+        losses = output.losses() * share
         if self._processes > 1:
             losses = self.accelerator.reduce(losses, "sum")
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.plan.max_grad_norm)

@@ -1,0 +1,156 @@
+"""A training step's parts in one pass: the states, losses and gradients of each part by itself."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+
+from cohortloom.blocks import in_blocks
+from cohortloom.examples import batches, collate, corrupted_pairs
+from cohortloom.layers import GRAIN, decode, dropout, encode, flat, split
+from test_model import world  # noqa: F401
+
+LOSSES = ("lm_loss", "age_loss", "sex_loss", "forbidden_loss", "loss")
+
+
+@pytest.fixture
+def parts(world):  # noqa: F811
+    """Three parts of different lengths, with earlier visits and revealed codes, and forbidden codes."""
+    words, data, _ = world
+    pairs = corrupted_pairs(data, words, np.random.default_rng(0), 62, 0.5, 0.1, 0.1, 0.1)
+    rows = batches(pairs, 64, np.random.default_rng(0), np.diff(data.offsets) > 0)[:3]
+    made = [{k: torch.from_numpy(v) for k, v in collate(data, pairs, some).items()} for some in rows]
+    assert len({part["labels"].shape[1] for part in made}) > 1
+    assert len({part["input_ids"].shape[1] for part in made}) > 1
+    chance = torch.Generator().manual_seed(0)
+    for part in made:
+        part["forbidden"] = torch.rand(len(part["labels"]), len(words), generator=chance) < 0.1
+    return made
+
+
+def gradients(model, parts, share=None):
+    """Losses of the parts together, or each by itself weighed by `share`, and the gradients of the loss."""
+    model.zero_grad()
+    if share is None:
+        out = model(parts=parts)
+        out.loss.backward()
+        losses = {name: float(getattr(out, name)) for name in LOSSES}
+    else:
+        losses = dict.fromkeys(LOSSES, 0.0)
+        for part, weight in zip(parts, share, strict=True):
+            out = model(**part)
+            (out.loss * weight).backward()
+            losses = {name: value + float(getattr(out, name)) * weight for name, value in losses.items()}
+    return losses, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("heads", ["states", "codes", "expected"])
+def test_parts_together_are_the_parts_by_themselves(world, parts, monkeypatch, heads):  # noqa: F811
+    model = world[2]
+    monkeypatch.setattr(model.config, "forbidden_weight", 0.7)
+    monkeypatch.setattr(model.config, "heads", heads)
+    tokens = [int((part["labels"] != -100).sum()) for part in parts]
+    share = [n / sum(tokens) for n in tokens]
+    together, apart = gradients(model, parts), gradients(model, parts, share)
+    assert together[0] == pytest.approx(apart[0], rel=1e-5)
+    assert together[1].keys() == apart[1].keys()
+    for name, found in together[1].items():
+        assert torch.allclose(found, apart[1][name], rtol=1e-3, atol=1e-6), name
+    # rejected: each part weighing the same
+    wrong = gradients(model, parts, [1 / 3] * 3)
+    assert together[0]["loss"] != pytest.approx(wrong[0]["loss"], rel=1e-4)
+    model.zero_grad()
+
+
+def test_gradients_are_those_of_the_plain_logits(world, parts):  # noqa: F811
+    """Of one part, by transformers' own forward and without blocks; recurrence and ending included."""
+    model, part = world[2], parts[0]
+    inputs = {
+        name: part[name] for name in ("input_ids", "attention_mask", "decoder_input_ids", "x_num", "x_cat")
+    }
+    _, found = gradients(model, [{**inputs, "labels": part["labels"]}])
+    model.zero_grad()
+    scored = part["labels"] != -100
+    out = model(parts=[{**inputs, "labels": part["labels"]}])
+    lm = torch.nn.functional.cross_entropy(model(**inputs).logits[scored], part["labels"][scored])
+    model.combine(lm, out.age_loss, out.sex_loss).backward()
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            assert torch.allclose(p.grad, found[name], rtol=1e-3, atol=1e-6), name
+    assert found["summary.recurrence"].any() and found["summary.ending"].any()
+    model.zero_grad()
+
+
+def test_states_are_those_of_transformers(world, parts):  # noqa: F811
+    """Encoder and decoder, part by part; rejected: without the mask of padding."""
+    bart = world[2].model
+    with torch.no_grad():
+        read = [bart.shared(part["input_ids"]) for part in parts]
+        seen = [part["attention_mask"] for part in parts]
+        # What a part of one length lacks: rows of different lengths.
+        seen[0] = seen[0].clone()
+        seen[0][::2, -1] = 0
+        written = [bart.shared(part["decoder_input_ids"]) for part in parts]
+        encoded = encode(bart.encoder, read, seen)
+        found = split(decode(bart.decoder, written, encoded, seen), [part.shape[:2] for part in written])
+        for states, vectors, mask, to_write, decoded in zip(
+            split(encoded, [part.shape[:2] for part in read]), read, seen, written, found, strict=True
+        ):
+            own = bart.encoder(inputs_embeds=vectors, attention_mask=mask)[0]
+            assert torch.allclose(states[mask == 1], own[mask == 1], atol=1e-5)
+            given = dict(inputs_embeds=to_write, encoder_hidden_states=own)
+            assert torch.allclose(decoded, bart.decoder(**given, encoder_attention_mask=mask)[0], atol=1e-5)
+        own = split(encoded, [mask.shape for mask in seen])[0]
+        plain = bart.decoder(inputs_embeds=written[0], encoder_hidden_states=own)
+        assert not torch.allclose(found[0], plain[0], atol=1e-4)
+
+
+def test_flat_and_split_undo_each_other():
+    pieces = [torch.randn(3, 4, 2), torch.randn(5, 2, 2)]
+    positions = flat(pieces)
+    assert len(positions) == GRAIN and not positions[22:].any()
+    assert all(map(torch.equal, split(positions, [(3, 4), (5, 2)]), pieces))
+
+
+def test_dropout_leaves_the_share_and_keeps_the_mean():
+    torch.manual_seed(0)
+    values = torch.ones(1001, 301)
+    made = dropout(values, 0.3, True)
+    kept = int((made != 0).sum())
+    assert binomtest(kept, made.numel(), 0.7).pvalue > 1e-3
+    assert binomtest(kept, made.numel(), 0.71).pvalue < 1e-6
+    assert made[made != 0].unique().tolist() == pytest.approx([1 / 0.7], rel=1e-4)
+    assert abs(np.corrcoef(made[:, 0], made[:, 1])[0, 1]) < 0.15, "neighbours share a random number"
+    assert torch.equal(dropout(values, 0.3, False), values)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(values, 0.3, True), made)
+    assert not torch.equal(dropout(values, 0.3, True), made)
+
+
+def test_a_loss_in_blocks_is_the_loss_at_once(monkeypatch):
+    """Gradients of states, weight and what stands beside, over blocks of 32 rows and in one."""
+    torch.manual_seed(0)
+    states, weight, bias = torch.randn(100, 8), torch.randn(50, 8), torch.randn(100)
+    target = torch.randint(50, (100,))
+
+    def score(some, product, beside):
+        logits = product + beside[:, None] * torch.arange(50)
+        losses = torch.nn.functional.cross_entropy(logits, target[some], reduction="none")
+        return losses.sum() / 100, losses, 2 * losses
+
+    found = []
+    for cache in (0, 10**9):
+        monkeypatch.setattr("cohortloom.blocks.CACHE", cache)
+        given = [values.clone().requires_grad_() for values in (states, weight, bias)]
+        total, losses, doubled = in_blocks(score, *given)
+        (3 * total).backward()
+        found.append([total, losses, doubled, *(values.grad for values in given)])
+    given = [values.clone().requires_grad_() for values in (states, weight, bias)]
+    total, losses, doubled = score(slice(None), given[0] @ given[1].T, given[2])
+    (3 * total).backward()
+    plain = [total, losses, doubled, *(values.grad for values in given)]
+    for some in found:
+        for one, other in zip(some, plain, strict=True):
+            assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(in_blocks(score, states, weight, bias)[0], plain[0])

@@ -1,0 +1,62 @@
+"""The output layer and the loss on it, block by block with the gradient, so that few logits exist at a time.
+
+The output layer makes a number for each position and code: some 50 MB for a small step, and several times as
+much with what the loss makes of them, which no cache holds. Here the loss of a block and its gradient are
+taken while the block's logits are at hand, and what is kept of them is the gradient, in the precision of the
+product.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+CACHE = 1_200_000  # bytes of a block's logits in single precision, on a CPU
+LEAST = 32  # rows of a block: below, products are slow
+
+
+def in_blocks(
+    score: Callable, states: torch.Tensor, weight: torch.Tensor, *beside: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The sum of the first result of score over blocks of positions, and its other two for all positions.
+
+    score: takes a slice of positions, the product [rows, vocabulary] of their states [positions, d] with
+    weight [vocabulary, d], and those rows of each of `beside` [positions, ...]; gives a loss to add up and
+    two vectors [rows] to look at, which carry no gradient.
+    """
+    return _InBlocks.apply(score, torch.is_grad_enabled(), states, weight, *beside)
+
+
+class _InBlocks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, score, graded, states, weight, *beside):
+        kind = states.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        states, weight = states.to(dtype), weight.to(dtype)
+        size = len(states)
+        if kind == "cpu":
+            size = max(LEAST, CACHE // (4 * len(weight)) // LEAST * LEAST)
+        gradient = states.new_empty(len(states), len(weight)) if graded else None
+        total, kept, gradients = torch.zeros((), device=states.device), ([], []), [[] for _ in beside]
+        for start in range(0, len(states), size):
+            some = slice(start, start + size)
+            product = (states[some] @ weight.T).requires_grad_(graded)
+            rows = [values[some].detach().requires_grad_(graded) for values in beside]
+            with torch.set_grad_enabled(graded):
+                loss, *looked_at = score(some, product, *rows)
+                if graded:
+                    gradient[some], *own = torch.autograd.grad(loss, [product, *rows])
+                    for whole, part in zip(gradients, own, strict=True):
+                        whole.append(part)
+            total += loss.detach()
+            for whole, part in zip(kept, looked_at, strict=True):
+                whole.append(part.detach())
+        if graded:
+            products = gradient @ weight, gradient.T @ states
+            ctx.save_for_backward(*(product.float() for product in products), *map(torch.cat, gradients))
+        looked_at = [torch.cat(whole) for whole in kept]
+        ctx.mark_non_differentiable(*looked_at)
+        return total, *looked_at
+
+    @staticmethod
+    def backward(ctx, gradient, *_):
+        return None, None, *(saved * gradient for saved in ctx.saved_tensors)

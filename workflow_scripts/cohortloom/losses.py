@@ -1,0 +1,226 @@
+"""The losses of a training step, of all its parts at once (layers.py says why)."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch.nn import functional as F
+from transformers.modeling_outputs import Seq2SeqLMOutput
+
+from cohortloom.blocks import in_blocks
+from cohortloom.heads import expected_embeddings, forbidden_mass_loss, mean_over
+from cohortloom.layers import decode, encode, flat, split
+from cohortloom.vocabulary import PAD
+
+N_PROMPTS = 2  # one vector of age, one of sex
+
+
+@dataclass
+class PromptBartOutput(Seq2SeqLMOutput):
+    """Seq2SeqLMOutput and the three losses apart.
+
+    lm_loss: mean negative log likelihood a target token (nats). token_losses: the same for each scored token,
+    row by row. age_loss: mean squared error in standard deviations squared. sex_loss: cross entropy (nats).
+    forbidden_loss: of the mass on forbidden codes, 0 where none were named. lm_loss and forbidden_loss are to
+    be looked at, `loss` has their gradient. age [batch]: predicted years. sex_logits [batch, 2]. has_codes
+    [batch] bool: visits that the heads could read.
+    """
+
+    lm_loss: torch.Tensor | None = None
+    token_losses: torch.Tensor | None = None
+    age_loss: torch.Tensor | None = None
+    sex_loss: torch.Tensor | None = None
+    forbidden_loss: torch.Tensor | None = None
+    age: torch.Tensor | None = None
+    sex_logits: torch.Tensor | None = None
+    has_codes: torch.Tensor | None = None
+
+    def losses(self) -> torch.Tensor:
+        """lm, age, sex, forbidden and whole loss [5], detached."""
+        parts = (self.lm_loss, self.age_loss, self.sex_loss, self.forbidden_loss, self.loss)
+        return torch.stack([part.detach().float() for part in parts])
+
+
+@dataclass
+class _Positions:
+    """What is known of the positions of a step.
+
+    Of each: its visit, the place in it, whether it is scored, the group of age and sex, and the codes
+    [positions, known] to whose logits something is added. Of each visit: labels [visits, target], whether
+    they are unordered, and the codes forbidden to it [visits, vocabulary].
+    """
+
+    visit: torch.Tensor
+    place: torch.Tensor
+    scored: torch.Tensor
+    group: torch.Tensor
+    ids: torch.Tensor
+    labels: torch.Tensor
+    unordered: torch.Tensor | None
+    forbidden: torch.Tensor | None
+
+
+def step_losses(model, parts: list[dict[str, torch.Tensor]]) -> PromptBartOutput:
+    """The losses of parts, batches with what `forward` of model.py takes, labels included.
+
+    The language model's are means over all scored positions, those of age and sex means over the visits of
+    each part, weighed by its target tokens.
+    """
+    every = lambda name: [part[name] for part in parts]  # noqa: E731
+    encoder_ids, decoder_ids = every("input_ids"), every("decoder_input_ids")
+    x_num, x_cat = torch.cat(every("x_num")), torch.cat(every("x_cat"))
+    visits = [len(ids) for ids in decoder_ids]
+    ids = encoder_ids + decoder_ids
+    embedded = split(model.model.shared(flat(ids)), [part.shape for part in ids])
+    read, to_write = embedded[: len(parts)], embedded[len(parts) :]
+    seen = [with_prompts(mask) for mask in every("attention_mask")]
+    encoded = encode(model.model.encoder, _prompted(model.encoder_prompt(x_num, x_cat), read), seen)
+    decoded = _prompted(model.decoder_prompt(x_num, x_cat), to_write)
+    decoded = split(
+        decode(model.model.decoder, decoded, encoded, seen), [piece.shape[:2] for piece in decoded]
+    )
+    people = zip(x_num.split(visits), x_cat.split(visits), strict=True)
+    known = [
+        model.summary.read_sparse(part, vectors, *person)
+        for part, vectors, person in zip(encoder_ids, read, people, strict=True)
+    ]
+    context = [
+        vector[:, None].expand(-1, part.shape[1], -1)
+        for (vector, *_), part in zip(known, decoder_ids, strict=True)
+    ]
+    written = [model.summary.written(*pair) for pair in zip(decoder_ids, to_write, strict=True)]
+    states = flat([piece[:, N_PROMPTS:] for piece in decoded])
+    informed = states + model.summary(flat(context), flat(written))
+
+    row, place = _places(decoder_ids)
+    prefix_ids, labels = _padded(decoder_ids, PAD), _padded(every("labels"), -100)
+    scored = labels[row, place] != -100
+    scored[sum(part.numel() for part in decoder_ids) :] = False
+    shown, value = (_padded([found[i] for found in known], PAD) for i in (1, 2))
+    counted = torch.cat([found[3] for found in known])
+    so_far = torch.arange(prefix_ids.shape[1], device=row.device) <= place[:, None]
+    lost = model.summary.lost(shown, value, prefix_ids)
+    given = _Positions(
+        visit=row,
+        place=place,
+        scored=scored,
+        group=model.summary.group(x_num, x_cat)[row],
+        ids=torch.cat([prefix_ids, shown], 1)[row],
+        labels=labels,
+        unordered=torch.cat(every("unordered")) if "unordered" in parts[0] else None,
+        forbidden=torch.cat(every("forbidden")) if "forbidden" in parts[0] else None,
+    )
+    beside = (
+        torch.cat([lost[row] * so_far, value[row]], 1),
+        model.summary.end_bias(counted, prefix_ids)[row, place],
+    )
+    score = partial(_scored, model, given)
+    graded, losses, masses = in_blocks(score, informed, model.lm_head.weight, *beside)
+    output = PromptBartOutput(token_losses=losses[scored])
+    output.lm_loss = output.token_losses.mean()
+    output.forbidden_loss = masses[scored].mean()
+    logits = None
+    if model.config.heads == "expected":
+        logits = _logits_of(model, given, slice(None), model.lm_head(informed), *beside)
+    pooled, readable = pool(model, decoded, decoder_ids, logits, row, scored)
+    shares = [(part != -100).sum() / scored.sum() for part in every("labels")]
+    weight = [
+        share * part / part.sum().clamp(min=1)
+        for share, part in zip(shares, readable.float().split(visits), strict=True)
+    ]
+    _demographic_losses(model, output, pooled, readable, torch.cat(weight), x_num, x_cat)
+    output.loss = model.combine(graded, output.age_loss, output.sex_loss)
+    return output
+
+
+def _scored(model, given, some: slice, *inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Share of the positions `some` in the loss of all; token and forbidden-mass loss of each."""
+    logits, row = _logits_of(model, given, some, *inputs), given.visit[some]
+    losses = _token_losses(model, logits, given.labels, row, given.place[some], given.unordered)
+    masses, total = torch.zeros_like(losses), losses
+    if given.forbidden is not None:
+        masses = forbidden_mass_loss(logits, given.forbidden[row])
+        total = losses + model.config.forbidden_weight * masses
+    return (total * given.scored[some]).sum() / given.scored.sum(), losses, masses
+
+
+def _logits_of(model, given, some: slice, product, biases, end_bias) -> torch.Tensor:
+    """Logits [n, vocabulary] of the positions `some`, from their product with the output layer.
+
+    As `forward` without labels has them; biases [n, known] are of the codes given.ids alone.
+    """
+    logits = model.end(model.summary.group_bias[given.group[some]] + product, end_bias)
+    return logits.scatter_add_(1, given.ids[some], biases.to(logits.dtype))
+
+
+def _token_losses(model, logits, labels, row, place, unordered) -> torch.Tensor:
+    if unordered is None:
+        return F.cross_entropy(logits, labels[row, place], reduction="none")
+    targets = labels[row]
+    at = torch.arange(labels.shape[1], device=labels.device)
+    to_come = (at > place[:, None]) & (targets >= model.config.first_code_id) & unordered[row, None]
+    share = ((at == place[:, None]) | to_come).float()
+    losses = -F.log_softmax(logits, -1).gather(1, targets.clamp(min=0))
+    return (losses * share).sum(1) / share.sum(1)
+
+
+def pool(
+    model,
+    states: list[torch.Tensor],
+    decoder_ids: list[torch.Tensor],
+    logits: torch.Tensor | None,
+    row: torch.Tensor,
+    scored: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the heads read of each visit [batch, d_model], and whether it has a code to read [batch] bool.
+
+    states: [visits, 2 + target, d_model] of the decoder for each part; decoder_ids: [visits, target]
+    likewise; logits: for heads `expected` [n, vocabulary] of positions, which belong to the visits `row` [n];
+    scored: [n] bool, which of them count.
+    """
+    codes = [ids >= model.config.first_code_id for ids in decoder_ids]
+    readable = torch.cat([code.any(1) for code in codes])
+    if model.config.heads == "expected":
+        table = model.model.shared.weight
+        given = (logits[scored], row[scored], len(readable), table, model.config.first_code_id)
+        return expected_embeddings(*given), readable
+    if model.config.heads == "codes":
+        vectors = [model.model.shared(ids) for ids in decoder_ids]
+    else:
+        vectors = [part[:, N_PROMPTS:] for part in states]
+    return torch.cat([mean_over(*pair) for pair in zip(vectors, codes, strict=True)]), readable
+
+
+def _demographic_losses(model, output, pooled, readable, weight, x_num, x_cat) -> None:
+    score = model.age_predictor(pooled)[:, 0].float()
+    target = (x_num[:, 0].float() - model.config.age_mean) / model.config.age_std
+    output.age_loss = ((score - target) ** 2 * weight).sum()
+    output.sex_logits = model.sex_predictor(pooled).float()
+    output.sex_loss = (F.cross_entropy(output.sex_logits, x_cat[:, 0], reduction="none") * weight).sum()
+    output.age = score * model.config.age_std + model.config.age_mean
+    output.has_codes = readable
+
+
+def with_prompts(attention_mask: torch.Tensor) -> torch.Tensor:
+    return F.pad(attention_mask, (N_PROMPTS, 0), value=1)
+
+
+def _prompted(prompts: torch.Tensor, embedded: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Each part's sequences with the prompts [batch, 2, d_model] of all parts in front."""
+    own = prompts.split([len(part) for part in embedded])
+    return [torch.cat([front.to(part.dtype), part], 1) for front, part in zip(own, embedded, strict=True)]
+
+
+def _places(ids: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Visit and place in it of each of all positions of ids [visits, length] of each part; 0 of the
+    filler."""
+    device = ids[0].device
+    visits = torch.arange(sum(map(len, ids)), device=device).split([len(part) for part in ids])
+    row = [own[:, None].expand_as(part) for own, part in zip(visits, ids, strict=True)]
+    place = [torch.arange(part.shape[1], device=device).expand_as(part) for part in ids]
+    return flat(row), flat(place)
+
+
+def _padded(parts: list[torch.Tensor], fill: int) -> torch.Tensor:
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([F.pad(part, (0, longest - part.shape[1]), value=fill) for part in parts])
