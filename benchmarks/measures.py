@@ -1,6 +1,7 @@
 """What the benchmarks share: a line of the table, a step in a process of its own, growth with size."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,11 +60,18 @@ sys.exit(status != 0)
 """
 
 
-def run(script: str, *options) -> tuple[float, float, str]:
-    """Seconds, peak megabytes and log of a step. Ends the benchmark, with the log, where the step fails."""
+def run(script: str, *options, threads: int | None = None) -> tuple[float, float, str]:
+    """Seconds, peak megabytes and log of a step, which may have `threads` (None: as many as there are cores).
+
+    Ends the benchmark, with the log, where the step fails.
+    """
+    limit = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     step = [sys.executable, SCRIPTS / f"{script}.py", *options]
     done = subprocess.run(
-        list(map(str, [sys.executable, "-c", BETWEEN, *step])), capture_output=True, text=True
+        list(map(str, [sys.executable, "-c", BETWEEN, *step])),
+        capture_output=True,
+        text=True,
+        env={**os.environ, **limit},
     )
     if done.returncode:
         sys.exit(f"error: {script} failed:\n{done.stderr[-2000:]}")

@@ -69,8 +69,8 @@ def trained(
     named = {**files, "model": folder / "model", "preset": preset, "precision": precision}
     named |= {"tokens": tokens, "threads": threads}
     options = [f"--{name}={value}" for name, value in named.items()]
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    _, _, log = run("train", *options, "--evaluations=1", "--selection-patients=10", "--device=auto")
+    options += ["--evaluations=1", "--selection-patients=10", "--device=auto"]
+    _, _, log = run("train", *options, threads=threads)
     if not (rate := re.search(r"tokens in \d+ s: (\d+) a second", log)):
         sys.exit(f"error: train said no rate:\n{log[-2000:]}")
     return float(rate.group(1))

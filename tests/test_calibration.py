@@ -8,12 +8,14 @@ from cohortloom.calibration import (
     calibrate_age,
     calibrate_ending,
     calibrate_frequencies,
-    expected_codes,
+    calibrate_later_ending,
     read,
+    write,
 )
 from cohortloom.examples import Examples, collate, plain_pairs
 from cohortloom.generation import synthesize
 from cohortloom.presets import make_model
+from cohortloom.record_summary import MAX_COUNT
 from cohortloom.vocabulary import END, Vocabulary
 
 CODES = ("2859", "4019", "5990", "60000", "64891", "66411", "7746")
@@ -90,12 +92,12 @@ def test_expected_frequencies_become_the_observed(world):
         return codes / codes.sum()
 
     real = shares(np.bincount(data.ids, minlength=len(words)))
-    expected = expected_codes(model, words, data, 0)
+    expected = write(model, words, data, 0).codes
     assert np.abs(shares(expected) - real).max() > 0.05
     before = {key: value.clone() for key, value in model.state_dict().items()}
     calibrate_frequencies(model, words, data, expected)
     # Codes of a visit exclude each other, so that one shift leaves a little of what was off.
-    assert np.abs(shares(expected_codes(model, words, data, 1)) - real).max() < 0.02
+    assert np.abs(shares(write(model, words, data, 1).codes) - real).max() < 0.02
     changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
     assert changed == ["summary.group_bias"]
     bias = (model.summary.group_bias - before["summary.group_bias"])[:, : words.first_code]
@@ -104,16 +106,40 @@ def test_expected_frequencies_become_the_observed(world):
 
 def test_expected_codes_add_up_over_shards_and_to_what_is_written(world):
     words, data, model = world
-    whole = expected_codes(model, words, data, 0)
-    parts = [expected_codes(model, words, data, 0, (i, 2)) for i in (1, 2)]
-    assert torch.allclose(sum(parts), whole)
+    both = write(model, words, data, 0)
+    parts = [write(model, words, data, 0, (i, 2)) for i in (1, 2)]
+    whole = both.codes
+    assert torch.allclose(sum(part.codes for part in parts), whole)
+    assert torch.equal(sum(part.later for part in parts), both.later)
     first = np.flatnonzero(data.visit == 0)
     chosen = np.sort(np.random.default_rng([0, 5]).permutation(first))
     records = list(synthesize(model, words, data.age[chosen], data.sex[chosen], 0, 256))
     written = sum(len(record.ids) for record in records)
     assert float(whole[words.first_code :].sum()) == pytest.approx(written, rel=0.02)
+    assert int(both.later.sum()) == sum(int((record.visit > 0).sum()) for record in records)
     visits = sum(len(record.offsets) - 1 for record in records)
     assert float(whole[words.terminators].sum()) == pytest.approx(visits, rel=0.02)
+
+
+def test_later_visits_that_are_written_end_as_training_visits_do(world):
+    """Where many ended; few ends move little, and no end nothing."""
+    _, data, model = world
+    later = np.diff(data.offsets)[data.visit > 0]
+    real = np.bincount(later, minlength=MAX_COUNT)
+    # What was written ends after each code with a chance of 0.6, and after five at the latest.
+    chance = np.random.default_rng(0)
+    written = torch.from_numpy(np.bincount(np.minimum(chance.geometric(0.6, 5000), 5), minlength=MAX_COUNT))
+    before = model.summary.ending.detach().clone()
+    calibrate_later_ending(model, data, written)
+    shift = (model.summary.ending - before).detach().numpy()
+    assert not shift[[0, 2]].any(), "first visits, and those of which a part is shown, are another matter"
+    hazard = np.array([real[k] / real[k:].sum() for k in range(1, 4)])
+    wanted = np.log(hazard / (1 - hazard)) - np.log(0.6 / 0.4)
+    assert real[1] < 80 < real[2]
+    assert shift[1, 2:4] == pytest.approx(wanted[1:], abs=0.25)
+    assert wanted[0] < shift[1, 1] < 0.5 * wanted[0]
+    assert not np.allclose(wanted, 0, atol=0.5)
+    assert not shift[1, 6:].any(), "nothing was seen there"
 
 
 @torch.no_grad()

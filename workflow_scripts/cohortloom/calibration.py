@@ -4,7 +4,8 @@ Visits are to end as often after each number of codes as training visits do. The
 (record_summary.py) follows the other weights with a delay, and visits of one code are too few to pull it
 along: they came out a fifth to a half too rare. Whether and where visits end is a plain count, so the bias is
 set by counting in the end. So is how frequent each code is in what the model writes: rare codes came out a
-tenth too rare. The age head is fitted to the states that it will read, those without dropout.
+tenth too rare; and so is where later visits end, which depends on the earlier ones that were written. The age
+head is fitted to the states that it will read, those without dropout.
 """
 
 from dataclasses import dataclass
@@ -18,13 +19,15 @@ from transformers import LogitsProcessor
 from cohortloom.examples import Examples, batches, collate, corrupted_pairs, plain_pairs
 from cohortloom.generation import synthesize
 from cohortloom.losses import pool
+from cohortloom.record_summary import MAX_COUNT
 from cohortloom.vocabulary import START, Vocabulary
 
 VISITS = 20_000
 SHRINKAGE = 3e-3  # of the change of the age head, in mean variances of what it reads
 LEAST = 50  # visits that get so far; below, a count says too little
 BATCH_TOKENS = 2048
-PATIENTS = 10_000  # whom the model writes to see how frequent its codes are
+PATIENTS = 10_000  # whom the model writes to see what it writes
+FEW = 20  # ends; a shift by so many is taken half
 
 
 @dataclass
@@ -142,29 +145,61 @@ class ExpectedCodes(LogitsProcessor):
         return scores
 
 
-@torch.no_grad()
-def expected_codes(
-    model, words: Vocabulary, data: Examples, seed: int, shard: tuple[int, int] = (1, 1)
-) -> torch.Tensor:
-    """Expected number of times that each token is written [vocabulary] for up to 10,000 training patients.
+@dataclass
+class Written:
+    """What a model writes for training patients.
 
-    Their ages and sexes are asked for and nothing else. shard: (i, k) is the i-th of k parts of them.
+    codes [vocabulary]: expected number of times that each token is written. later [MAX_COUNT]: number of
+    visits after the first that hold 0, 1, 2 ... codes.
+    """
+
+    codes: torch.Tensor
+    later: torch.Tensor
+
+
+@torch.no_grad()
+def write(model, words: Vocabulary, data: Examples, seed: int, shard: tuple[int, int] = (1, 1)) -> Written:
+    """What the model writes for up to 10,000 training patients, told their age and sex alone.
+
+    shard: (i, k) is the i-th of k parts of them.
     """
     model.eval()
-    counted = ExpectedCodes(words, next(model.parameters()).device)
+    device = next(model.parameters()).device
+    counted, later = ExpectedCodes(words, device), np.zeros(MAX_COUNT)
     first = np.flatnonzero(data.visit == 0)
     chosen = np.sort(np.random.default_rng([seed, 5]).permutation(first)[:PATIENTS])
     people = (data.age[chosen], data.sex[chosen], seed, 256)
-    for _ in synthesize(model, words, *people, shard=shard, logits_processor=[counted]):
-        pass
-    return counted.sums
+    for record in synthesize(model, words, *people, shard=shard, logits_processor=[counted]):
+        later += _lengths(record)
+    return Written(counted.sums, torch.from_numpy(later).to(device))
+
+
+def _lengths(visits) -> np.ndarray:
+    """Number of later visits, of an Examples or a Record, that hold 0, 1, 2 ... codes: [MAX_COUNT]."""
+    held = np.diff(visits.offsets)[visits.visit > 0]
+    return np.bincount(np.minimum(held, MAX_COUNT - 1), minlength=MAX_COUNT)
+
+
+@torch.no_grad()
+def calibrate_later_ending(model, data: Examples, later: torch.Tensor) -> None:
+    """Shift the ends of later visits in place, so that what is written ends as often as training visits did.
+
+    later: as `write` gives it, of all parts. Where few ended the shift is drawn towards 0.
+    """
+    log_odds, weight = [], np.inf
+    for lengths in (_lengths(data), later.cpu().numpy()):
+        reached = lengths[::-1].cumsum()[::-1]
+        log_odds.append(np.log((lengths + 0.5) / (reached - lengths + 0.5)))
+        weight = np.minimum(weight, lengths / (lengths + FEW))
+    row = model.summary.ending[1]
+    row += torch.from_numpy((log_odds[0] - log_odds[1]) * weight).to(row)
 
 
 @torch.no_grad()
 def calibrate_frequencies(model, words: Vocabulary, data: Examples, expected: torch.Tensor) -> None:
     """Shift each code's bias in place, at all ages and sexes alike, by the log of observed over expected.
 
-    expected: as `expected_codes` gives it, of all parts. One occurrence is added to both sides.
+    expected: the codes that `write` gives, of all parts. One occurrence is added to both sides.
     """
     found = expected.cpu().numpy().copy()
     found[: words.first_code] = 0

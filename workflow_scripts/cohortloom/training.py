@@ -17,11 +17,13 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from cohortloom.calibration import (
+    Written,
     calibrate_age,
     calibrate_ending,
     calibrate_frequencies,
-    expected_codes,
+    calibrate_later_ending,
     read,
+    write,
 )
 from cohortloom.checkpoints import Checkpoints
 from cohortloom.devices import pick_device
@@ -168,10 +170,11 @@ class Trainer:
             calibrate_age(model, readings)
         part = (self._process + 1, self._processes)
         # Without mixed precision: in that of whoever will generate.
-        written = expected_codes(model, self.words, self.train, plan.seed, part)
+        written = write(model, self.words, self.train, plan.seed, part)
         if self._processes > 1:
-            written = self.accelerator.reduce(written, "sum")
-        calibrate_frequencies(model, self.words, self.train, written)
+            written = Written(*(self.accelerator.reduce(sums, "sum") for sums in vars(written).values()))
+        calibrate_frequencies(model, self.words, self.train, written.codes)
+        calibrate_later_ending(model, self.train, written.later)
         return model.eval()
 
     def _epoch(self, keep: np.ndarray):
