@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 from cohortloom.blocks import in_blocks
 from cohortloom.examples import batches, collate, corrupted_pairs
 from cohortloom.layers import GRAIN, decode, dropout, encode, flat, split
+from cohortloom.vocabulary import END, NOW, START
 from test_model import world  # noqa: F401
 
 LOSSES = ("lm_loss", "age_loss", "sex_loss", "forbidden_loss", "loss")
@@ -103,6 +104,75 @@ def test_states_are_those_of_transformers(world, parts):  # noqa: F811
         own = split(encoded, [mask.shape for mask in seen])[0]
         plain = bart.decoder(inputs_embeds=written[0], encoder_hidden_states=own)
         assert not torch.allclose(found[0], plain[0], atol=1e-4)
+
+
+def test_dropout_falls_where_transformers_has_it(world, parts, monkeypatch):  # noqa: F811
+    """With a stand-in that drops nothing and shrinks all; in training, encoder and decoder."""
+    shrunk = lambda values, p=0.5, training=True: values * (1 - p) if training else values  # noqa: E731
+    monkeypatch.setattr("cohortloom.layers.dropout", shrunk)
+    monkeypatch.setattr("torch.nn.functional.dropout", shrunk)
+    bart, part = world[2].model, parts[0]
+    seen, read = part["attention_mask"], bart.shared(part["input_ids"])
+    to_write = bart.shared(part["decoder_input_ids"])
+    modules = [
+        bart.encoder,
+        bart.decoder,
+        *bart.encoder.layers,
+        *bart.decoder.layers,
+    ]  # not attention: it has none
+    for module in modules:
+        monkeypatch.setattr(module, "dropout", 0.3)
+
+    def both():
+        encoded = encode(bart.encoder, [read], [seen])
+        decoded = decode(bart.decoder, [to_write], encoded, [seen])
+        own = bart.encoder(inputs_embeds=read, attention_mask=seen)[0]
+        given = dict(inputs_embeds=to_write, encoder_hidden_states=own, encoder_attention_mask=seen)
+        return split(decoded, [to_write.shape[:2]])[0], bart.decoder(**given)[0]
+
+    plain, _ = both()
+    bart.train()
+    try:
+        ours, theirs = both()
+    finally:
+        bart.eval()
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert not torch.allclose(ours, plain, atol=1e-3)
+
+
+def test_what_shown_codes_add_is_told_alike_for_all_codes_and_for_these_alone(world):  # noqa: F811
+    """Codes twice in the history, or both there and revealed, masks, terminators and padding among them."""
+    words, _, model = world
+    chance = torch.Generator().manual_seed(0)
+    first, size = words.first_code, len(words)
+    early = torch.randint(2, min(size, first + 6), (40, 9), generator=chance)
+    early[early == NOW] = END
+    late = torch.randint(first, min(size, first + 6), (40, 4), generator=chance)
+    ids = torch.cat([early, torch.full((40, 1), NOW), late, torch.zeros(40, 2, dtype=torch.long)], 1)
+    prefix = torch.cat([torch.full((40, 1), START), torch.randint(first, size, (40, 5), generator=chance)], 1)
+    person = (torch.full((40, 1), 50.0), torch.arange(40)[:, None] % 2)
+    with torch.no_grad():
+        recurrence = model.summary.recurrence.clone()
+        model.summary.recurrence.copy_(torch.randn(size, generator=chance))
+        _, token_bias, known = model.read(ids, *person)
+        given = (ids, model.model.shared(ids), *person)
+        _, shown, value, counted = model.summary.read_sparse(*given)
+        group = model.summary.group_bias[model.summary.group(*person)]
+        assert torch.allclose(group.scatter_add(1, shown, value), token_bias, atol=1e-5)
+        assert torch.equal(known, counted)
+        lost = model.summary.written_bias(token_bias, *person, prefix)
+        assert torch.allclose(model.summary.lost(shown, value, prefix), lost, atol=1e-5)
+        # rejected: a code that stands twice counting twice
+        assert not torch.allclose(
+            group.scatter_add(1, ids, model.summary.recurrence[ids]), token_bias, atol=1e-2
+        )
+        model.summary.recurrence.copy_(recurrence)
+
+
+def test_parts_with_other_inputs_are_refused(world, parts):  # noqa: F811
+    del parts[1]["unordered"]
+    with pytest.raises(ValueError, match="same inputs"):
+        world[2](parts=parts)
 
 
 def test_flat_and_split_undo_each_other():

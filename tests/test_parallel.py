@@ -21,7 +21,7 @@ from test_training import run_train
 
 COLUMNS = ("lm_loss", "age_loss", "sex_loss", "loss")
 # Two processes sum what one sums, in another order. What makes more of it than a last digit is put aside:
-# dropout, which each process draws for its own rows, and bf16, which rounds each part by itself.
+# dropout, which each process draws for its own rows, and bf16, which rounds what each process has.
 OPTIONS = {
     "tokens": 4000,
     "batch_tokens": 256,
@@ -147,18 +147,26 @@ def test_gradients_of_parts_in_two_processes_are_those_of_the_step(dataset):
     parts = [order[:1], order[-8:], order[100:103]]  # short visits, long ones
     tokens = [int(pairs.targets(rows).sum()) for rows in parts]
 
+    def inputs(rows):
+        batch = {key: torch.from_numpy(value) for key, value in collate(data, pairs, rows).items()}
+        return {**batch, "forbidden": barred.expand(len(rows), -1)}
+
+    def of_process(process):
+        """All its parts at once, as a step takes them."""
+        mine = own_parts(parts, tokens, process, 2)
+        model.zero_grad()
+        share = sum(n for _, n in mine) / sum(tokens)
+        (model(parts=[inputs(rows) for rows, _ in mine]).loss * (2 * share)).backward()
+        return torch.cat([p.grad.flatten().clone() for p in model.parameters()])
+
     def gradient(shares):
         model.zero_grad()
         for rows, share in shares:
-            batch = {key: torch.from_numpy(value) for key, value in collate(data, pairs, rows).items()}
-            (model(**batch, forbidden=barred.expand(len(rows), -1)).loss * share).backward()
+            (model(parts=[inputs(rows)]).loss * share).backward()
         return torch.cat([p.grad.flatten().clone() for p in model.parameters()])
 
     whole = gradient([(rows, n / sum(tokens)) for rows, n in zip(parts, tokens, strict=True)])
-    of_processes = [
-        gradient([(rows, 2 * n / sum(tokens)) for rows, n in own_parts(parts, tokens, process, 2)])
-        for process in range(2)
-    ]
+    of_processes = [of_process(process) for process in range(2)]
     assert (sum(of_processes) / 2 - whole).norm() < 1e-5 * whole.norm()
     alike = gradient([(rows, 1 / 3) for rows in parts])
     assert (alike - whole).norm() > 0.05 * whole.norm()

@@ -120,9 +120,10 @@ def test_without_chance_it_writes_what_the_library_writes(world, monkeypatch, re
     assert not torch.equal(ours, plain), "the comparison sees what was written"
 
 
-def test_a_visit_is_drawn_alike_whatever_the_others_do(world, monkeypatch):  # noqa: F811
+@pytest.mark.parametrize("repeats", [{}, {"no_repeat_ngram_size": 0}], ids=["without repeats", "with"])
+def test_a_visit_is_drawn_alike_whatever_the_others_do(world, monkeypatch, repeats):  # noqa: F811
     """Not by when ended visits leave, nor by what the other patients are; another seed draws others."""
-    options = {"do_sample": True, "logits_processor": [Scatter(world[0])]}
+    options = {"do_sample": True, "logits_processor": [Scatter(world[0])], **repeats}
     made = []
     for leave in (0.0, 1 / 8, 1.0):
         monkeypatch.setattr(cohortloom.sampling, "LEAVE", leave)

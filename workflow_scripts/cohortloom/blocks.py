@@ -9,6 +9,7 @@ product.
 from collections.abc import Callable
 
 import torch
+from torch.autograd.function import once_differentiable
 
 CACHE = 1_200_000  # bytes of a block's logits in single precision, on a CPU
 LEAST = 32  # rows of a block: below, products are slow
@@ -21,7 +22,7 @@ def in_blocks(
 
     score: takes a slice of positions, the product [rows, vocabulary] of their states [positions, d] with
     weight [vocabulary, d], and those rows of each of `beside` [positions, ...]; gives a loss to add up and
-    two vectors [rows] to look at, which carry no gradient.
+    two vectors [rows] to look at, which carry no gradient. What it reads besides gets no gradient either.
     """
     return _InBlocks.apply(score, torch.is_grad_enabled(), states, weight, *beside)
 
@@ -58,5 +59,6 @@ class _InBlocks(torch.autograd.Function):
         return total, *looked_at
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient, *_):
         return None, None, *(saved * gradient for saved in ctx.saved_tensors)

@@ -72,7 +72,7 @@ def read(model, words: Vocabulary, data: Examples, seed: int, max_tokens: int, t
                 model(**batch, context=context, token_bias=token_bias, known=known).logits[scored].float()
             )
             rows = scored.nonzero()[:, 0]
-            pooled, readable = pool(model, [decoded.pop()], [prefix], logits, rows, rows >= 0)
+            pooled, readable = pool(model, [decoded.pop()], [prefix], logits, rows)
             kind, count = model.summary.end_place(known, prefix)
             ending = logits[:, first : last + 1].logsumexp(-1)
             logits[:, first : last + 1] = -torch.inf

@@ -99,7 +99,7 @@ def _attention(
     """What `states` read of `read`, part by part; barred: added to the scores, minus infinity or 0."""
     query, key, value = module.q_proj(states) * module.scaling, module.k_proj(read), module.v_proj(read)
     rate = module.dropout if module.training else 0.0
-    if plain := states.device.type == "cpu":
+    if plain := states.device.type == "cpu" and torch.is_grad_enabled():
         # Visits are short: fused kernels take twice the time there, and bf16 products of small matrices four
         # times.
         query, key, value = query.float(), key.float(), value.float()
@@ -116,7 +116,7 @@ def _attention(
             else:
                 mixed = F.scaled_dot_product_attention(q, k, v, bar.to(q.dtype), rate, scale=1.0)
             made.append(mixed.transpose(1, 2).flatten(2))
-    return module.out_proj(flat(made))
+    return module.out_proj(flat(made).to(states.dtype))
 
 
 def _by_head(positions: torch.Tensor, shapes: list[tuple[int, int]], heads: int) -> list[torch.Tensor]:

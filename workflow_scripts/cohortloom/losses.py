@@ -66,6 +66,8 @@ def step_losses(model, parts: list[dict[str, torch.Tensor]]) -> PromptBartOutput
     The language model's are means over all scored positions, those of age and sex means over the visits of
     each part, weighed by its target tokens.
     """
+    if len({frozenset(part) for part in parts}) > 1:
+        raise ValueError("parts: all must hold the same inputs")
     every = lambda name: [part[name] for part in parts]  # noqa: E731
     encoder_ids, decoder_ids = every("input_ids"), every("decoder_input_ids")
     x_num, x_cat = torch.cat(every("x_num")), torch.cat(every("x_cat"))
@@ -96,7 +98,7 @@ def step_losses(model, parts: list[dict[str, torch.Tensor]]) -> PromptBartOutput
     prefix_ids, labels = _padded(decoder_ids, PAD), _padded(every("labels"), -100)
     scored = labels[row, place] != -100
     scored[sum(part.numel() for part in decoder_ids) :] = False
-    shown, value = (_padded([found[i] for found in known], PAD) for i in (1, 2))
+    shown, value = (_padded([found[i] for found in known], 0) for i in (1, 2))
     counted = torch.cat([found[3] for found in known])
     so_far = torch.arange(prefix_ids.shape[1], device=row.device) <= place[:, None]
     lost = model.summary.lost(shown, value, prefix_ids)
@@ -150,7 +152,7 @@ def _logits_of(model, given, some: slice, product, biases, end_bias) -> torch.Te
     As `forward` without labels has them; biases [n, known] are of the codes given.ids alone.
     """
     logits = model.end(model.summary.group_bias[given.group[some]] + product, end_bias)
-    return logits.scatter_add_(1, given.ids[some], biases.to(logits.dtype))
+    return logits.scatter_add_(1, given.ids[some], biases.to(logits.dtype)).float()
 
 
 def _token_losses(model, logits, labels, row, place, unordered) -> torch.Tensor:
@@ -170,20 +172,21 @@ def pool(
     decoder_ids: list[torch.Tensor],
     logits: torch.Tensor | None,
     row: torch.Tensor,
-    scored: torch.Tensor,
+    scored: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the heads read of each visit [batch, d_model], and whether it has a code to read [batch] bool.
 
     states: [visits, 2 + target, d_model] of the decoder for each part; decoder_ids: [visits, target]
     likewise; logits: for heads `expected` [n, vocabulary] of positions, which belong to the visits `row` [n];
-    scored: [n] bool, which of them count.
+    scored: [n] bool, which of them count, None where all do.
     """
     codes = [ids >= model.config.first_code_id for ids in decoder_ids]
     readable = torch.cat([code.any(1) for code in codes])
     if model.config.heads == "expected":
         table = model.model.shared.weight
-        given = (logits[scored], row[scored], len(readable), table, model.config.first_code_id)
-        return expected_embeddings(*given), readable
+        if scored is not None:
+            logits, row = logits[scored], row[scored]
+        return expected_embeddings(logits, row, len(readable), table, model.config.first_code_id), readable
     if model.config.heads == "codes":
         vectors = [model.model.shared(ids) for ids in decoder_ids]
     else:

@@ -11,7 +11,8 @@ import numpy as np
 from cohortloom.bands import FINE, band
 from cohortloom.examples import Examples, history
 
-# Both chosen by the likelihood of validation visits under these shares alone; docs/quality.md.
+# Chosen between the likelihood of validation visits under these shares alone and what is impossible;
+# docs/quality.md.
 DISCOUNT = 0.5  # occurrences that every token seen gives up to the wider group
 WEIGHT = 1000.0  # tokens that age and sex apart count for, in a group of both
 

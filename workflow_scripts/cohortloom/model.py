@@ -147,8 +147,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
                 the prompts.
             decoder_input_ids: [batch, target] start token and codes; right-padded.
             x_num: [batch, 1] age in years. x_cat: [batch, 1] sex, 0 F and 1 M.
-            labels: [batch, target] the next token, -100 where padded. Only the scored positions meet the
-                output layer.
+            labels: [batch, target] the next token, -100 where padded, which is not scored.
             unordered: [batch] bool: the codes in `labels` stand in random order.
             prefix_ids: [batch, all so far] with a filled cache: all that was written, of which
                 decoder_input_ids is the last.
@@ -208,7 +207,10 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         return logits
 
     def combine(self, lm: torch.Tensor, age: torch.Tensor, sex: torch.Tensor) -> torch.Tensor:
-        """The loss: the terms by their weights, lm by 1; the age in the unit that the config names."""
+        """The loss: the terms by their weights, lm by 1; the age in the unit that the config names.
+
+        lm: with the forbidden-mass loss by its weight, if there is one.
+        """
         if self.config.age_loss_unit == "years":
             age = age * self.config.age_std**2
         return lm + self.config.age_weight * age + self.config.sex_weight * sex

@@ -89,7 +89,7 @@ class RecordSummary(nn.Module):
         """
         context, past, present = self._told(input_ids, embedded, x_num, x_cat)
         # In order of id, those of earlier visits before those of this one: the first of equal ones counts.
-        key, place = torch.where(past | present, 2 * input_ids + present, 0).sort(1)
+        key = torch.where(past | present, 2 * input_ids + present, 0).sort(1).values
         shown = torch.where(key != key.roll(1, 1), key // 2, 0)
         shown[:, 0] = key[:, 0] // 2
         value = torch.where(key % 2 == 1, self.repetition, self.recurrence[shown]) * (shown > 0)

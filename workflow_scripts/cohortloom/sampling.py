@@ -1,8 +1,8 @@
 """The decoding loop that generate() is given: it samples as transformers' own does, and wastes less.
 
 Beside the library's loop three things differ, and none of them changes what is written or how probable it is:
-a token is drawn by clocks (below), one random number for each visit and token of the vocabulary instead of
-one at each position besides; visits that have ended leave the batch; what is fixed while a visit is written
+a token is drawn by clocks (below), which take one random number for each token of the vocabulary once a visit
+and not at each position; visits that have ended leave the batch; what is fixed while a visit is written
 is not prepared anew at every step. The scores, and what the processors make of them, are those of generate().
 
 A visit gets the same random numbers whatever the others in its batch do, so that a patient whose sex is

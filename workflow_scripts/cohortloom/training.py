@@ -209,10 +209,9 @@ class Trainer:
         self.model.train()
         held = [int(pairs.targets(rows).sum()) for rows in parts]
         mine = own_parts(parts, held, self._process, self._processes)
-        # DDP averages over processes.
         share = sum(tokens for _, tokens in mine) / sum(held)
         output = self.model(parts=[self._tensors(collate(self.train, pairs, rows)) for rows, _ in mine])
-        self.accelerator.backward(output.loss * (share * self._processes))
+        self.accelerator.backward(output.loss * (share * self._processes))  # DDP averages over processes
         losses = output.losses() * share
         if self._processes > 1:
             losses = self.accelerator.reduce(losses, "sum")
