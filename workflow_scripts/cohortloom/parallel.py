@@ -1,9 +1,9 @@
 """Several processes at one job, started by torchrun: in training they share a step's parts and learn as one.
 
-`train.devices` processes run on each of `train.nodes` nodes, or on a CPU one for each of its threads: products
-of so few rows do not keep two threads busy. The step starts them (under srun where there are several nodes), hands
-the signals on and waits; they run the same script with the same keywords. In generation each process of a
-CPU writes a shard of its own, as jobs on several machines do.
+`train.devices` processes run on each of `train.nodes` nodes, or on a CPU one for each of its threads:
+products of so few rows do not keep two threads busy. The step starts them (under srun where there are several
+nodes), hands the signals on and waits; they run the same script with the same keywords. In generation each
+process of a CPU writes a shard of its own, as jobs on several machines do.
 """
 
 import os
