@@ -12,6 +12,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 CACHE = 1_200_000  # bytes of a block's logits in single precision, on a CPU
+MEMORY = 1 << 30  # the same on a GPU, where several times as much is held
 LEAST = 32  # rows of a block: below, products are slow
 
 
@@ -33,9 +34,8 @@ class _InBlocks(torch.autograd.Function):
         kind = states.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         states, weight = states.to(dtype), weight.to(dtype)
-        size = len(states)
-        if kind == "cpu":
-            size = max(LEAST, CACHE // (4 * len(weight)) // LEAST * LEAST)
+        room = CACHE if kind == "cpu" else MEMORY
+        size = max(LEAST, room // (4 * len(weight)) // LEAST * LEAST)
         gradient = states.new_empty(len(states), len(weight)) if graded else None
         total, kept, gradients = torch.zeros((), device=states.device), ([], []), [[] for _ in beside]
         for start in range(0, len(states), size):
