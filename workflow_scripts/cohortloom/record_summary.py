@@ -73,11 +73,9 @@ class RecordSummary(nn.Module):
         Returns: context [batch, d_model]; token_bias [batch, vocabulary], added to the logits; known
         [batch, 2], how many codes of earlier visits and of this visit are shown.
         """
-        context, past, present = self._told(input_ids, embedded, x_num, x_cat)
-        token_bias = self.group_bias[self.group(x_num, x_cat)]
-        token_bias = token_bias + self._held(input_ids * past) * self.recurrence
-        token_bias = token_bias + self._held(input_ids * present) * self.repetition
-        return context, token_bias, torch.stack([past.sum(1), present.sum(1)], 1)
+        context, shown, value, known = self.read_sparse(input_ids, embedded, x_num, x_cat)
+        token_bias = self.group_bias[self.group(x_num, x_cat)].scatter_add(1, shown, value)
+        return context, token_bias, known
 
     def read_sparse(
         self, input_ids: torch.Tensor, embedded: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor
@@ -87,29 +85,18 @@ class RecordSummary(nn.Module):
         Returns: context, then in place of token_bias less the group's: shown [batch, length], a code's id
         once for each way it is shown, else 0, and value [batch, length], what is added to it; then known.
         """
-        context, past, present = self._told(input_ids, embedded, x_num, x_cat)
+        code = input_ids >= self.first_code_id
+        now = (input_ids == self.now_id).cumsum(1) > 0
+        past, present = code & ~now, code & now
+        context = self.person(x_num, x_cat).sum(1)
+        context = context + self.earlier((embedded * past[..., None]).sum(1))
+        context = context + self.present((embedded * present[..., None]).sum(1))
         # In order of id, those of earlier visits before those of this one: the first of equal ones counts.
         key = torch.where(past | present, 2 * input_ids + present, 0).sort(1).values
         shown = torch.where(key != key.roll(1, 1), key // 2, 0)
         shown[:, 0] = key[:, 0] // 2
         value = torch.where(key % 2 == 1, self.repetition, self.recurrence[shown]) * (shown > 0)
         return context, shown, value, torch.stack([past.sum(1), present.sum(1)], 1)
-
-    def _told(self, input_ids, embedded, x_num, x_cat) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Context, and which of input_ids are codes of earlier visits and which of this one."""
-        code = input_ids >= self.first_code_id
-        now = (input_ids == self.now_id).cumsum(1) > 0
-        past, present = code & ~now, code & now
-        context = self.person(x_num, x_cat).sum(1)
-        context = context + self.earlier((embedded * past[..., None]).sum(1))
-        return context + self.present((embedded * present[..., None]).sum(1)), past, present
-
-    def _held(self, ids: torch.Tensor) -> torch.Tensor:
-        """1 for each token in ids [batch, length], [batch, vocabulary]; id 0 is none."""
-        held = torch.zeros(len(ids), len(self.recurrence), device=ids.device)
-        held.scatter_(1, ids, 1.0)
-        held[:, 0] = 0.0
-        return held
 
     def group(self, x_num: torch.Tensor, x_cat: torch.Tensor) -> torch.Tensor:
         """Row of `group_bias` [batch] of ages in years and sexes, women first."""

@@ -101,8 +101,6 @@ class Trainer:
         """forbidden: bool [2, 91, vocabulary], codes that enter the loss (forbidden.forbidden_table)."""
         name, precision = pick_device(device, precision=plan.precision)
         self.accelerator = Accelerator(cpu=name == "cpu", mixed_precision=precision)
-        if name == "cpu":  # visits are short: the fused kernels there take twice the time of plain products
-            model.set_attn_implementation("eager")
         self.plain_model = model
         rates = (plan.learning_rate, plan.table_learning_rate, plan.matrix_learning_rate)
         optimizers = make_optimizers(model, *rates, plan.weight_decay)
