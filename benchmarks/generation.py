@@ -25,14 +25,13 @@ import torch
 from cohortloom.constrained import Constraint
 from cohortloom.devices import pick_device
 from cohortloom.forbidden import AGES
-from cohortloom.generation import synthesize, take_apart
+from cohortloom.generation import BATCH_SIZE, synthesize, take_apart
 from cohortloom.model import PromptBartWithDemographicPrediction
 from cohortloom.step import quiet_libraries
 from cohortloom.visits import patient_starts, read_visits, sex_index
 from cohortloom.vocabulary import NOW, Vocabulary
 
 PUBLISHED = REPOSITORY / "published" / "nhds2010" / "model"
-BATCH = 256
 
 
 def plain(model, words: Vocabulary, age: np.ndarray, sex: np.ndarray, batch: int) -> tuple[int, float]:
@@ -56,7 +55,7 @@ def plain(model, words: Vocabulary, age: np.ndarray, sex: np.ndarray, batch: int
 def ours(model, words: Vocabulary, age: np.ndarray, sex: np.ndarray, **options) -> tuple[int, float]:
     """The same by `synthesize`."""
     start = time.perf_counter()
-    records = synthesize(model, words, age, sex, 0, BATCH, max_visits=1, **options)
+    records = synthesize(model, words, age, sex, 0, max_visits=1, **options)
     return sum(len(record.ids) for record in records), time.perf_counter() - start
 
 
@@ -75,7 +74,7 @@ def against_constraint(model, words, age, sex, times: int = 30) -> float:
     for _ in range(times):
         for constrained in least:
             constraint = bound if constrained else None
-            seconds = ours(model, words, age[:BATCH], sex[:BATCH], constraint=constraint, **options)[1]
+            seconds = ours(model, words, age, sex, constraint=constraint, **options)[1]
             least[constrained] = min(least[constrained], seconds)
     return least[True] / least[False]
 
@@ -93,8 +92,8 @@ def measure(folder: Path, cohort: Path, sizes: list[int]) -> Iterator[Line]:
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
     torch.manual_seed(0)
-    ours(model, words, age[:BATCH], sex[:BATCH])  # warms up, as the next line does
-    plain(model, words, age[:BATCH], sex[:BATCH], 64)
+    ours(model, words, age[:BATCH_SIZE], sex[:BATCH_SIZE])  # warms up, as the next line does
+    plain(model, words, age[:BATCH_SIZE], sex[:BATCH_SIZE], 64)
     made, seconds = ours(model, words, age, sex)
     per_visit = {}
     for name, batch, n in (("plain generate(), 64 at a time", 64, 2048), ("plain generate(), one", 1, 128)):
@@ -112,8 +111,8 @@ def measure(folder: Path, cohort: Path, sizes: list[int]) -> Iterator[Line]:
     made, seconds = ours(model, words, age, sex)
     yield Line("ours, one thread: codes", made, "codes", seconds, made / seconds)
     torch.set_num_threads(cores)
-    ratio = against_constraint(model, words, age, sex)
-    yield Line("ours, constrained", BATCH, "visits", None, None, ratio, "x the seconds without")
+    ratio = against_constraint(model, words, age[:BATCH_SIZE], sex[:BATCH_SIZE])
+    yield Line("ours, constrained", BATCH_SIZE, "visits", None, None, ratio, "x the seconds without")
     lines = []
     with tempfile.TemporaryDirectory() as name:
         written = ("--synthetic", f"{name}/visits.parquet", "--counts", f"{name}/counts.json")

@@ -113,7 +113,7 @@ def test_expected_codes_add_up_over_shards_and_to_what_is_written(world):
     assert torch.equal(sum(part.later for part in parts), both.later)
     first = np.flatnonzero(data.visit == 0)
     chosen = np.sort(np.random.default_rng([0, 5]).permutation(first))
-    records = list(synthesize(model, words, data.age[chosen], data.sex[chosen], 0, 256))
+    records = list(synthesize(model, words, data.age[chosen], data.sex[chosen], 0))
     written = sum(len(record.ids) for record in records)
     assert float(whole[words.first_code :].sum()) == pytest.approx(written, rel=0.02)
     assert int(both.later.sum()) == sum(int((record.visit > 0).sum()) for record in records)

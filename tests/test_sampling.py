@@ -1,16 +1,19 @@
 """The decoding loop of our own against that of transformers: the same scores, the same distribution."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2_contingency, chisquare
+from scipy.stats import chi2_contingency, chisquare, kstest
 from transformers import LogitsProcessor
 
 import cohortloom.sampling
 from cohortloom.constrained import Constraint
+from cohortloom.devices import fast_products
 from cohortloom.forbidden import AGES
 from cohortloom.generation import take_apart
-from cohortloom.sampling import Clocks, write_visits
+from cohortloom.sampling import Clocks, _alarms, write_visits
 from cohortloom.vocabulary import NOW
 from test_model import first_batch, world  # noqa: F401
 
@@ -27,6 +30,7 @@ class Scatter(LogitsProcessor):
         return scores + self.table[input_ids[:, -1]]
 
 
+PACKED = [(0.0, 1), (1 / 8, 1), (1 / 8, 16), (1.0, 1)]  # values of LEAVE and GRAIN
 ODDS = torch.tensor([0.5, 0.25, 0.15, 0.0999, 0.0001, 0.0]).log()
 
 
@@ -50,6 +54,21 @@ def test_tokens_are_drawn_by_their_probability():
     torch.manual_seed(0)
     found = np.bincount(Clocks(n, 6).draw((ODDS / 1.1).expand(n, -1)).numpy(), minlength=6)
     assert chisquare(found[:5], expected).pvalue < 1e-6
+
+
+@pytest.mark.parametrize("fine", [True, False], ids=["alarms", "in single precision"])
+def test_alarms_are_exponential_and_fine_near_zero(fine):
+    """Of a rare code the small ones count. Rejected: -log(1 - u) of numbers u of 24 bits."""
+    torch.manual_seed(0)
+    alarms = _alarms(2000, 2000, torch.device("cpu")) if fine else -torch.log1p(-torch.rand(2000, 2000))
+    assert kstest(alarms.flatten()[:200_000].numpy(), "expon").pvalue > 1e-3
+    small = alarms[alarms < 1e-4]
+    assert 300 < len(small) < 500
+    assert (len(small.unique()) == len(small)) is fine
+    if fine:
+        torch.manual_seed(0)
+        assert torch.equal(alarms, _alarms(2000, 2000, torch.device("cpu"))), "torch's seed decides"
+        assert not torch.equal(alarms, _alarms(2000, 2000, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["clocks", "stopped clocks"])
@@ -107,10 +126,11 @@ def test_scores_without_a_token_to_draw_are_refused(scores):
 
 
 @pytest.mark.parametrize("reveal", [0.0, 0.5])
-@pytest.mark.parametrize("leave", [0.0, 1 / 8, 1.0])
-def test_without_chance_it_writes_what_the_library_writes(world, monkeypatch, reveal, leave):  # noqa: F811
+@pytest.mark.parametrize("leave, grain", PACKED)
+def test_without_chance_it_writes_what_the_library_writes(world, monkeypatch, reveal, leave, grain):  # noqa: F811
     """Whenever ended visits leave the batch: at once, by shares, or never, and at what lengths they end."""
     monkeypatch.setattr(cohortloom.sampling, "LEAVE", leave)
+    monkeypatch.setattr(cohortloom.sampling, "GRAIN", grain)
     options = {"do_sample": False, "logits_processor": [Scatter(world[0])]}
     ours, theirs = (written(world, 64, library=there, reveal=reveal, **options) for there in (False, True))
     lengths = take_apart(theirs.numpy(), world[0]).lengths
@@ -125,10 +145,11 @@ def test_a_visit_is_drawn_alike_whatever_the_others_do(world, monkeypatch, repea
     """Not by when ended visits leave, nor by what the other patients are; another seed draws others."""
     options = {"do_sample": True, "logits_processor": [Scatter(world[0])], **repeats}
     made = []
-    for leave in (0.0, 1 / 8, 1.0):
+    for leave, grain in PACKED:
         monkeypatch.setattr(cohortloom.sampling, "LEAVE", leave)
+        monkeypatch.setattr(cohortloom.sampling, "GRAIN", grain)
         made.append(written(world, 64, **options))
-    assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2])
+    assert all(torch.equal(made[0], other) for other in made[1:])
     assert not torch.equal(made[0], written(world, 64, seed=1, **options)[:, : made[0].shape[1]])
 
     batch = first_batch(world, 64)
@@ -190,3 +211,26 @@ def test_a_constraint_keeps_to_its_rows_when_others_leave(world):  # noqa: F811
 def test_what_it_cannot_do_is_refused(world, options):  # noqa: F811
     with pytest.raises(ValueError, match="write_visits"):
         written(world, 4, **options)
+
+
+@pytest.mark.parametrize("wrong", [False, True], ids=["products in bf16", "all in bf16"])
+def test_products_in_bf16_hardly_move_probabilities(world, monkeypatch, wrong):  # noqa: F811
+    """On a processor that is fast in it. Rejected: shares of age and sex, and so the logits, in bf16 too."""
+    monkeypatch.setattr("cohortloom.devices.pick_device", lambda *asked: ("cpu", "bf16"))
+    model, batch = world[2], first_batch(world, 64, 0.5)
+    logits = []
+    with torch.no_grad():
+        for fast in (False, True):
+            context = fast_products(torch.device("cpu")) if fast else contextlib.nullcontext()
+            with context:
+                assert torch.is_autocast_enabled("cpu") is fast
+                batch["context"], batch["token_bias"], batch["known"] = model.read(
+                    batch["input_ids"], batch["x_num"], batch["x_cat"]
+                )
+                if wrong and fast:
+                    batch["token_bias"] = batch["token_bias"].bfloat16()
+                given = {name: value for name, value in batch.items() if name != "labels"}
+                logits.append(model(**given).logits.float().log_softmax(-1))
+    moved = (logits[0] - logits[1]).abs().max().item()
+    assert moved > 0
+    assert (moved < 0.01) is not wrong

@@ -26,7 +26,7 @@ def evaluate_conditioning(
     model: Path | None = None,
     visits: int = 10000,
     pairs: int = 500,
-    batch_size: int = 256,
+    batch_size: int = 512,
     sample_seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:

@@ -28,7 +28,7 @@ from cohortloom.visits import (
 from cohortloom.vocabulary import Vocabulary
 from join_shards import join_shards
 
-WORTH = 16  # batches that a process must have to be worth its start, of some seconds
+WORTH = 8  # batches that a process must have to be worth its start, of some seconds
 
 
 def generate(
@@ -40,7 +40,7 @@ def generate(
     counts: Path,
     mode: Literal["synthesize", "reconstruct"] = "synthesize",
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int = 512,
     shard: int = 1,
     shards: int = 1,
     demographics: str = "test",

@@ -30,7 +30,7 @@ def generate_patients(
     model: Path = PUBLISHED / "model",
     cohort: Path = PUBLISHED / "cohort" / "visits.parquet",
     constrained: Literal["none", "hard", "full"] = "none",
-    batch_size: int = 256,
+    batch_size: int = 512,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Write synthetic visits of new patients to parquet, and counts of faults beside it as .json.

@@ -168,7 +168,7 @@ def write(model, words: Vocabulary, data: Examples, seed: int, shard: tuple[int,
     counted, later = ExpectedCodes(words, device), np.zeros(MAX_COUNT)
     first = np.flatnonzero(data.visit == 0)
     chosen = np.sort(np.random.default_rng([seed, 5]).permutation(first)[:PATIENTS])
-    people = (data.age[chosen], data.sex[chosen], seed, 256)
+    people = (data.age[chosen], data.sex[chosen], seed)
     for record in synthesize(model, words, *people, shard=shard, logits_processor=[counted]):
         later += _lengths(record)
     return Written(counted.sums, torch.from_numpy(later).to(device))

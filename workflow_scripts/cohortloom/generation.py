@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from cohortloom.devices import fast_products
 from cohortloom.examples import join_rows, pad, ragged_range, row_offsets
 from cohortloom.sampling import write_visits
 from cohortloom.visits import MAX_AGE
 from cohortloom.vocabulary import END, NOW, PAD, Vocabulary
 
 DAYS_PER_YEAR = 365.25
+BATCH_SIZE = 512  # patients; of 256 a visit takes a fifth longer
 
 
 @dataclass
@@ -65,7 +67,8 @@ def decode(
     processor = constraint.of(age, sex) if constraint else None
     if processor:
         options = {**options, "logits_processor": [processor]}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), fast_products(device):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
         raw = model.generate(
             torch.from_numpy(encoder).to(device),
@@ -112,7 +115,7 @@ def synthesize(
     age: np.ndarray,
     sex: np.ndarray,
     seed: int,
-    batch_size: int,
+    batch_size: int = BATCH_SIZE,
     max_visits: int = 100,
     shard: tuple[int, int] = (1, 1),
     **options,

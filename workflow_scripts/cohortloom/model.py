@@ -187,23 +187,21 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         written = self.summary.written(prefix_ids, self.model.shared(prefix_ids))[:, -new:]
         informed = states + self.summary(context[:, None], written)
         end_bias = self.summary.end_bias(known, prefix_ids)[:, -new:]
-        row, place = torch.nonzero(torch.ones_like(end_bias), as_tuple=True)
-        logits = self.end(self.lm_head(informed.flatten(0, 1)) + token_bias[row], end_bias.flatten())
-        so_far = (
-            torch.arange(prefix_ids.shape[1], device=row.device) <= place[:, None] + prefix_ids.shape[1] - new
-        )
-        written_bias = self.summary.written_bias(token_bias, x_num, x_cat, prefix_ids)[row] * so_far
-        logits = logits.scatter_add(1, prefix_ids[row], written_bias.to(logits.dtype))
+        logits = self.end(self.lm_head(informed) + token_bias[:, None], end_bias)
+        place = torch.arange(prefix_ids.shape[1], device=prefix_ids.device)
+        so_far = place <= place[-new:, None]
+        written_bias = self.summary.written_bias(token_bias, x_num, x_cat, prefix_ids)[:, None] * so_far
+        logits.scatter_add_(2, prefix_ids[:, None].expand_as(written_bias), written_bias.to(logits.dtype))
         return PromptBartOutput(
-            logits=logits.view(*end_bias.shape, -1),
+            logits=logits,
             past_key_values=decoded.past_key_values,
             encoder_last_hidden_state=encoder_outputs[0],
         )
 
     def end(self, logits: torch.Tensor, end_bias: torch.Tensor) -> torch.Tensor:
-        """Logits [n, vocabulary] with end_bias [n] on the terminators."""
+        """Logits [..., vocabulary] with end_bias [...] on the terminators."""
         first, last = min(self.config.eos_token_id), max(self.config.eos_token_id)  # they stand together
-        logits[:, first : last + 1] += end_bias[:, None].to(logits.dtype)
+        logits[..., first : last + 1] += end_bias[..., None].to(logits.dtype)
         return logits
 
     def combine(self, lm: torch.Tensor, age: torch.Tensor, sex: torch.Tensor) -> torch.Tensor:

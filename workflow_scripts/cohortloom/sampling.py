@@ -9,11 +9,13 @@ A visit gets the same random numbers whatever the others in its batch do, so tha
 flipped at a fixed seed changes nobody else.
 """
 
+import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 FIXED = ("attention_mask", "x_num", "x_cat", "context", "token_bias", "known")  # of a visit, by row
 LEAVE = 1 / 8  # of the batch has ended before it is packed: a copy costs about so much of a step
+GRAIN = 32  # rows that a packed batch is a multiple of: the library beneath compiles for each number anew
 TINY = torch.finfo(torch.float32).tiny  # of an alarm: 0 / 0 would be no number
 
 
@@ -30,9 +32,7 @@ class Clocks:
 
     def __init__(self, visits: int, tokens: int, device: torch.device | str = "cpu"):
         """Sets the alarms [visits, tokens] by torch's generator of `device`."""
-        # In double precision: of a rare code the alarm matters where it is near 0.
-        alarms = torch.empty(visits, tokens, dtype=torch.float64, device=device).exponential_()
-        self.left = alarms.float()
+        self.left = _alarms(visits, tokens, torch.device(device))
         self.row = torch.arange(visits, device=device)  # of the visits that go on
         self._visits = visits
 
@@ -50,13 +50,25 @@ class Clocks:
             )
         self.left.addcmul_(rate, wait[:, None], value=-1)
         # Where repeats are allowed the token drawn may come again.
-        fresh = torch.empty(self._visits, 1, dtype=torch.float64, device=scores.device).exponential_()
-        self.left.scatter_(1, token[:, None], fresh[self.row].float())
+        fresh = _alarms(self._visits, 1, scores.device)
+        self.left.scatter_(1, token[:, None], fresh[self.row])
         return token
 
     def keep_rows(self, kept: torch.Tensor) -> None:
         """Go on with the visits `kept` of those that went on."""
         self.left, self.row = self.left[kept], self.row[kept]
+
+
+def _alarms(visits: int, tokens: int, device: torch.device) -> torch.Tensor:
+    """Exponential random numbers [visits, tokens] by torch's generator.
+
+    Drawn in double precision: of a rare code the alarm matters where it is near 0.
+    """
+    if device.type != "cpu":
+        return torch.empty(visits, tokens, dtype=torch.float64, device=device).exponential_().float()
+    # numpy's takes a sixth of the time of torch's.
+    chance = np.random.default_rng(int(torch.randint(2**63 - 1, ())))
+    return torch.from_numpy(chance.standard_exponential((visits, tokens))).float()
 
 
 def write_visits(model, input_ids, logits_processor, stopping_criteria, generation_config, **given):
@@ -99,10 +111,12 @@ def write_visits(model, input_ids, logits_processor, stopping_criteria, generati
         written[row, length] = torch.where(open_, token, pad)
         open_ &= ~torch.isin(token, ends)
         length += 1
-        kept = open_.nonzero()[:, 0]
-        if not len(kept):
+        going_on = int(open_.sum())
+        if not going_on:
             break
-        if len(kept) <= (1 - LEAVE) * len(row):
+        rows = -(-going_on // GRAIN) * GRAIN
+        if rows <= (1 - LEAVE) * len(row):
+            kept = (~open_).argsort(stable=True)[:rows].sort().values
             row, open_, states = row[kept], open_[kept], states[kept]
             fixed = {name: value[kept] for name, value in fixed.items()}
             cache.batch_select_indices(kept)

@@ -167,7 +167,7 @@ class Trainer:
         if model.config.age_weight > 0:
             calibrate_age(model, readings)
         part = (self._process + 1, self._processes)
-        # Without mixed precision: in that of whoever will generate.
+        # Not in the precision of training: in that of whoever will generate.
         written = write(model, self.words, self.train, plan.seed, part)
         if self._processes > 1:
             written = Written(*(self.accelerator.reduce(sums, "sum") for sums in vars(written).values()))
@@ -282,7 +282,7 @@ class Trainer:
         self.plain_model.eval()
         records = []
         for record in synthesize(
-            self.plain_model, self.words, self.val.age[chosen], self.val.sex[chosen], self.plan.seed, 256
+            self.plain_model, self.words, self.val.age[chosen], self.val.sex[chosen], self.plan.seed
         ):
             records.append(record)
             self._save_or_stop(only_stop=True)
