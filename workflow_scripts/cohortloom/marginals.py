@@ -14,7 +14,7 @@ from cohortloom.examples import Examples, history
 # Chosen between the likelihood of validation visits under these shares alone and what is impossible;
 # docs/quality.md.
 DISCOUNT = 0.5  # occurrences that every token seen gives up to the wider group
-WEIGHT = 1000.0  # tokens that age and sex apart count for, in a group of both
+WEIGHT = 300.0  # tokens that age and sex apart count for, in a group of both
 
 
 def group_of(age: np.ndarray, sex: np.ndarray) -> np.ndarray:
