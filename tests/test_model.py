@@ -385,3 +385,17 @@ def test_batches_hold_every_row_once_within_the_budget(world):
     assert sorted(np.concatenate(made).tolist()) == np.flatnonzero(keep).tolist()
     longest = np.diff(pairs.decoder_offsets)
     assert max(len(rows) * longest[rows].max() for rows in made) <= 64
+
+
+def test_long_histories_make_batches_small(world, monkeypatch):
+    """Rejected: the same rows where a batch may read any number of tokens."""
+    pairs = plain_pairs(world[1], np.zeros(len(world[1].ids), bool), 62)
+    decoder, encoder = np.diff(pairs.decoder_offsets), np.diff(pairs.encoder_offsets)
+    read = {}
+    for most in (1, 100):
+        monkeypatch.setattr("cohortloom.examples.READ", most)
+        made = batches(pairs, 64, np.random.default_rng(0), np.ones(len(world[1]), bool))
+        assert sorted(np.concatenate(made).tolist()) == list(range(len(world[1])))
+        assert max(len(rows) * decoder[rows].max() for rows in made) <= 64
+        read[most] = max(len(rows) * encoder[rows].max() for rows in made)
+    assert read[1] <= 64 < read[100]

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from cohortloom.visits import code_lists, sex_index
 from cohortloom.vocabulary import MASK, NOW, PAD, START, Vocabulary
 
+READ = 16  # encoder tokens of a batch for each of its decoder tokens, at most
+
 
 @dataclass
 class Examples:
@@ -177,6 +179,8 @@ def batches(
 ) -> list[np.ndarray]:
     """Rows of each batch: of near lengths, at most `batch_tokens` decoder tokens after padding.
 
+    A batch reads at most 16 times as many encoder tokens, or memory would go by the longest histories.
+
     keep [n] bool: rows to use. With a generator rows of one length and the batches are shuffled.
     """
     decoder, encoder = np.diff(pairs.decoder_offsets), np.diff(pairs.encoder_offsets)
@@ -193,6 +197,9 @@ def batches(
             size > 1 and start + size <= len(rows) and size * decoder[rows[start + size - 1]] > batch_tokens
         ):
             size -= 1
+        longest = np.maximum.accumulate(encoder[rows[start : start + size]])
+        fits = np.arange(1, len(longest) + 1) * longest <= READ * batch_tokens
+        size = max(1, int(fits.sum()))
         made.append(rows[start : start + size])
         start += size
     return [made[i] for i in rng.permutation(len(made))] if rng is not None else made
