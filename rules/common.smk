@@ -1,6 +1,7 @@
 # Helpers only, no rules: the checked config, names of files, run ids, imported modules, params.
 # Nothing here imports more than the standard library and the schema check, so that parsing is fast.
 import ast
+import functools
 import os
 import sys
 from pathlib import Path
@@ -251,32 +252,31 @@ def modules_of(script: str) -> list[str]:
     waiting = [SCRIPTS / f"{script}.py"]
     while waiting:
         path = waiting.pop()
-        if path not in found and path.is_file():
+        if path not in found:
             found.add(path)
-            waiting += [file for name in _imports(path) for file in _module_files(name)]
+            waiting += _imported(path)
     return [workflow_file(path.relative_to(WORKFLOW)) for path in sorted(found)]
 
 
-_IMPORTS: dict[Path, set[str]] = {}
+@functools.cache
+def _imported(path: Path) -> list[Path]:
+    """Files of this repository that a file imports, at its top or inside a function."""
+    names, statements = set(), ast.parse(path.read_text(encoding="utf-8")).body
+    for node in statements:  # grows below; expressions hold no imports and are most of a file
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:  # from . import x
+                package = path.relative_to(SCRIPTS).parts[: -node.level]
+                base = ".".join([*package, *base.split(".")] if base else package)
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            statements += getattr(node, block, [])
+    return [file for name in names for file in _module_files(name)]
 
 
-def _imports(path: Path) -> set[str]:
-    """Dotted names that a file imports, at its top or inside a function."""
-    if path not in _IMPORTS:
-        names = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                base = node.module or ""
-                if node.level:  # from . import x
-                    package = path.relative_to(SCRIPTS).parts[: -node.level]
-                    base = ".".join([*package, *base.split(".")] if base else package)
-                names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-        _IMPORTS[path] = names
-    return _IMPORTS[path]
-
-
+@functools.cache
 def _module_files(name: str) -> list[Path]:
     """Files of this repository that importing a dotted name runs: the module and its packages."""
     parts = name.split(".")
@@ -284,4 +284,4 @@ def _module_files(name: str) -> list[Path]:
     for length in range(1, len(parts) + 1):
         stem = SCRIPTS.joinpath(*parts[:length])
         files += [stem / "__init__.py", stem.with_suffix(".py")]
-    return files
+    return [file for file in files if file.is_file()]
