@@ -44,6 +44,7 @@ class Workflow:
         environment |= self.environment
         command = [sys.executable, "-m", "snakemake", "--snakefile", self.folder / "Snakefile"]
         command += [*self.options, "--directory", self.directory, "--cores", "2", *arguments]
+        command += ["--max-jobs-per-timespan", "100/1s"]  # ends 4 s sooner than by profiles/default
         done = subprocess.run(
             [str(part) for part in command],
             cwd=self.directory.parent,
