@@ -43,8 +43,8 @@ class Workflow:
         environment = {key: value for key, value in os.environ.items() if key not in DROPPED_VARIABLES}
         environment |= self.environment
         command = [sys.executable, "-m", "snakemake", "--snakefile", self.folder / "Snakefile"]
-        command += [*self.options, "--directory", self.directory, "--cores", "2", *arguments]
         command += ["--max-jobs-per-timespan", "100/1s"]  # ends 4 s sooner than by profiles/default
+        command += [*self.options, "--directory", self.directory, "--cores", "2", *arguments]
         done = subprocess.run(
             [str(part) for part in command],
             cwd=self.directory.parent,
