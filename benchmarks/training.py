@@ -7,7 +7,7 @@ The cohort is made up (uniform codes; the lengths of a hospital discharge), for 
 is learnt. Everything is measured in one run, so that the ratios hold whatever the machine. On a shared
 machine the peak itself moves by the minute: it is taken before and after each training, and the greater
 counts. Muon's products are the same for a step of any size and not among the operations counted: for the
-base preset take --batch-tokens 16384.
+base preset take --batch-tokens 16384 and --visits 20000, so that an epoch holds several such steps.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """The decoding loop of our own against that of transformers: the same scores, the same distribution."""
 
 import contextlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import cohortloom.sampling
 from cohortloom.constrained import Constraint
 from cohortloom.devices import fast_products
 from cohortloom.forbidden import AGES
-from cohortloom.generation import take_apart
+from cohortloom.generation import decode, take_apart
+from cohortloom.model import PromptBartWithDemographicPrediction
 from cohortloom.sampling import Clocks, _alarms, write_visits
 from cohortloom.vocabulary import NOW
 from test_model import first_batch, world  # noqa: F401
@@ -213,24 +215,56 @@ def test_what_it_cannot_do_is_refused(world, options):  # noqa: F811
         written(world, 4, **options)
 
 
-@pytest.mark.parametrize("wrong", [False, True], ids=["products in bf16", "all in bf16"])
-def test_products_in_bf16_hardly_move_probabilities(world, monkeypatch, wrong):  # noqa: F811
-    """On a processor that is fast in it. Rejected: shares of age and sex, and so the logits, in bf16 too."""
+PUBLISHED = Path(__file__).resolve().parents[1] / "published" / "nhds2010" / "model"
+
+
+@pytest.mark.parametrize("wrong", [False, True], ids=["products in bf16", "weights in eight bits"])
+def test_products_in_bf16_hardly_move_probabilities(monkeypatch, wrong):
+    """Of the published model, over visits that it writes, in nats a token. Rejected: coarser products."""
     monkeypatch.setattr("cohortloom.devices.pick_device", lambda *asked: ("cpu", "bf16"))
-    model, batch = world[2], first_batch(world, 64, 0.5)
+    model = PromptBartWithDemographicPrediction.from_pretrained(PUBLISHED).float().eval()
+    chance, n = np.random.default_rng(0), 100
+    x_num = torch.from_numpy(chance.uniform(0, 90, (n, 1)).astype(np.float32))
+    x_cat = torch.from_numpy(chance.integers(0, 2, (n, 1)))
+    given = {"x_num": x_num, "x_cat": x_cat, "attention_mask": torch.ones_like(x_cat)}
+    start = torch.full_like(x_cat, NOW)
+    torch.manual_seed(0)
+    ids = model.generate(start, **given, custom_generate=write_visits)[:, :-1]
+    open_ = (~torch.isin(ids, torch.tensor(model.config.eos_token_id))).cumprod(1).bool()
     logits = []
     with torch.no_grad():
         for fast in (False, True):
-            context = fast_products(torch.device("cpu")) if fast else contextlib.nullcontext()
-            with context:
-                assert torch.is_autocast_enabled("cpu") is fast
-                batch["context"], batch["token_bias"], batch["known"] = model.read(
-                    batch["input_ids"], batch["x_num"], batch["x_cat"]
-                )
-                if wrong and fast:
-                    batch["token_bias"] = batch["token_bias"].bfloat16()
-                given = {name: value for name, value in batch.items() if name != "labels"}
-                logits.append(model(**given).logits.float().log_softmax(-1))
-    moved = (logits[0] - logits[1]).abs().max().item()
+            if wrong and fast:
+                model.lm_head.weight.copy_(model.lm_head.weight.to(torch.float8_e4m3fn))
+            with fast_products(torch.device("cpu")) if fast else contextlib.nullcontext():
+                context, token_bias, known = model.read(start, x_num, x_cat)
+                known = {"context": context, "token_bias": token_bias, "known": known}
+                made = model(input_ids=start, decoder_input_ids=ids, **given, **known).logits
+                logits.append(made[open_].float().log_softmax(-1))
+    moved = (logits[0].exp() * (logits[0] - logits[1])).sum(-1).mean().item()
     assert moved > 0
-    assert (moved < 0.01) is not wrong
+    assert (moved < 1e-4) is not wrong
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_visits_are_written_with_fast_products(world, monkeypatch, fast):  # noqa: F811
+    """Where the CPU is fast in bf16, and there alone; with them too a visit does not depend on the others."""
+    monkeypatch.setattr("cohortloom.devices.pick_device", lambda *asked: ("cpu", "bf16" if fast else "no"))
+    found = []
+
+    class Look(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            found.append((torch.is_autocast_enabled("cpu"), scores.dtype))
+            return scores
+
+    words, n = world[0], 64
+    rows = np.full(n, NOW), np.ones(n, np.int64)
+    age, sex = np.linspace(0, 89, n), np.arange(n) % 2
+    made = []
+    for leave, grain in PACKED:
+        monkeypatch.setattr(cohortloom.sampling, "LEAVE", leave)
+        monkeypatch.setattr(cohortloom.sampling, "GRAIN", grain)
+        processors = [Look(), Scatter(words)]
+        made.append(decode(world[2], words, rows, age, sex, [0], logits_processor=processors))
+    assert set(found) == {(fast, torch.float32)}
+    assert all(np.array_equal(made[0].ids, other.ids) for other in made[1:])

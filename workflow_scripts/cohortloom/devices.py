@@ -6,7 +6,7 @@ from cohortloom.errors import UserError
 
 
 def fast_products(device: torch.device) -> torch.autocast:
-    """In this context a CPU that is fast in bf16 multiplies matrices in it; other devices as ever."""
+    """In this context a CPU that is fast in bf16 multiplies matrices in it; others mix no precisions."""
     fast = device.type == "cpu" and pick_device("cpu")[1] == "bf16"
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
