@@ -1,13 +1,15 @@
 """Measure training: target tokens a second on one core and on all, beside the machine's matrix-product peak.
 
-    python benchmarks/training.py [--preset small] [--precision auto] [--tokens 150000]
+    python benchmarks/training.py [--preset small] [--precision auto] [--tokens 80000] [--rounds 3]
                                   [--batch-tokens 2048] [--out FILE]
 
 The cohort is made up (uniform codes; the lengths of a hospital discharge), for speed does not depend on what
 is learnt. Everything is measured in one run, so that the ratios hold whatever the machine. On a shared
-machine the peak itself moves by the minute: it is taken before and after each training, and the greater
-counts. Muon's products are the same for a step of any size and not among the operations counted: for the
-base preset take --batch-tokens 16384 and --visits 20000, so that an epoch holds several such steps.
+machine the peak itself moves by the minute, threefold at times. So trainings and peaks take turns, and a
+training is compared with the mean of the peaks before and after it, the median of all rounds; beside it
+stands the share of the best peak of all. Muon's products are the same for a step of any size and not among
+the operations counted: for the base preset take --batch-tokens 16384 and --visits 20000, so that an epoch
+holds several such steps.
 """
 
 import argparse
@@ -104,13 +106,22 @@ def measure(asked: argparse.Namespace) -> Iterator[Line]:
         yield Line("padding", None, "", None, None, 1 - scored / cells, "of decoder positions")
         name = f"training, {asked.preset}, {model.num_parameters() / 1e6:.1f} million"
         for threads, where in wheres.items():
-            peaks = [matrix_peak(device, precision, threads)]
-            rate = trained(files, folder, asked, threads)
-            peaks.append(matrix_peak(device, precision, threads))
-            for when, peak in zip(("before", "after"), peaks, strict=True):
-                yield Line(f"peak, {where}, {when}", None, f"GFLOP ({kind})", None, peak / 1e9)
-            share, tokens = flops * rate / max(peaks), asked.tokens
-            yield Line(f"{name}, {where}", tokens, "target tokens", tokens / rate, rate, share, "of the peak")
+            peaks, rates = [matrix_peak(device, precision, threads)], []
+            for _ in range(asked.rounds):
+                rates.append(trained(files, folder, asked, threads))
+                peaks.append(matrix_peak(device, precision, threads))
+            for which, peak in zip(("least", "median", "best"), np.quantile(peaks, (0, 0.5, 1)), strict=True):
+                yield Line(f"peak, {where}, {which}", None, f"GFLOP ({kind})", None, peak / 1e9)
+            around = [flops * rate * 2 / sum(peaks[i : i + 2]) for i, rate in enumerate(rates)]
+            rate, tokens = float(np.median(rates)), asked.tokens
+            for share, of in (
+                (
+                    float(np.median(around)),
+                    f"of the peaks around it ({min(around):.3f} to {max(around):.3f})",
+                ),
+                (flops * rate / max(peaks), "of the best peak"),
+            ):
+                yield Line(f"{name}, {where}", tokens, "target tokens", tokens / rate, rate, share, of)
         yield Line("loading a batch", None, "", None, None, loading / (scored / rate), "of a step's time")
 
 
@@ -121,7 +132,8 @@ if __name__ == "__main__":
     parser.add_argument("--preset", default="small", choices=("tiny", "mini", "small", "base"))
     parser.add_argument("--precision", default="auto", choices=("auto", "float32"))
     parser.add_argument("--visits", type=int, default=4000)
-    parser.add_argument("--tokens", type=int, default=150_000, help="budget of a training")
+    parser.add_argument("--tokens", type=int, default=80_000, help="budget of a training")
+    parser.add_argument("--rounds", type=int, default=3, help="trainings, with a peak before and after each")
     parser.add_argument("--batch-tokens", type=int, default=2048, help="target tokens of a step")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
