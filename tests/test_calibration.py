@@ -5,10 +5,13 @@ import pytest
 import torch
 
 from cohortloom.calibration import (
+    ROUNDS,
     calibrate_age,
     calibrate_ending,
     calibrate_frequencies,
     calibrate_later_ending,
+    calibrate_recurrence,
+    carried_codes,
     read,
     write,
 )
@@ -21,23 +24,30 @@ from cohortloom.vocabulary import END, Vocabulary
 CODES = ("2859", "4019", "5990", "60000", "64891", "66411", "7746")
 
 
-@pytest.fixture
-def world():
-    """2,000 patients of two visits of 1 to 5 codes, first ones shorter; vocabulary; an untrained model."""
+def made(gap_bins=()):
+    """2,000 patients of two visits of 1 to 5 codes, first ones shorter; vocabulary; an untrained model.
+
+    Without bins for the days in between, the model ends all records after one visit.
+    """
     rng = np.random.default_rng(0)
-    words = Vocabulary(CODES, (1,) * len(CODES), ())
+    words = Vocabulary(CODES, (1,) * len(CODES), gap_bins)
     visit = np.tile([0, 1], 2000)
     lengths = 1 + rng.binomial(4, np.where(visit == 0, 0.3, 0.6))
     ids = np.concatenate([rng.choice(len(CODES), n, replace=False) for n in lengths]) + words.first_code
     data = Examples(
         ids=ids,
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        terminator=np.full(4000, END),
+        terminator=np.where(visit == 0, words.terminators[-1], END),
         age=rng.uniform(20, 80, 4000),
         sex=rng.integers(0, 2, 4000),
         visit=visit,
     )
     return words, data, make_model(words, data, "tiny", 0, 0.0, 64).eval()
+
+
+@pytest.fixture
+def world():
+    return made()
 
 
 def tensors(batch):
@@ -104,21 +114,34 @@ def test_expected_frequencies_become_the_observed(world):
     assert not bias.any()  # whether visits end is another matter
 
 
-def test_expected_codes_add_up_over_shards_and_to_what_is_written(world):
+def test_what_is_written_adds_up_over_shards(world):
     words, data, model = world
     both = write(model, words, data, 0)
-    parts = [write(model, words, data, 0, (i, 2)) for i in (1, 2)]
-    whole = both.codes
-    assert torch.allclose(sum(part.codes for part in parts), whole)
+    parts = [write(model, words, data, 0, 0, (i, 2)) for i in (1, 2)]
+    assert torch.allclose(sum(part.codes for part in parts), both.codes)
     assert torch.equal(sum(part.later for part in parts), both.later)
-    first = np.flatnonzero(data.visit == 0)
-    chosen = np.sort(np.random.default_rng([0, 5]).permutation(first))
-    records = list(synthesize(model, words, data.age[chosen], data.sex[chosen], 0))
+    assert torch.equal(sum(part.carried for part in parts), both.carried)
+
+
+def test_rounds_write_for_all_patients_what_the_model_writes():
+    """Each for a third of them; expected codes and ends sum up to those that were drawn."""
+    words, data, model = made(((30, 60),))
+    rounds = [write(model, words, data, 0, turn) for turn in range(ROUNDS)]
+    people = np.random.default_rng([0, 5]).permutation(np.flatnonzero(data.visit == 0))
+    records = []
+    for turn in range(ROUNDS):
+        chosen = np.sort(people[turn::ROUNDS])
+        records += synthesize(model, words, data.age[chosen], data.sex[chosen], turn)
+    codes, later, carried = (
+        sum(getattr(each, name) for each in rounds) for name in ("codes", "later", "carried")
+    )
     written = sum(len(record.ids) for record in records)
-    assert float(whole[words.first_code :].sum()) == pytest.approx(written, rel=0.02)
-    assert int(both.later.sum()) == sum(int((record.visit > 0).sum()) for record in records)
     visits = sum(len(record.offsets) - 1 for record in records)
-    assert float(whole[words.terminators].sum()) == pytest.approx(visits, rel=0.02)
+    assert len(people) == 2000 < visits
+    assert float(codes[words.first_code :].sum()) == pytest.approx(written, rel=0.02)
+    assert float(codes[words.terminators].sum()) == pytest.approx(visits, rel=0.02)
+    assert int(later.sum()) == sum(int((record.visit > 0).sum()) for record in records)
+    assert carried.tolist() == sum(carried_codes(record) for record in records).tolist()
 
 
 def test_later_visits_that_are_written_end_as_training_visits_do(world):
@@ -140,6 +163,44 @@ def test_later_visits_that_are_written_end_as_training_visits_do(world):
     assert wanted[0] < shift[1, 1] < 0.5 * wanted[0]
     assert not np.allclose(wanted, 0, atol=0.5)
     assert not shift[1, 6:].any(), "nothing was seen there"
+
+
+def test_codes_carried_on_by_hand():
+    """Patients of 3, 1 and 2 visits; a code that returns after a visit without it is not carried on."""
+    visits = [[5, 6, 7], [6, 8], [5, 7, 8], [5], [6, 9], [6, 9, 5]]
+    data = Examples(
+        ids=np.concatenate(visits),
+        offsets=np.concatenate([[0], np.cumsum([len(codes) for codes in visits])]),
+        terminator=np.full(6, END),
+        age=np.full(6, 50.0),
+        sex=np.zeros(6, np.int64),
+        visit=np.array([0, 1, 2, 0, 0, 1]),
+    )
+    # 6; then 8; then 6 and 9, of the 3, 2 and 2 codes of visits that another follows
+    assert carried_codes(data).tolist() == [4, 3]
+
+
+def test_codes_are_carried_on_as_often_as_in_training():
+    words, data, model = made(((30, 60),))
+    with torch.no_grad():
+        model.summary.recurrence += 1.5  # what was learnt about recurring codes went wrong
+
+    def share(carried):
+        return float(carried[0] / carried.sum())
+
+    real, written = share(carried_codes(data)), write(model, words, data, 0).carried
+    assert share(written) > real + 0.1
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    calibrate_recurrence(model, data, written)
+    # Of seven codes visits hold most, so that one shift leaves a part of what was off.
+    assert abs(share(write(model, words, data, 1).carried) - real) < 0.5 * (share(written) - real)
+    changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
+    assert changed == ["summary.recurrence"]
+    # Few carried on say little, none nothing.
+    for n in (4.0, 0.0):
+        recurrence = model.summary.recurrence.clone()
+        calibrate_recurrence(model, data, torch.tensor([n, 0.0], dtype=torch.float64))
+        assert torch.equal(recurrence, model.summary.recurrence)
 
 
 @torch.no_grad()

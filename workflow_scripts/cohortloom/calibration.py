@@ -4,8 +4,9 @@ Visits are to end as often after each number of codes as training visits do. The
 (record_summary.py) follows the other weights with a delay, and visits of one code are too few to pull it
 along: they came out a fifth to a half too rare. Whether and where visits end is a plain count, so the bias is
 set by counting in the end. So is how frequent each code is in what the model writes: rare codes came out a
-tenth too rare; and so is where later visits end, which depends on the earlier ones that were written. The age
-head is fitted to the states that it will read, those without dropout.
+tenth too rare; and so are where later visits end and how many codes they have from the visit before, which
+depend on the earlier ones that were written. The age head is fitted to the states that it will read, those
+without dropout.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ VISITS = 20_000
 SHRINKAGE = 3e-3  # of the change of the age head, in mean variances of what it reads
 LEAST = 50  # visits that get so far; below, a count says too little
 BATCH_TOKENS = 2048
-PATIENTS = 10_000  # whom the model writes to see what it writes
+PATIENTS = 10_000  # whom the model writes to see what it writes, in all rounds together
+ROUNDS = 3  # of writing and mending: what is mended first changes what else is written
 FEW = 20  # ends; a shift by so many is taken half
 
 
@@ -150,34 +152,62 @@ class Written:
     """What a model writes for training patients.
 
     codes [vocabulary]: expected number of times that each token is written. later [MAX_COUNT]: number of
-    visits after the first that hold 0, 1, 2 ... codes.
+    visits after the first that hold 0, 1, 2 ... codes. carried [2]: number of codes that stand in the next
+    visit of the patient too, and of those that do not, in visits that another follows.
     """
 
     codes: torch.Tensor
     later: torch.Tensor
+    carried: torch.Tensor
 
 
 @torch.no_grad()
-def write(model, words: Vocabulary, data: Examples, seed: int, shard: tuple[int, int] = (1, 1)) -> Written:
-    """What the model writes for up to 10,000 training patients, told their age and sex alone.
+def write(
+    model, words: Vocabulary, data: Examples, seed: int, turn: int = 0, shard: tuple[int, int] = (1, 1)
+) -> Written:
+    """What the model writes for up to 3,333 training patients, told their age and sex alone.
 
-    shard: (i, k) is the i-th of k parts of them.
+    turn: number of the round, from 0; each has patients of its own. shard: (i, k) is the i-th of k parts of
+    them.
     """
     model.eval()
     device = next(model.parameters()).device
-    counted, later = ExpectedCodes(words, device), np.zeros(MAX_COUNT)
+    counted, later, carried = ExpectedCodes(words, device), np.zeros(MAX_COUNT), np.zeros(2)
     first = np.flatnonzero(data.visit == 0)
-    chosen = np.sort(np.random.default_rng([seed, 5]).permutation(first)[:PATIENTS])
-    people = (data.age[chosen], data.sex[chosen], seed)
+    chosen = np.sort(np.random.default_rng([seed, 5]).permutation(first)[:PATIENTS][turn::ROUNDS])
+    people = (data.age[chosen], data.sex[chosen], seed + turn)
     for record in synthesize(model, words, *people, shard=shard, logits_processor=[counted]):
         later += _lengths(record)
-    return Written(counted.sums, torch.from_numpy(later).to(device))
+        carried += carried_codes(record)
+    return Written(counted.sums, *(torch.from_numpy(counts).to(device) for counts in (later, carried)))
 
 
 def _lengths(visits) -> np.ndarray:
     """Number of later visits, of an Examples or a Record, that hold 0, 1, 2 ... codes: [MAX_COUNT]."""
     held = np.diff(visits.offsets)[visits.visit > 0]
     return np.bincount(np.minimum(held, MAX_COUNT - 1), minlength=MAX_COUNT)
+
+
+def carried_codes(visits) -> np.ndarray:
+    """Of the codes of visits that another follows, how many stand in that too and how many do not: [2]."""
+    row = np.repeat(np.arange(len(visits.visit)), np.diff(visits.offsets))
+    followed = np.append(visits.visit[1:] > 0, False)[row]
+    size = int(visits.ids.max(initial=0)) + 1
+    here, there = row * size + visits.ids, (row - 1) * size + visits.ids
+    carried = int(np.isin(here[followed], there[visits.visit[row] > 0]).sum())
+    return np.array([carried, int(followed.sum()) - carried], float)
+
+
+@torch.no_grad()
+def calibrate_recurrence(model, data: Examples, carried: torch.Tensor) -> None:
+    """Shift what all codes of earlier visits get, in place, so that as many are carried on as in training.
+
+    carried: as `write` gives it, of all parts. Where few were the shift is drawn towards 0.
+    """
+    both = np.array([carried_codes(data), carried.cpu().numpy()])
+    log_odds = np.log((both[:, 0] + 0.5) / (both[:, 1] + 0.5))
+    least = both.min()
+    model.summary.recurrence += float((log_odds[0] - log_odds[1]) * least / (least + FEW))
 
 
 @torch.no_grad()

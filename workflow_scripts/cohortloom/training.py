@@ -17,11 +17,13 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from cohortloom.calibration import (
+    ROUNDS,
     Written,
     calibrate_age,
     calibrate_ending,
     calibrate_frequencies,
     calibrate_later_ending,
+    calibrate_recurrence,
     read,
     write,
 )
@@ -167,12 +169,14 @@ class Trainer:
         if model.config.age_weight > 0:
             calibrate_age(model, readings)
         part = (self._process + 1, self._processes)
-        # Not in the precision of training: in that of whoever will generate.
-        written = write(model, self.words, self.train, plan.seed, part)
-        if self._processes > 1:
-            written = Written(*(self.accelerator.reduce(sums, "sum") for sums in vars(written).values()))
-        calibrate_frequencies(model, self.words, self.train, written.codes)
-        calibrate_later_ending(model, self.train, written.later)
+        for turn in range(ROUNDS):
+            # Not in the precision of training: in that of whoever will generate.
+            written = write(model, self.words, self.train, plan.seed, turn, part)
+            if self._processes > 1:
+                written = Written(*(self.accelerator.reduce(sums, "sum") for sums in vars(written).values()))
+            calibrate_frequencies(model, self.words, self.train, written.codes)
+            calibrate_later_ending(model, self.train, written.later)
+            calibrate_recurrence(model, self.train, written.carried)
         return model.eval()
 
     def _epoch(self, keep: np.ndarray):
