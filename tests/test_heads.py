@@ -1,13 +1,11 @@
 """What the age and sex heads read, and the loss on codes that the edits forbid."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
 from cohortloom.forbidden import age_row, forbidden_table
-from cohortloom.heads import expected_embeddings, forbidden_mass_loss, mean_over
+from cohortloom.heads import expected_embeddings, mean_over
 from cohortloom.presets import make_model
 from cohortloom.validity import load_rules
 from conftest import REPOSITORY
@@ -74,14 +72,6 @@ def test_means_and_expected_embeddings_by_hand():
     found = expected_embeddings(shares.log(), torch.tensor([0, 0, 1]), 3, table, 1)
     assert torch.allclose(found[:2, 0], torch.tensor([(0.5 * 2 + 0.25 * 2 + 0.75 * 6) / 1.5, 4.0]))
     assert found[2].tolist() == [0.0]
-
-
-def test_forbidden_mass_loss_by_hand():
-    shares = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.25, 0.25], [1e-30, 0.5, 0.5]])
-    forbidden = torch.tensor([[False, True, True], [False, False, False], [False, True, True]])
-    loss = forbidden_mass_loss(shares.log(), forbidden).mean()
-    assert float(loss) == pytest.approx((-math.log(0.7) + 0 - math.log(1e-30)) / 3, rel=1e-5)
-    assert torch.isfinite(loss)
 
 
 def test_the_forbidden_loss_enters_the_sum_by_its_weight(world):  # noqa: F811

@@ -63,22 +63,60 @@ def test_parts_together_are_the_parts_by_themselves(world, parts, monkeypatch, h
     model.zero_grad()
 
 
-def test_gradients_are_those_of_the_plain_logits(world, parts):  # noqa: F811
-    """Of one part, by transformers' own forward and without blocks; recurrence and ending included."""
-    model, part = world[2], parts[0]
+@pytest.mark.parametrize("weight", [None, 0.7])
+@pytest.mark.parametrize("unordered", [False, True])
+def test_losses_and_gradients_are_those_of_the_plain_logits(world, parts, monkeypatch, unordered, weight):  # noqa: F811
+    """Of one part, by transformers' own forward, autograd and loops; recurrence and ending included."""
+    model, part = world[2], dict(max(parts, key=lambda part: part["labels"].shape[1]))
+    monkeypatch.setattr(model.config, "forbidden_weight", weight or 0.0)
     inputs = {
         name: part[name] for name in ("input_ids", "attention_mask", "decoder_input_ids", "x_num", "x_cat")
     }
-    _, found = gradients(model, [{**inputs, "labels": part["labels"]}])
+    part["unordered"] = torch.arange(len(part["labels"])) % 2 == 0
+    given = inputs | {"labels": part["labels"]}
+    given |= {"unordered": part["unordered"]} if unordered else {}
+    given |= {"forbidden": part["forbidden"]} if weight else {}
+    losses, found = gradients(model, [given])
     model.zero_grad()
-    scored = part["labels"] != -100
-    out = model(parts=[{**inputs, "labels": part["labels"]}])
-    lm = torch.nn.functional.cross_entropy(model(**inputs).logits[scored], part["labels"][scored])
-    model.combine(lm, out.age_loss, out.sex_loss).backward()
+    shares, nats, masses = model(**inputs).logits.softmax(-1), [], []
+    for visit, labels in enumerate(part["labels"].tolist()):
+        for place, label in enumerate(labels):
+            if label == -100:
+                continue
+            right = [label]
+            if unordered and part["unordered"][visit]:
+                right += [code for code in labels[place + 1 :] if code >= world[0].first_code]
+            nats.append(-shares[visit, place, right].log().mean())
+            masses.append(-(1 - shares[visit, place][part["forbidden"][visit]].sum()).log())
+    lm, mass = torch.stack(nats).mean(), torch.stack(masses).mean()
+    assert losses["lm_loss"] == pytest.approx(float(lm.detach()), rel=1e-4)
+    assert losses["forbidden_loss"] == pytest.approx(float(mass.detach()) if weight else 0, rel=1e-4)
+    out = model(parts=[given])
+    model.zero_grad()
+    model.combine(lm + (weight or 0.0) * mass, out.age_loss, out.sex_loss).backward()
     for name, p in model.named_parameters():
         if p.grad is not None:
             assert torch.allclose(p.grad, found[name], rtol=1e-3, atol=1e-6), name
     assert found["summary.recurrence"].any() and found["summary.ending"].any()
+    # rejected: the gradient of the other loss
+    table = "model.shared.weight"
+    _, other = gradients(model, [inputs | {"labels": part["labels"]}])
+    assert torch.allclose(found[table], other[table], rtol=1e-3, atol=1e-6) == (not weight and not unordered)
+    model.zero_grad()
+
+
+def test_nearly_nothing_permitted_has_a_finite_loss_and_gradient(world, parts, monkeypatch):  # noqa: F811
+    model, part = world[2], parts[0]
+    monkeypatch.setattr(model.config, "forbidden_weight", 1.0)
+    forbidden = torch.ones_like(part["forbidden"])
+    forbidden[:, 0] = False
+    with torch.no_grad():
+        model.summary.group_bias[:, 0] -= 200  # less than the smallest number in single precision
+    losses, found = gradients(model, [{**part, "forbidden": forbidden}])
+    with torch.no_grad():
+        model.summary.group_bias[:, 0] += 200
+    assert 20 < losses["forbidden_loss"] < 100
+    assert all(torch.isfinite(gradient).all() for gradient in found.values())
     model.zero_grad()
 
 
@@ -208,10 +246,16 @@ def test_a_loss_in_blocks_is_the_loss_at_once(monkeypatch):
     states, weight, bias = torch.randn(100, 8), torch.randn(50, 8), torch.randn(100)
     target = torch.randint(50, (100,))
 
-    def score(some, product, beside):
+    def loss_of(some, product, beside):
         logits = product + beside[:, None] * torch.arange(50)
         losses = torch.nn.functional.cross_entropy(logits, target[some], reduction="none")
         return losses.sum() / 100, losses, 2 * losses
+
+    def score(some, *inputs):
+        inputs = [values.detach().requires_grad_() for values in inputs]
+        with torch.enable_grad():
+            loss, *seen = loss_of(some, *inputs)
+        return loss.detach(), *(values.detach() for values in seen), lambda: torch.autograd.grad(loss, inputs)
 
     found = []
     for cache in (0, 10**9):
@@ -221,7 +265,7 @@ def test_a_loss_in_blocks_is_the_loss_at_once(monkeypatch):
         (3 * total).backward()
         found.append([total, losses, doubled, *(values.grad for values in given)])
     given = [values.clone().requires_grad_() for values in (states, weight, bias)]
-    total, losses, doubled = score(slice(None), given[0] @ given[1].T, given[2])
+    total, losses, doubled = loss_of(slice(None), given[0] @ given[1].T, given[2])
     (3 * total).backward()
     plain = [total, losses, doubled, *(values.grad for values in given)]
     for some in found:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch.autograd.function import once_differentiable
 
+from cohortloom.layers import product_dtype
+
 CACHE = 1_200_000  # bytes of a block's logits in single precision, on a CPU
 MEMORY = 1 << 30  # the same on a GPU, where several times as much is held
 LEAST = 32  # rows of a block: below, products are slow
@@ -22,8 +24,9 @@ def in_blocks(
     """The sum of the first result of score over blocks of positions, and its other two for all positions.
 
     score: takes a slice of positions, the product [rows, vocabulary] of their states [positions, d] with
-    weight [vocabulary, d], and those rows of each of `beside` [positions, ...]; gives a loss to add up and
-    two vectors [rows] to look at, which carry no gradient. What it reads besides gets no gradient either.
+    weight [vocabulary, d], and those rows of each of `beside` [positions, ...]; gives a loss to add up, two
+    vectors [rows] to look at, which carry no gradient, and a function that gives the gradient of the loss for
+    the product and for each of `beside`. What it reads besides gets no gradient.
     """
     return _InBlocks.apply(score, torch.is_grad_enabled(), states, weight, *beside)
 
@@ -31,29 +34,26 @@ def in_blocks(
 class _InBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx, score, graded, states, weight, *beside):
-        kind = states.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        dtype = product_dtype(weight)
         states, weight = states.to(dtype), weight.to(dtype)
-        room = CACHE if kind == "cpu" else MEMORY
+        room = CACHE if states.device.type == "cpu" else MEMORY
         size = max(LEAST, room // (4 * len(weight)) // LEAST * LEAST)
         gradient = states.new_empty(len(states), len(weight)) if graded else None
+        turned = weight.T.contiguous()  # as it lies, products of few rows take twice as long
         total, kept, gradients = torch.zeros((), device=states.device), ([], []), [[] for _ in beside]
         for start in range(0, len(states), size):
             some = slice(start, start + size)
-            product = (states[some] @ weight.T).requires_grad_(graded)
-            rows = [values[some].detach().requires_grad_(graded) for values in beside]
-            with torch.set_grad_enabled(graded):
-                loss, *looked_at = score(some, product, *rows)
-                if graded:
-                    gradient[some], *own = torch.autograd.grad(loss, [product, *rows])
-                    for whole, part in zip(gradients, own, strict=True):
-                        whole.append(part)
-            total += loss.detach()
+            loss, *looked_at, derive = score(some, states[some] @ turned, *(rows[some] for rows in beside))
+            if graded:
+                gradient[some], *own = derive()
+                for whole, part in zip(gradients, own, strict=True):
+                    whole.append(part)
+            total += loss
             for whole, part in zip(kept, looked_at, strict=True):
-                whole.append(part.detach())
+                whole.append(part)
         if graded:
-            products = gradient @ weight, gradient.T @ states
-            ctx.save_for_backward(*(product.float() for product in products), *map(torch.cat, gradients))
+            products = gradient @ weight, (gradient.T @ states).float()
+            ctx.save_for_backward(*products, *map(torch.cat, gradients))
         looked_at = [torch.cat(whole) for whole in kept]
         ctx.mark_non_differentiable(*looked_at)
         return total, *looked_at

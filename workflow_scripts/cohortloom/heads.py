@@ -1,4 +1,4 @@
-"""What the age and sex heads read, and the loss on codes that the edits forbid.
+"""What the age and sex heads read.
 
 Kinds of heads (`train.heads`), each a vector [batch, d_model] a visit:
 - states: decoder states, averaged over the code positions. They can carry age and sex from the prompt.
@@ -9,7 +9,6 @@ Kinds of heads (`train.heads`), each a vector [batch, d_model] a visit:
 """
 
 import torch
-from torch.nn import functional as F
 
 
 def mean_over(vectors: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -31,14 +30,3 @@ def expected_embeddings(
     sums = vectors.new_zeros(rows, vectors.shape[1]).index_add(0, row, vectors)
     weight = likely.new_zeros(rows).index_add(0, row, likely.sum(1))
     return sums / weight.clamp(min=1e-6)[:, None].to(sums.dtype)
-
-
-def forbidden_mass_loss(logits: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
-    """-log(1 - mass) of each position; mass is the probability of the forbidden tokens.
-
-    logits [positions, vocabulary], forbidden likewise, bool. In logarithms throughout, so that a mass near 1
-    has a finite loss and a gradient.
-    """
-    logits = logits.float()
-    permitted = logits.masked_fill(forbidden, -torch.inf)
-    return F.relu(logits.logsumexp(-1) - permitted.logsumexp(-1))

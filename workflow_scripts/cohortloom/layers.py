@@ -9,6 +9,7 @@ The matrix is filled up with rows that nobody reads: the library beneath compile
 number of rows that it has not met, which takes longer than the product.
 """
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -35,11 +36,12 @@ def dropout(values: torch.Tensor, share: float, training: bool) -> torch.Tensor:
     """As torch's; on a CPU from 16 random bits an entry, for there torch's takes a fifth of a step."""
     if not training or share == 0 or values.device.type != "cpu":
         return F.dropout(values, share, training)
-    n = values.numel()
-    bits = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:n]
+    # numpy's comparison takes a sixth of the time of torch's, its random numbers half.
+    chance = np.random.SFC64(int(torch.randint(2**63 - 1, ())))
+    bits = chance.random_raw(-(-values.numel() // 4)).view(np.int16)[: values.numel()]
     dropped = round(share * LEVELS)
-    kept = (bits >= dropped - LEVELS // 2).to(values.dtype).mul_(LEVELS / (LEVELS - dropped))
-    return values * kept.view_as(values)
+    kept = torch.from_numpy((bits >= dropped - LEVELS // 2).view(np.int8)).to(values.dtype)
+    return values * kept.mul_(LEVELS / (LEVELS - dropped)).view_as(values)
 
 
 def encode(encoder: nn.Module, embedded: list[torch.Tensor], seen: list[torch.Tensor]) -> torch.Tensor:
@@ -73,10 +75,17 @@ def decode(
     return states
 
 
+def product_dtype(values: torch.Tensor) -> torch.dtype:
+    """Precision in which products are made of these values: what autocast says, where it is on."""
+    kind = values.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
+
+
 def _start(module: nn.Module, embedded: list[torch.Tensor]) -> torch.Tensor:
     places = module.embed_positions.weight[module.embed_positions.offset :]
-    states = flat([piece + places[: piece.shape[1]] for piece in embedded])
-    return dropout(module.layernorm_embedding(states), module.dropout, module.training)
+    states = module.layernorm_embedding(flat([piece + places[: piece.shape[1]] for piece in embedded]))
+    # In the precision of the products from here on: each would cast them by itself, and its gradient back.
+    return dropout(states.to(product_dtype(states)), module.dropout, module.training)
 
 
 def _add(layer: nn.Module, norm: nn.Module, states: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
@@ -97,30 +106,48 @@ def _attention(
     barred: list[torch.Tensor],
 ) -> torch.Tensor:
     """What `states` read of `read`, part by part; barred: added to the scores, minus infinity or 0."""
-    query, key, value = module.q_proj(states) * module.scaling, module.k_proj(read), module.v_proj(read)
+    if states is read:
+        heads = _by_head(module, states, shapes, module.q_proj, module.k_proj, module.v_proj)
+    else:
+        queries = _by_head(module, states, shapes, module.q_proj)
+        keys = _by_head(module, read, read_shapes, module.k_proj, module.v_proj)
+        heads = [(*one, *two) for one, two in zip(queries, keys, strict=True)]
     rate = module.dropout if module.training else 0.0
-    if plain := states.device.type == "cpu" and torch.is_grad_enabled():
-        # Visits are short: fused kernels take twice the time there, and bf16 products of small matrices four
-        # times.
-        query, key, value = query.float(), key.float(), value.float()
-    heads = (
-        _by_head(query, shapes, module.num_heads),
-        _by_head(key, read_shapes, module.num_heads),
-        _by_head(value, read_shapes, module.num_heads),
-    )
     made = []
     with torch.autocast(states.device.type, enabled=False):
-        for q, k, v, bar in zip(*heads, barred, strict=True):
-            if plain:
-                mixed = dropout((q @ k.transpose(2, 3) + bar).softmax(-1), rate, module.training) @ v
+        for (q, k, v), bar in zip(heads, barred, strict=True):
+            if _plain(states):
+                shared = bar if bar.ndim == 2 else bar.expand(-1, q.shape[1], -1, -1).flatten(0, 1)
+                scores = torch.baddbmm(shared, q.flatten(0, 1), k.mT.flatten(0, 1), alpha=module.scaling)
+                mixed = torch.bmm(dropout(scores.softmax(-1), rate, module.training), v.flatten(0, 1))
+                mixed = mixed.view_as(q)
             else:
-                mixed = F.scaled_dot_product_attention(q, k, v, bar.to(q.dtype), rate, scale=1.0)
-            made.append(mixed.transpose(1, 2).flatten(2))
-    return module.out_proj(flat(made).to(states.dtype))
+                mixed = F.scaled_dot_product_attention(q, k, v, bar.to(q.dtype), rate, scale=module.scaling)
+            mixed = mixed.transpose(1, 2).to(states.dtype, memory_format=torch.contiguous_format)
+            made.append(mixed.flatten(2))
+    return module.out_proj(flat(made))
 
 
-def _by_head(positions: torch.Tensor, shapes: list[tuple[int, int]], heads: int) -> list[torch.Tensor]:
-    return [piece.unflatten(2, (heads, -1)).transpose(1, 2) for piece in split(positions, shapes)]
+def _plain(values: torch.Tensor) -> bool:
+    """Whether attention is made of plain products in float32: in training on a CPU.
+
+    Visits are short: fused kernels take twice the time there, and bf16 products of small matrices four times.
+    """
+    return values.device.type == "cpu" and torch.is_grad_enabled()
+
+
+def _by_head(
+    module: nn.Module, positions: torch.Tensor, shapes: list[tuple[int, int]], *projections: nn.Linear
+) -> list[tuple[torch.Tensor, ...]]:
+    """[visits, heads, length, d] by each projection of each part, made in one product."""
+    weight = torch.cat([projection.weight for projection in projections])
+    projected = F.linear(positions, weight, torch.cat([projection.bias for projection in projections]))
+    dtype = torch.float32 if _plain(positions) else projected.dtype
+    made = []
+    for piece in split(projected, shapes):
+        apart = piece.unflatten(2, (len(projections), module.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        made.append(apart.to(dtype, memory_format=torch.contiguous_format).contiguous().unbind())
+    return made
 
 
 def _hidden(seen: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from cohortloom.blocks import in_blocks
-from cohortloom.heads import expected_embeddings, forbidden_mass_loss, mean_over
+from cohortloom.heads import expected_embeddings, mean_over
 from cohortloom.layers import decode, encode, flat, split
 from cohortloom.vocabulary import PAD
 
@@ -47,7 +47,7 @@ class _Positions:
 
     Of each: its visit, the place in it, whether it is scored, the group of age and sex, and the codes
     [positions, known] to whose logits something is added. Of each visit: labels [visits, target], whether
-    they are unordered, and the codes forbidden to it [visits, vocabulary].
+    they are unordered, and 1 for the codes permitted to it, else 0 [visits, vocabulary].
     """
 
     visit: torch.Tensor
@@ -57,7 +57,7 @@ class _Positions:
     ids: torch.Tensor
     labels: torch.Tensor
     unordered: torch.Tensor | None
-    forbidden: torch.Tensor | None
+    permitted: torch.Tensor | None
 
 
 def step_losses(model, parts: list[dict[str, torch.Tensor]]) -> PromptBartOutput:
@@ -110,7 +110,7 @@ def step_losses(model, parts: list[dict[str, torch.Tensor]]) -> PromptBartOutput
         ids=torch.cat([prefix_ids, shown], 1)[row],
         labels=labels,
         unordered=torch.cat(every("unordered")) if "unordered" in parts[0] else None,
-        forbidden=torch.cat(every("forbidden")) if "forbidden" in parts[0] else None,
+        permitted=(~torch.cat(every("forbidden"))).float() if "forbidden" in parts[0] else None,
     )
     beside = (
         torch.cat([lost[row] * so_far, value[row]], 1),
@@ -135,15 +135,37 @@ def step_losses(model, parts: list[dict[str, torch.Tensor]]) -> PromptBartOutput
     return output
 
 
-def _scored(model, given, some: slice, *inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Share of the positions `some` in the loss of all; token and forbidden-mass loss of each."""
-    logits, row = _logits_of(model, given, some, *inputs), given.visit[some]
-    losses = _token_losses(model, logits, given.labels, row, given.place[some], given.unordered)
-    masses, total = torch.zeros_like(losses), losses
-    if given.forbidden is not None:
-        masses = forbidden_mass_loss(logits, given.forbidden[row])
-        total = losses + model.config.forbidden_weight * masses
-    return (total * given.scored[some]).sum() / given.scored.sum(), losses, masses
+def _scored(model, given, some: slice, product, biases, end_bias) -> tuple:
+    """Share of the positions `some` in the loss of all, token and forbidden-mass loss of each; the gradient.
+
+    The gradient is written out and not left to autograd: for two softmaxes of the same logits that makes
+    three times as many passes over them.
+    """
+    logits = _logits_of(model, given, some, product, biases, end_bias)
+    targets, share = _targets(model, given, some)
+    wanted, top = logits.gather(1, targets), logits.amax(1, keepdim=True)
+    likely = logits.sub_(top).exp_()
+    total = likely.sum(1, keepdim=True)
+    losses = ((top + total.log() - wanted) * share).sum(1)
+    weight, masses, permitted, left = 0.0, torch.zeros_like(losses), None, None
+    if given.permitted is not None:
+        weight = model.config.forbidden_weight
+        permitted = likely * given.permitted[given.visit[some]]
+        left = permitted.sum(1, keepdim=True).clamp(
+            min=1e-30
+        )  # nothing permitted has a gradient all the same
+        masses = (total.log() - left.log())[:, 0].relu()
+    part = given.scored[some] / given.scored.sum()
+
+    def derive() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        gradient = likely.mul_((1 + weight) * part[:, None] / total)
+        if permitted is not None:
+            gradient.sub_(permitted.mul_(weight * part[:, None] / left))
+        gradient.scatter_add_(1, targets, -part[:, None] * share)
+        first, last = model.ends()
+        return gradient, gradient.gather(1, given.ids[some]), gradient[:, first : last + 1].sum(1)
+
+    return ((losses + weight * masses) * part).sum(), losses, masses, derive
 
 
 def _logits_of(model, given, some: slice, product, biases, end_bias) -> torch.Tensor:
@@ -155,15 +177,17 @@ def _logits_of(model, given, some: slice, product, biases, end_bias) -> torch.Te
     return logits.scatter_add_(1, given.ids[some], biases.to(logits.dtype)).float()
 
 
-def _token_losses(model, logits, labels, row, place, unordered) -> torch.Tensor:
-    if unordered is None:
-        return F.cross_entropy(logits, labels[row, place], reduction="none")
-    targets = labels[row]
-    at = torch.arange(labels.shape[1], device=labels.device)
-    to_come = (at > place[:, None]) & (targets >= model.config.first_code_id) & unordered[row, None]
-    share = ((at == place[:, None]) | to_come).float()
-    losses = -F.log_softmax(logits, -1).gather(1, targets.clamp(min=0))
-    return (losses * share).sum(1) / share.sum(1)
+def _targets(model, given, some: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [n, some] that are right as the next one at the positions `some`, and the share of each."""
+    row, place = given.visit[some], given.place[some]
+    if given.unordered is None:
+        targets = given.labels[row, place][:, None]
+        return targets.clamp(min=0), torch.ones_like(targets, dtype=torch.float32)
+    targets = given.labels[row]
+    at = torch.arange(targets.shape[1], device=targets.device)
+    to_come = (at > place[:, None]) & (targets >= model.config.first_code_id) & given.unordered[row, None]
+    right = ((at == place[:, None]) | to_come).float()
+    return targets.clamp(min=0), right / right.sum(1, keepdim=True)
 
 
 def pool(

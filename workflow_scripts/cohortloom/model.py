@@ -21,7 +21,8 @@ Design choices, in the order of the forward pass:
 - Where codes stand in random order (`unordered`), each of those still to come is as good a next one: the
   target is all of them in equal parts. It is the mean over all orders and so less noisy than one of them.
 - loss = lm + age_weight * age + sex_weight * sex + forbidden_weight * forbidden. With no code position to
-  pool, a visit adds nothing to the head losses. The last term (see heads.py) is 0 unless asked for.
+  pool, a visit adds nothing to the head losses. The last term is minus the logarithm of one minus the
+  probability of all codes that the edits forbid to the patient; 0 unless asked for.
 """
 
 import torch
@@ -200,9 +201,13 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
 
     def end(self, logits: torch.Tensor, end_bias: torch.Tensor) -> torch.Tensor:
         """Logits [..., vocabulary] with end_bias [...] on the terminators."""
-        first, last = min(self.config.eos_token_id), max(self.config.eos_token_id)  # they stand together
+        first, last = self.ends()
         logits[..., first : last + 1] += end_bias[..., None].to(logits.dtype)
         return logits
+
+    def ends(self) -> tuple[int, int]:
+        """Ids of the first and the last terminator, between which all others stand."""
+        return min(self.config.eos_token_id), max(self.config.eos_token_id)
 
     def combine(self, lm: torch.Tensor, age: torch.Tensor, sex: torch.Tensor) -> torch.Tensor:
         """The loss: the terms by their weights, lm by 1; the age in the unit that the config names.
