@@ -114,13 +114,10 @@ def measure(asked: argparse.Namespace) -> Iterator[Line]:
                 yield Line(f"peak, {where}, {which}", None, f"GFLOP ({kind})", None, peak / 1e9)
             around = [flops * rate * 2 / sum(peaks[i : i + 2]) for i, rate in enumerate(rates)]
             rate, tokens = float(np.median(rates)), asked.tokens
-            for share, of in (
-                (
-                    float(np.median(around)),
-                    f"of the peaks around it ({min(around):.3f} to {max(around):.3f})",
-                ),
-                (flops * rate / max(peaks), "of the best peak"),
-            ):
+            spread = f"({min(around):.3f} to {max(around):.3f})"
+            shares = {f"of the peaks around it {spread}": float(np.median(around))}
+            shares["of the best peak"] = flops * rate / max(peaks)
+            for of, share in shares.items():
                 yield Line(f"{name}, {where}", tokens, "target tokens", tokens / rate, rate, share, of)
         yield Line("loading a batch", None, "", None, None, loading / (scored / rate), "of a step's time")
 

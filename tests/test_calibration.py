@@ -196,11 +196,17 @@ def test_codes_are_carried_on_as_often_as_in_training():
     assert abs(share(write(model, words, data, 1).carried) - real) < 0.5 * (share(written) - real)
     changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
     assert changed == ["summary.recurrence"]
-    # Few carried on say little, none nothing.
-    for n in (4.0, 0.0):
-        recurrence = model.summary.recurrence.clone()
-        calibrate_recurrence(model, data, torch.tensor([n, 0.0], dtype=torch.float64))
-        assert torch.equal(recurrence, model.summary.recurrence)
+
+
+@pytest.mark.parametrize("n, weight", [(0, 0.0), (4, 4 / 24), (10**6, 1.0)])
+def test_few_codes_carried_on_say_little(world, n, weight):
+    """As many carried on as not, in what was written: the shift is the log odds of training, or a part."""
+    _, data, model = world
+    before, (carried, others) = model.summary.recurrence.clone(), carried_codes(data)
+    calibrate_recurrence(model, data, torch.tensor([n, n], dtype=torch.float64))
+    shift = (model.summary.recurrence - before).detach().numpy()
+    assert min(carried, others) > 1000
+    assert shift == pytest.approx(weight * np.log(carried / others), rel=0.02)
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ LEAST = 50  # visits that get so far; below, a count says too little
 BATCH_TOKENS = 2048
 PATIENTS = 10_000  # whom the model writes to see what it writes, in all rounds together
 ROUNDS = 3  # of writing and mending: what is mended first changes what else is written
-FEW = 20  # ends; a shift by so many is taken half
+FEW = 20  # ends, or codes carried on; a shift by so many is taken half
 
 
 @dataclass

@@ -146,6 +146,7 @@ def _by_head(
     made = []
     for piece in split(projected, shapes):
         apart = piece.unflatten(2, (len(projections), module.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        # Cast and put in order in one go; where there is nothing to cast, `to` leaves the order as it is.
         made.append(apart.to(dtype, memory_format=torch.contiguous_format).contiguous().unbind())
     return made
 
