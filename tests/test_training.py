@@ -302,15 +302,17 @@ def test_a_step_mixes_lengths_and_weighs_its_parts_by_their_tokens(dataset, prec
     ]
     assert np.mean(kinds[1]) > 1.5 * np.mean(kinds[0])
     parts = mixed_steps[0]
-    losses, tokens = mixed._step(pairs, parts)
-    expected, n = alone._step(pairs, [np.concatenate(parts)])
-    assert tokens == n == pairs.targets(np.concatenate(parts)).sum()
+    batch, share, tokens = mixed._batch(pairs, parts)
+    losses = mixed._step(batch, share)
+    batch, share, n = alone._batch(pairs, [np.concatenate(parts)])
+    expected = alone._step(batch, share)
+    assert share == 1 and tokens == n == pairs.targets(np.concatenate(parts)).sum()
     assert float(losses[0]) == pytest.approx(float(expected[0]), rel=1e-5)
     found, whole = (torch.cat([p.flatten() for p in t.plain_model.parameters()]) for t in (mixed, alone))
     before = torch.cat([p.flatten() for p in made(1)[0].plain_model.parameters()])
     assert (found - whole).norm() < 0.05 * (whole - before).norm()
     # rejected: a step on the first part alone
     other, *_ = made(1)
-    other._step(pairs, parts[:1])
+    other._step(*other._batch(pairs, parts[:1])[:2])
     found = torch.cat([p.flatten() for p in other.plain_model.parameters()])
     assert (found - whole).norm() > 0.2 * (whole - before).norm()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from cohortloom.layers import product_dtype
 
@@ -35,24 +36,30 @@ class _InBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx, score, graded, states, weight, *beside):
         dtype = product_dtype(weight)
-        states, weight = states.to(dtype), weight.to(dtype)
+        # On a GPU products are slow where rows begin at odd places: the codes are filled up with zeros.
+        codes = len(weight)
+        filler = 0 if states.device.type == "cpu" else -codes % 64
+        states, weight = states.to(dtype), F.pad(weight.to(dtype), (0, 0, 0, filler))
         room = CACHE if states.device.type == "cpu" else MEMORY
         size = max(LEAST, room // (4 * len(weight)) // LEAST * LEAST)
         gradient = states.new_empty(len(states), len(weight)) if graded else None
+        if graded and filler:
+            gradient[:, codes:] = 0
         turned = weight.T.contiguous()  # as it lies, products of few rows take twice as long
         total, kept, gradients = torch.zeros((), device=states.device), ([], []), [[] for _ in beside]
         for start in range(0, len(states), size):
             some = slice(start, start + size)
-            loss, *looked_at, derive = score(some, states[some] @ turned, *(rows[some] for rows in beside))
+            product = (states[some] @ turned)[:, :codes]
+            loss, *looked_at, derive = score(some, product, *(rows[some] for rows in beside))
             if graded:
-                gradient[some], *own = derive()
+                gradient[some, :codes], *own = derive()
                 for whole, part in zip(gradients, own, strict=True):
                     whole.append(part)
             total += loss
             for whole, part in zip(kept, looked_at, strict=True):
                 whole.append(part)
         if graded:
-            products = gradient @ weight, (gradient.T @ states).float()
+            products = gradient @ weight, (gradient.T @ states)[:codes].float()
             ctx.save_for_backward(*products, *map(torch.cat, gradients))
         looked_at = [torch.cat(whole) for whole in kept]
         ctx.mark_non_differentiable(*looked_at)

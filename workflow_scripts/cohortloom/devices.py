@@ -28,4 +28,6 @@ def pick_device(device: str, devices: int = 1, precision: str = "auto") -> tuple
             f"train.devices: {devices} GPUs are asked for, but {torch.cuda.device_count()} visible; "
             "on Slurm set `gpu` of the rule train to as many"
         )
+    # cuDNN's attention plans anew for each shape that it has not met, and hardly two steps have the same.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     return "cuda", "bf16" if torch.cuda.is_bf16_supported() and precision == "auto" else "no"

@@ -5,24 +5,32 @@ processor or a GPU busy. All but attention treats each position by itself: so th
 in one matrix [positions, d_model], and attention alone goes part by part. The modules, and so the weights,
 are transformers'; what comes out equals what their own forward makes of each part (tests/test_layers.py).
 
-The matrix is filled up with rows that nobody reads: the library beneath compiles a product anew for each
-number of rows that it has not met, which takes longer than the product.
+On a CPU the matrix is filled up with rows that nobody reads: the library beneath compiles a product anew for
+each number of rows that it has not met, which takes longer than the product. On a GPU attention too is made
+for all parts at once, with several short sequences to a row: there thousands of small kernels take longer to
+start than to run, and a block of a kernel that holds one short sequence is hardly at work.
 """
 
 import numpy as np
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 GRAIN = 64  # rows
+WIDTH = 64  # positions of a row of attention, where no sequence is longer: a block of the kernel
 LEVELS = 1 << 16  # of a random number that decides whether an entry is dropped
 
 
 def flat(pieces: list[torch.Tensor]) -> torch.Tensor:
     """Pieces [visits, length, ...] one after the other, filled up with zeros: [positions, ...]."""
     rows = [piece.flatten(0, 1) for piece in pieces]
-    filler = -sum(map(len, rows)) % GRAIN
+    filler = _filler(sum(map(len, rows)), rows[0].device)
     return torch.cat([*rows, rows[0].new_zeros(filler, *rows[0].shape[1:])])
+
+
+def _filler(rows: int, device: torch.device) -> int:
+    return -rows % GRAIN if device.type == "cpu" else 0
 
 
 def split(positions: torch.Tensor, shapes: list[tuple[int, int]]) -> list[torch.Tensor]:
@@ -49,10 +57,10 @@ def encode(encoder: nn.Module, embedded: list[torch.Tensor], seen: list[torch.Te
 
     embedded: [visits, length, d_model] of each part; seen: [visits, length] likewise, 0 where padded.
     """
-    shapes, hidden = [piece.shape[:2] for piece in embedded], _hidden(seen)
-    states = _start(encoder, embedded)
+    states, shapes = _start(encoder, embedded), [mask.shape for mask in seen]
+    own = _reading(states, shapes, shapes, seen)
     for layer in encoder.layers:
-        read = _attention(layer.self_attn, states, states, shapes, shapes, hidden)
+        read = _attention(layer.self_attn, states, states, own)
         states = _add(layer, layer.self_attn_layer_norm, states, read)
         states = _feed_forward(layer, states)
     return states
@@ -63,13 +71,13 @@ def decode(
 ) -> torch.Tensor:
     """States [positions, d_model] of BART's decoder, which reads `encoded`, of which `seen` is not
     padding."""
-    shapes, read_shapes = [piece.shape[:2] for piece in embedded], [piece.shape for piece in seen]
-    hidden, later = _hidden(seen), [_later(piece) for piece in embedded]
-    states = _start(decoder, embedded)
+    states, shapes = _start(decoder, embedded), [piece.shape[:2] for piece in embedded]
+    own = _reading(states, shapes, shapes)
+    other = _reading(states, shapes, [mask.shape for mask in seen], seen)
     for layer in decoder.layers:
-        read = _attention(layer.self_attn, states, states, shapes, shapes, later)
+        read = _attention(layer.self_attn, states, states, own)
         states = _add(layer, layer.self_attn_layer_norm, states, read)
-        read = _attention(layer.encoder_attn, states, encoded, shapes, read_shapes, hidden)
+        read = _attention(layer.encoder_attn, states, encoded, other)
         states = _add(layer, layer.encoder_attn_layer_norm, states, read)
         states = _feed_forward(layer, states)
     return states
@@ -89,7 +97,13 @@ def _start(module: nn.Module, embedded: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _add(layer: nn.Module, norm: nn.Module, states: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    return norm(states + dropout(change, layer.dropout, layer.training))
+    summed = states + dropout(change, layer.dropout, layer.training)
+    if summed.device.type == "cpu" or summed.dtype == norm.weight.dtype:
+        return norm(summed)
+    # On a GPU autocast would cast to float32 and go on in it.
+    with torch.autocast(summed.device.type, enabled=False):
+        weight, bias = norm.weight.to(summed.dtype), norm.bias.to(summed.dtype)
+        return F.layer_norm(summed, norm.normalized_shape, weight, bias, norm.eps)
 
 
 def _feed_forward(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
@@ -97,35 +111,167 @@ def _feed_forward(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
     return _add(layer, layer.final_layer_norm, states, layer.fc2(between))
 
 
-def _attention(
-    module: nn.Module,
+def _attention(module: nn.Module, states: torch.Tensor, read: torch.Tensor, reading) -> torch.Tensor:
+    """What each of `states` reads of `read` [positions, d_model], which may be `states` themselves."""
+    q, k, v = module.q_proj, module.k_proj, module.v_proj
+    made = (
+        reading.project(states, q, k, v)
+        if states is read
+        else reading.project(states, q) + reading.project(read, k, v)
+    )
+    with torch.autocast(states.device.type, enabled=False):
+        mixed = reading(module, made)
+    return module.out_proj(mixed)
+
+
+def _reading(
     states: torch.Tensor,
-    read: torch.Tensor,
     shapes: list[tuple[int, int]],
     read_shapes: list[tuple[int, int]],
-    barred: list[torch.Tensor],
-) -> torch.Tensor:
-    """What `states` read of `read`, part by part; barred: added to the scores, minus infinity or 0."""
-    if states is read:
-        heads = _by_head(module, states, shapes, module.q_proj, module.k_proj, module.v_proj)
-    else:
-        queries = _by_head(module, states, shapes, module.q_proj)
-        keys = _by_head(module, read, read_shapes, module.k_proj, module.v_proj)
-        heads = [(*one, *two) for one, two in zip(queries, keys, strict=True)]
-    rate = module.dropout if module.training else 0.0
-    made = []
-    with torch.autocast(states.device.type, enabled=False):
-        for (q, k, v), bar in zip(heads, barred, strict=True):
-            if _plain(states):
+    seen: list[torch.Tensor] | None = None,
+):
+    """Attention of sequences of these shapes to those of read_shapes; takes a module and its projections.
+
+    They read what `seen` does not mask, without it what stands not after them.
+    """
+    return (_Together if states.device.type == "cuda" else _ByParts)(states, shapes, read_shapes, seen)
+
+
+class _ByParts:
+    """Attention part by part, in which all sequences are of one length but for padding."""
+
+    def __init__(self, states, shapes, read_shapes, seen):
+        self.shapes = shapes, read_shapes
+        if seen is None:
+            self.barred = [_later(length, states.device) for _, length in shapes]
+        else:
+            self.barred = [_hidden(mask) for mask in seen]
+
+    @staticmethod
+    def project(positions: torch.Tensor, *projections: nn.Linear) -> list[torch.Tensor]:
+        """[positions, projections, d_model], made in one product."""
+        weight = torch.cat([projection.weight for projection in projections])
+        made = F.linear(positions, weight, torch.cat([projection.bias for projection in projections]))
+        return [made.unflatten(1, (len(projections), -1))]
+
+    def __call__(self, module: nn.Module, made: list[torch.Tensor]) -> torch.Tensor:
+        heads = [
+            _by_head(some, module.num_heads, shapes) for some, shapes in zip(made, self.shapes, strict=False)
+        ]
+        rate, mixed = module.dropout if module.training else 0.0, []
+        for *own, bar in zip(*heads, self.barred, strict=True):
+            q, k, v = (piece for some in own for piece in some)
+            if _plain(q):
                 shared = bar if bar.ndim == 2 else bar.expand(-1, q.shape[1], -1, -1).flatten(0, 1)
                 scores = torch.baddbmm(shared, q.flatten(0, 1), k.mT.flatten(0, 1), alpha=module.scaling)
-                mixed = torch.bmm(dropout(scores.softmax(-1), rate, module.training), v.flatten(0, 1))
-                mixed = mixed.view_as(q)
+                likely = dropout(scores.softmax(-1), rate, module.training)
+                read = torch.bmm(likely, v.flatten(0, 1)).view_as(q)
             else:
-                mixed = F.scaled_dot_product_attention(q, k, v, bar.to(q.dtype), rate, scale=module.scaling)
-            mixed = mixed.transpose(1, 2).to(states.dtype, memory_format=torch.contiguous_format)
-            made.append(mixed.flatten(2))
-    return module.out_proj(flat(made))
+                read = F.scaled_dot_product_attention(q, k, v, bar.to(q.dtype), rate, scale=module.scaling)
+            read = read.transpose(1, 2).to(made[0].dtype, memory_format=torch.contiguous_format)
+            mixed.append(read.flatten(2))
+        return flat(mixed)
+
+
+class _Together:
+    """Attention of all parts at once, in rows of several sequences, which do not see each other."""
+
+    def __init__(self, states, shapes, read_shapes, seen):
+        device = states.device
+        sides = _rows(shapes, read_shapes)
+        positions = [len(back) for *_, back in sides]
+        sides = [
+            [torch.from_numpy(values).to(device, non_blocking=True) for values in (place, visit, padded)]
+            for place, visit, back in sides
+            for padded in [np.pad(back, (0, _filler(len(back), device)))]
+        ]
+        (place, visit, _), (read_place, read_visit, _) = sides
+        allowed = visit[:, :, None] == read_visit[:, None]
+        if seen is None:
+            allowed &= read_place[:, None] <= place[:, :, None]
+        else:
+            allowed &= (torch.cat([mask.flatten() for mask in seen]) != 0)[read_place][:, None]
+        # What fills up a row reads all, lest there be nothing to divide by; nobody reads what it finds.
+        filler = visit < 0
+        allowed |= filler[:, :, None]
+        self.bar = torch.zeros(allowed.shape, device=device, dtype=product_dtype(states))
+        self.bar = self.bar.masked_fill_(~allowed, -torch.inf)[:, None]
+        self.moves = [
+            (place.flatten(), back, slice(n, None))
+            for (place, _, back), n in zip(sides, positions, strict=True)
+        ]
+        self.moved_back = (sides[0][2], place.flatten(), filler.flatten())
+
+    @staticmethod
+    def project(positions: torch.Tensor, *projections: nn.Linear) -> list[torch.Tensor]:
+        """[positions, d_model] of each: put together their gradients would have to be, too."""
+        return [projection(positions) for projection in projections]
+
+    def __call__(self, module: nn.Module, made: list[torch.Tensor]) -> torch.Tensor:
+        own, read = self.moves
+        rows = [_Moved.apply(some, *move) for some, move in zip(made, (own, read, read), strict=True)]
+        heads = [
+            some.view(len(self.bar), -1, module.num_heads, module.head_dim).transpose(1, 2) for some in rows
+        ]
+        rate = module.dropout if module.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            *heads, self.bar.to(heads[0].dtype), rate, scale=module.scaling
+        )
+        return _Moved.apply(mixed.transpose(1, 2).flatten(2).flatten(0, 1), *self.moved_back)
+
+
+class _Moved(torch.autograd.Function):
+    """Rows `to` of values; row i of values has its gradient from row back[i], so that none are summed up.
+
+    A row may come several times if all but one of them have no gradient. The rows `unread` of values, a slice
+    or bool, have none.
+    """
+
+    @staticmethod
+    def forward(ctx, values, to, back, unread):
+        ctx.back, ctx.unread = back, unread
+        return values.index_select(0, to)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        moved = gradient.index_select(0, ctx.back)
+        if isinstance(ctx.unread, slice):
+            moved[ctx.unread] = 0
+        else:
+            moved.masked_fill_(ctx.unread[:, None], 0)
+        return moved, None, None, None
+
+
+def _rows(
+    shapes: list[tuple[int, int]], read_shapes: list[tuple[int, int]]
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Sequences of these shapes, and those that they read, dealt out to as many rows of one width each.
+
+    Returns: for either, of each entry of a row [rows, width] its position (0 where filled up) and its visit
+    (-1 there), and for each position its number among all entries.
+    """
+    made, held = [], []
+    widths = [-(-max(WIDTH, *(n for _, n in some)) // 16) * 16 for some in (shapes, read_shapes)]
+    for (_, length), (_, read_length) in zip(shapes, read_shapes, strict=True):
+        held.append(min(widths[0] // length, widths[1] // read_length))
+    ends = np.cumsum([-(-count // most) for (count, _), most in zip(shapes, held, strict=True)])
+    for some, width in zip((shapes, read_shapes), widths, strict=True):
+        place, visit = np.zeros((ends[-1], width), np.int64), np.full((ends[-1], width), -1)
+        position = visits = 0
+        for (count, length), most, end in zip(some, held, ends, strict=True):
+            rows = slice(end - -(-count // most), end)
+            who = np.arange(visits, visits + count).repeat(length)
+            full = np.full((rows.stop - rows.start) * most * length, -1)
+            for table, values in ((visit, who), (place, np.arange(position, position + count * length))):
+                full[: len(values)] = values
+                table[rows, : most * length] = full.reshape(-1, most * length)
+            position, visits = position + count * length, visits + count
+        inside = visit >= 0
+        back = np.empty(position, np.int64)
+        back[place[inside]] = np.flatnonzero(inside)
+        made.append((place * inside, visit, back))
+    return made
 
 
 def _plain(values: torch.Tensor) -> bool:
@@ -137,27 +283,22 @@ def _plain(values: torch.Tensor) -> bool:
 
 
 def _by_head(
-    module: nn.Module, positions: torch.Tensor, shapes: list[tuple[int, int]], *projections: nn.Linear
+    made: torch.Tensor, n_heads: int, shapes: list[tuple[int, int]]
 ) -> list[tuple[torch.Tensor, ...]]:
-    """[visits, heads, length, d] by each projection of each part, made in one product."""
-    weight = torch.cat([projection.weight for projection in projections])
-    projected = F.linear(positions, weight, torch.cat([projection.bias for projection in projections]))
-    dtype = torch.float32 if _plain(positions) else projected.dtype
-    made = []
-    for piece in split(projected, shapes):
-        apart = piece.unflatten(2, (len(projections), module.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    """[visits, heads, length, d] by each projection of each part."""
+    dtype = torch.float32 if _plain(made) else made.dtype
+    found = []
+    for piece in split(made.flatten(1), shapes):
+        apart = piece.unflatten(2, (made.shape[1], n_heads, -1)).permute(2, 0, 3, 1, 4)
         # Cast and put in order in one go; where there is nothing to cast, `to` leaves the order as it is.
-        made.append(apart.to(dtype, memory_format=torch.contiguous_format).contiguous().unbind())
-    return made
+        found.append(apart.to(dtype, memory_format=torch.contiguous_format).contiguous().unbind())
+    return found
 
 
-def _hidden(seen: list[torch.Tensor]) -> list[torch.Tensor]:
-    bars = [torch.zeros(piece.shape, device=piece.device) for piece in seen]
-    return [
-        bar.masked_fill(piece == 0, -torch.inf)[:, None, None] for bar, piece in zip(bars, seen, strict=True)
-    ]
+def _hidden(seen: torch.Tensor) -> torch.Tensor:
+    bar = torch.zeros(seen.shape, device=seen.device)
+    return bar.masked_fill(seen == 0, -torch.inf)[:, None, None]
 
 
-def _later(piece: torch.Tensor) -> torch.Tensor:
-    length = piece.shape[1]
-    return torch.full((length, length), -torch.inf, device=piece.device).triu(1)
+def _later(length: int, device: torch.device) -> torch.Tensor:
+    return torch.full((length, length), -torch.inf, device=device).triu(1)

@@ -20,7 +20,8 @@ class PromptBartOutput(Seq2SeqLMOutput):
     """Seq2SeqLMOutput and the three losses apart.
 
     lm_loss: mean negative log likelihood a target token (nats). token_losses: the same for each scored token,
-    row by row. age_loss: mean squared error in standard deviations squared. sex_loss: cross entropy (nats).
+    row by row; not in training. age_loss: mean squared error in standard deviations squared. sex_loss: cross
+    entropy (nats).
     forbidden_loss: of the mass on forbidden codes, 0 where none were named. lm_loss and forbidden_loss are to
     be looked at, `loss` has their gradient. age [batch]: predicted years. sex_logits [batch, 2]. has_codes
     [batch] bool: visits that the heads could read.
@@ -81,14 +82,18 @@ def step_losses(model, parts: list[dict[str, torch.Tensor]]) -> PromptBartOutput
     decoded = split(
         decode(model.model.decoder, decoded, encoded, seen), [piece.shape[:2] for piece in decoded]
     )
-    people = zip(x_num.split(visits), x_cat.split(visits), strict=True)
-    known = [
-        model.summary.read_sparse(part, vectors, *person)
-        for part, vectors, person in zip(encoder_ids, read, people, strict=True)
-    ]
+    shown_ids = _padded(encoder_ids, PAD)
+    past, present = model.summary.codes(shown_ids)
+    shown, value, known = model.summary.shown(shown_ids, past, present)
+    own = (
+        [m[:, : part.shape[1]] for m, part in zip(some.split(visits), read, strict=True)]
+        for some in (past, present)
+    )
     context = [
-        vector[:, None].expand(-1, part.shape[1], -1)
-        for (vector, *_), part in zip(known, decoder_ids, strict=True)
+        vectors[:, None].expand(-1, part.shape[1], -1)
+        for vectors, part in zip(
+            model.summary.context(x_num, x_cat, read, *own).split(visits), decoder_ids, strict=True
+        )
     ]
     written = [model.summary.written(*pair) for pair in zip(decoder_ids, to_write, strict=True)]
     states = flat([piece[:, N_PROMPTS:] for piece in decoded])
@@ -98,8 +103,6 @@ def step_losses(model, parts: list[dict[str, torch.Tensor]]) -> PromptBartOutput
     prefix_ids, labels = _padded(decoder_ids, PAD), _padded(every("labels"), -100)
     scored = labels[row, place] != -100
     scored[sum(part.numel() for part in decoder_ids) :] = False
-    shown, value = (_padded([found[i] for found in known], 0) for i in (1, 2))
-    counted = torch.cat([found[3] for found in known])
     so_far = torch.arange(prefix_ids.shape[1], device=row.device) <= place[:, None]
     lost = model.summary.lost(shown, value, prefix_ids)
     given = _Positions(
@@ -114,13 +117,15 @@ def step_losses(model, parts: list[dict[str, torch.Tensor]]) -> PromptBartOutput
     )
     beside = (
         torch.cat([lost[row] * so_far, value[row]], 1),
-        model.summary.end_bias(counted, prefix_ids)[row, place],
+        model.summary.end_bias(known, prefix_ids)[row, place],
     )
     score = partial(_scored, model, given)
     graded, losses, masses = in_blocks(score, informed, model.lm_head.weight, *beside)
-    output = PromptBartOutput(token_losses=losses[scored])
-    output.lm_loss = output.token_losses.mean()
-    output.forbidden_loss = masses[scored].mean()
+    # In training nobody asks for the loss of each token, and a GPU would stand still until they are counted.
+    output = PromptBartOutput(token_losses=None if model.training else losses[scored])
+    output.lm_loss, output.forbidden_loss = (
+        (some * scored).sum() / scored.sum() for some in (losses, masses)
+    )
     logits = None
     if model.config.heads == "expected":
         logits = _logits_of(model, given, slice(None), model.lm_head(informed), *beside)

@@ -40,7 +40,7 @@ def make_optimizers(
         lr=learning_rate,
         fused=True,
     )
-    muon = torch.optim.Muon(matrices, lr=matrix_learning_rate, weight_decay=weight_decay)
+    muon = Muon(matrices, lr=matrix_learning_rate, weight_decay=weight_decay)
     adagrad = torch.optim.Adagrad(tables, lr=table_learning_rate)
     optimizers = [adamw, muon, adagrad]
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
@@ -48,6 +48,67 @@ def make_optimizers(
     return optimizers
 
 
+def count_on_cpu(optimizers: list[torch.optim.Optimizer]) -> None:
+    """Bring the step numbers to the processor, unless the optimizer counts on the GPU itself (fused).
+
+    Accelerate moves them to the GPU with the rest, and to read one there is to wait for all its work.
+    """
+    for optimizer in optimizers:
+        if not optimizer.defaults.get("fused"):
+            for state in optimizer.state.values():
+                if "step" in state:
+                    state["step"] = state["step"].cpu()
+
+
 def _between_layers(name: str) -> bool:
     summary = (f"summary.{layer}.weight" for layer in ("earlier", "present", "hidden", "output"))
     return ".layers." in name or name in summary
+
+
+class Muon(torch.optim.Muon):
+    """torch's, which on a GPU takes the matrices of one shape together.
+
+    One by one they are some 3,000 short kernels a step (preset base), which take longer to start than to run.
+    """
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        every = [p for group in self.param_groups for p in group["params"]]
+        if closure is not None or any(p.device.type == "cpu" for p in every):
+            return super().step(closure)
+        for group in self.param_groups:
+            shapes = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    shapes.setdefault(p.shape, []).append(p)
+            for params in shapes.values():
+                self.step_together(group, params)
+
+    @torch.no_grad()
+    def step_together(self, group: dict, params: list[torch.Tensor]) -> None:
+        """A step of matrices of one shape."""
+        rate, (rows, columns) = group["lr"], params[0].shape
+        for p in params:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
+        buffers, gradients = [self.state[p]["momentum_buffer"] for p in params], [p.grad for p in params]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        updates = torch._foreach_lerp(gradients, buffers, group["momentum"])
+        made = orthogonal(torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"])
+        torch._foreach_mul_(params, 1 - rate * group["weight_decay"])
+        made = made.to(params[0].dtype).unbind()
+        torch._foreach_add_(params, list(made), alpha=-rate * max(1, rows / columns) ** 0.5)
+
+
+def orthogonal(
+    matrices: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> torch.Tensor:
+    """Newton and Schulz's iteration on matrices [n, rows, columns], in bf16 as torch's Muon has it."""
+    a, b, c = coefficients
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).bfloat16().contiguous()
+    x /= x.flatten(1).norm(dim=1)[:, None, None].clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x

@@ -73,30 +73,51 @@ class RecordSummary(nn.Module):
         Returns: context [batch, d_model]; token_bias [batch, vocabulary], added to the logits; known
         [batch, 2], how many codes of earlier visits and of this visit are shown.
         """
-        context, shown, value, known = self.read_sparse(input_ids, embedded, x_num, x_cat)
+        past, present = self.codes(input_ids)
+        shown, value, known = self.shown(input_ids, past, present)
+        context = self.context(x_num, x_cat, [embedded], [past], [present])
         token_bias = self.group_bias[self.group(x_num, x_cat)].scatter_add(1, shown, value)
         return context, token_bias, known
 
-    def read_sparse(
-        self, input_ids: torch.Tensor, embedded: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor
-    ) -> tuple:
-        """As `read`, with what the shown codes add to the logits for these codes alone.
-
-        Returns: context, then in place of token_bias less the group's: shown [batch, length], a code's id
-        once for each way it is shown, else 0, and value [batch, length], what is added to it; then known.
-        """
+    def codes(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which of input_ids [batch, length] are codes of earlier visits, and which of this visit."""
         code = input_ids >= self.first_code_id
         now = (input_ids == self.now_id).cumsum(1) > 0
-        past, present = code & ~now, code & now
-        context = self.person(x_num, x_cat).sum(1)
-        context = context + self.earlier(_where(past, embedded).sum(1))
-        context = context + self.present(_where(present, embedded).sum(1))
+        return code & ~now, code & now
+
+    def context(
+        self,
+        x_num: torch.Tensor,
+        x_cat: torch.Tensor,
+        embedded: list[torch.Tensor],
+        past: list[torch.Tensor],
+        present: list[torch.Tensor],
+    ) -> torch.Tensor:
+        """[batch, d_model] of the patients of all parts.
+
+        embedded: [visits, length, d_model] of each part; past, present: [visits, length] bool likewise.
+        """
+        earlier, shown = (
+            torch.cat([_where(*pair).sum(1) for pair in zip(some, embedded, strict=True)])
+            for some in (past, present)
+        )
+        return self.person(x_num, x_cat).sum(1) + self.earlier(earlier) + self.present(shown)
+
+    def shown(
+        self, input_ids: torch.Tensor, past: torch.Tensor, present: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the shown codes add to the logits for these codes alone, and `known` of `read`.
+
+        Returns: shown [batch, length], a code's id once for each way it is shown, else 0; value [batch,
+        length], what is added to it; known [batch, 2].
+        """
         # In order of id, those of earlier visits before those of this one: the first of equal ones counts.
         key = torch.where(past | present, 2 * input_ids + present, 0).sort(1).values
         shown = torch.where(key != key.roll(1, 1), key // 2, 0)
         shown[:, 0] = key[:, 0] // 2
-        value = torch.where(key % 2 == 1, self.repetition, self.recurrence[shown]) * (shown > 0)
-        return context, shown, value, torch.stack([past.sum(1), present.sum(1)], 1)
+        recurrence = _looked_up(self.recurrence, shown)
+        value = torch.where(key % 2 == 1, self.repetition, recurrence) * (shown > 0)
+        return shown, value, torch.stack([past.sum(1), present.sum(1)], 1)
 
     def group(self, x_num: torch.Tensor, x_cat: torch.Tensor) -> torch.Tensor:
         """Row of `group_bias` [batch] of ages in years and sexes, women first."""
@@ -126,7 +147,7 @@ class RecordSummary(nn.Module):
         return (self.repetition - got) * (prefix_ids >= self.first_code_id)
 
     def lost(self, shown: torch.Tensor, value: torch.Tensor, prefix_ids: torch.Tensor) -> torch.Tensor:
-        """`written_bias` from what `read_sparse` found."""
+        """`written_bias` from what `shown` found."""
         same = prefix_ids[:, :, None] == shown[:, None]
         got = (same * value[:, None]).sum(2)
         return (self.repetition - got) * (prefix_ids >= self.first_code_id)
@@ -136,7 +157,8 @@ class RecordSummary(nn.Module):
 
         Apart for first visits, later visits, and visits of which some codes are shown.
         """
-        return self.ending[self.end_place(known, prefix_ids)]
+        kind, count = self.end_place(known, prefix_ids)
+        return _looked_up(self.ending.flatten(), MAX_COUNT * kind + count)
 
     def end_place(self, known: torch.Tensor, prefix_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Row and column of `ending` [batch, target] that hold after each of prefix_ids [batch, target]."""
@@ -149,3 +171,8 @@ class RecordSummary(nn.Module):
 def _where(kept: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
     """vectors [batch, length, d] where kept [batch, length], else 0."""
     return vectors * kept[..., None].to(vectors.dtype)  # by a bool it takes several times as long
+
+
+def _looked_up(numbers: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """numbers[places]; on a GPU the gradient of many equal places is summed up at once, not one by one."""
+    return F.embedding(places, numbers[:, None])[..., 0]

@@ -35,7 +35,7 @@ from cohortloom.forbidden import age_row
 from cohortloom.generation import synthesize
 from cohortloom.interrupt import Stop
 from cohortloom.model import PromptBartWithDemographicPrediction
-from cohortloom.optimizers import make_optimizers
+from cohortloom.optimizers import count_on_cpu, make_optimizers
 from cohortloom.parallel import any_process, own_parts
 from cohortloom.selection import selection_score
 from cohortloom.step import log
@@ -107,6 +107,7 @@ class Trainer:
         rates = (plan.learning_rate, plan.table_learning_rate, plan.matrix_learning_rate)
         optimizers = make_optimizers(model, *rates, plan.weight_decay)
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
+        count_on_cpu(self.optimizers)
         self.words, self.train, self.val, self.plan = words, train, val, plan
         self.checkpoints, self.stop = checkpoints, stop or Stop()
         self.log_every, self.save_tokens = log_every_tokens, checkpoint_every_tokens or math.inf
@@ -133,10 +134,16 @@ class Trainer:
         with tqdm(total=plan.tokens, initial=state.tokens, **shown) as bar:
             while state.tokens < plan.tokens:
                 pairs, order = self._epoch(keep)
+                ready = None
                 while state.batch < len(order) and state.tokens < plan.tokens:
-                    losses, n = self._step(pairs, order[state.batch])
-                    state.batch, state.step, state.tokens = state.batch + 1, state.step + 1, state.tokens + n
-                    state.sums = [a + b * n for a, b in zip(state.sums, losses.tolist(), strict=True)]
+                    batch, share, n = ready or self._batch(pairs, order[state.batch])
+                    losses = self._step(batch, share)
+                    state.batch, state.step = state.batch + 1, state.step + 1
+                    # While a GPU is at work on this step: to ask for the losses is to wait for it.
+                    ready = self._batch(pairs, order[state.batch]) if state.batch < len(order) else None
+                    losses = self._finite(losses)
+                    state.tokens += n
+                    state.sums = [a + b * n for a, b in zip(state.sums, losses, strict=True)]
                     bar.update(n)
                     if state.tokens - state.logged >= self.log_every or state.tokens >= plan.tokens:
                         row = self._record("train", np.array(state.sums) / (state.tokens - state.logged))
@@ -201,32 +208,42 @@ class Trainer:
         parts = batches(pairs, self.plan.batch_tokens // n, rng, keep)
         return pairs, [parts[i : i + n] for i in range(0, len(parts), n)]
 
-    def _step(self, pairs: Pairs, parts: list[np.ndarray]) -> tuple[torch.Tensor, int]:
-        """One step on all `parts`, rows of `pairs`, together; the five losses and the target tokens.
+    def _batch(self, pairs: Pairs, parts: list[np.ndarray]) -> tuple[list[dict], float, int]:
+        """What this process takes of a step's `parts`, rows of `pairs`; its share of the step; all tokens.
 
-        A part weighs as much as it holds tokens, whichever process takes it.
+        A part weighs as much as it holds target tokens, whichever process takes it.
         """
-        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-            group["lr"] = group["peak"] * self._rate()
-        self.model.train()
         held = [int(pairs.targets(rows).sum()) for rows in parts]
         mine = own_parts(parts, held, self._process, self._processes)
-        share = sum(tokens for _, tokens in mine) / sum(held)
-        output = self.model(parts=[self._tensors(collate(self.train, pairs, rows)) for rows, _ in mine])
+        made = [self._tensors(collate(self.train, pairs, rows)) for rows, _ in mine]
+        return made, sum(tokens for _, tokens in mine) / sum(held), sum(held)
+
+    def _step(self, parts: list[dict[str, torch.Tensor]], share: float) -> torch.Tensor:
+        """One step on `parts`, a `share` of the step; the five losses and the norm of the gradient [6]."""
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = group["peak"] * self._rate()
+        if not self.model.training:
+            self.model.train()
+        output = self.model(parts=parts)
         self.accelerator.backward(output.loss * (share * self._processes))  # DDP averages over processes
         losses = output.losses() * share
         if self._processes > 1:
             losses = self.accelerator.reduce(losses, "sum")
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.plan.max_grad_norm)
-        if not (torch.isfinite(losses).all() and torch.isfinite(norm)):
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return torch.cat([losses, norm.float()[None]])
+
+    def _finite(self, losses: torch.Tensor) -> list[float]:
+        """The five losses of a step; UserError where one of them or the gradient's norm is not finite."""
+        *losses, norm = losses.tolist()
+        if not np.isfinite([*losses, norm]).all():
             raise UserError(
                 f"train: the loss or its gradient is not finite at token {self.state.tokens}; "
                 "the last checkpoint is kept; lower train.learning_rate"
             )
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        return losses, sum(held)
+        return losses
 
     def _rate(self) -> float:
         """Share of the peak learning rates: linear warm-up, then cosine decay to zero at the end."""
@@ -243,7 +260,7 @@ class Trainer:
         return tensors
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values).to(self.accelerator.device)
+        return torch.from_numpy(values).to(self.accelerator.device, non_blocking=True)
 
     def _record(self, split: str, means: np.ndarray) -> dict[str, Any]:
         lm, age, sex, forbidden, loss = (float(value) for value in means)
@@ -351,6 +368,7 @@ class Trainer:
         self.plain_model.load_state_dict(content["model"])
         for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        count_on_cpu(self.optimizers)
         self.best, self.state = content["best"], State(**content["state"])
         if len(content["random"]) == self._processes:
             set_random_state(content["random"][self._process])
