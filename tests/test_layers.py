@@ -145,7 +145,7 @@ def test_states_are_those_of_transformers(world, parts):  # noqa: F811
         assert not torch.allclose(found[0], plain[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("width", [1, 64])
+@pytest.mark.parametrize("width", [1, 9, 64])
 def test_attention_of_all_parts_at_once_equals_that_part_by_part(world, parts, monkeypatch, width):  # noqa: F811
     """As a GPU makes it, here on this processor; rejected: sequences of a row that see each other."""
     model = world[2]
@@ -161,11 +161,23 @@ def test_attention_of_all_parts_at_once_equals_that_part_by_part(world, parts, m
         rows = cohortloom.layers._rows
 
         def all_one_visit(*given):
-            return [(place, visit.clip(max=0), back) for place, visit, back in rows(*given)]
+            return [(place, visit.clip(max=0)) for place, visit in rows(*given)]
 
         monkeypatch.setattr(cohortloom.layers, "_rows", all_one_visit)
         assert gradients(model, parts)[0] != pytest.approx(by_parts[0], rel=1e-4)
     model.zero_grad()
+
+
+def test_one_long_sequence_widens_no_rows_of_others():
+    shapes = [(200, 16), (100, 20), (1, 1000)]
+    short, long = (cohortloom.layers._rows(shapes, shapes, parts) for parts in ([0, 1], [2]))
+    entries = [sum(place.size for place, _ in group) for group in (short, long)]
+    assert entries[0] == 2 * 64 * (50 + 34) and entries[1] == 2 * 1008
+    reading = cohortloom.layers._Together(torch.zeros(1), shapes, shapes, None)
+    assert [tuple(bar.shape) for bar in reading.bars] == [(84, 1, 64, 64), (1, 1, 1008, 1008)]
+    # rejected: all in rows of one width
+    (place, _), _ = cohortloom.layers._rows(shapes, shapes, [0, 1, 2])
+    assert place.shape[1] == 1008
 
 
 def test_dropout_falls_where_transformers_has_it(world, parts, monkeypatch):  # noqa: F811

@@ -72,6 +72,35 @@ def test_same_seed_same_weights_other_seed_others(dataset, brief, tmp_path):
     assert not equal(brief[0], other)
 
 
+class Wrapped(torch.nn.Module):
+    """As DistributedDataParallel has it: a module around the model, which does not hear of its eval()."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.module = model
+
+    def forward(self, **given):
+        return self.module(**given)
+
+
+def test_every_step_drops_out_after_an_evaluation_too(dataset, tmp_path, monkeypatch):
+    step, wrapping, seen = Trainer._step, [], []
+
+    def look(self, *given):
+        wrapping.append(wrapping[0] if wrapping else Wrapped(self.plain_model))
+        before = self.plain_model.training
+        self.model = wrapping[0]
+        found = step(self, *given)
+        self.model = self.plain_model
+        seen.append((before, self.plain_model.training))
+        return found
+
+    monkeypatch.setattr(Trainer, "_step", look)
+    run_train(dataset, tmp_path / "model")
+    assert all(during for _, during in seen)
+    assert sum(not before for before, _ in seen[1:]) == 1  # after the first of the two evaluations
+
+
 def test_a_weight_of_zero_leaves_the_heads_untrained(dataset, brief, tmp_path):
     lm_only, history = run_train(dataset, tmp_path / "lm_only", age_weight=0.0, sex_weight=0.0)
     assert not equal(brief[0], lm_only)

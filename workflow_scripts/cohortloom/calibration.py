@@ -19,14 +19,15 @@ from transformers import LogitsProcessor
 
 from cohortloom.examples import Examples, batches, collate, corrupted_pairs, plain_pairs
 from cohortloom.generation import synthesize
-from cohortloom.losses import pool
+from cohortloom.losses import read_parts
 from cohortloom.record_summary import MAX_COUNT
 from cohortloom.vocabulary import START, Vocabulary
 
 VISITS = 20_000
 SHRINKAGE = 3e-3  # of the change of the age head, in mean variances of what it reads
 LEAST = 50  # visits that get so far; below, a count says too little
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 2048  # in so many parts as in training
+PARTS = 8
 PATIENTS = 10_000  # whom the model writes to see what it writes, in all rounds together
 ROUNDS = 3  # of writing and mending: what is mended first changes what else is written
 FEW = 20  # ends, or codes carried on; a shift by so many is taken half
@@ -60,35 +61,26 @@ def read(model, words: Vocabulary, data: Examples, seed: int, max_tokens: int, t
     keep[rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))[:VISITS]] = True
     nothing = plain_pairs(data, np.zeros(len(data.ids), bool), max_tokens)
     part = corrupted_pairs(data, words, rng, max_tokens, 1.0, 0.0, 0.0, 0.0)
-    first, last = words.terminators[0], words.terminators[-1]
+    first, last = model.ends()
     found: list[list[np.ndarray]] = []
-    decoded = []
-    hook = model.model.decoder.register_forward_hook(lambda *given: decoded.append(given[-1][0]))
     for pairs in (nothing, part):
-        for visits in batches(pairs, BATCH_TOKENS, None, keep):
-            batch = tensors(collate(data, pairs, visits))
-            labels, prefix = batch.pop("labels"), batch["decoder_input_ids"]
-            context, token_bias, known = model.read(batch["input_ids"], batch["x_num"], batch["x_cat"])
-            scored = labels != -100
-            logits = (
-                model(**batch, context=context, token_bias=token_bias, known=known).logits[scored].float()
-            )
-            rows = scored.nonzero()[:, 0]
-            pooled, readable = pool(model, [decoded.pop()], [prefix], logits, rows)
-            kind, count = model.summary.end_place(known, prefix)
-            ending = logits[:, first : last + 1].logsumexp(-1)
-            logits[:, first : last + 1] = -torch.inf
-            ended = (labels >= first) & (labels <= last)
+        every = batches(pairs, BATCH_TOKENS // PARTS, None, keep)
+        for at in range(0, len(every), PARTS):
+            rows = every[at : at + PARTS]
+            parts = [tensors(collate(data, pairs, visits)) for visits in rows]
+            made = read_parts(model, parts)
+            pooled, readable = made.pool(model)
+            kind, count = model.summary.end_place(made.known, made.prefix_ids)
+            labels, scored = made.given.labels, made.given.scored
+            at_place = made.given.visit[scored], made.given.place[scored]
             kept = (
-                (kind * model.summary.ending.shape[1] + count)[scored],
-                ending - logits.logsumexp(-1),
-                ended[scored],
+                (kind * model.summary.ending.shape[1] + count)[at_place],
+                made.ending_log_odds(model)[scored],
+                ((labels >= first) & (labels <= last))[at_place],
                 model.age_predictor[:-1](pooled)[readable].float(),
             )
-            found.append(
-                [values.cpu().numpy() for values in kept] + [data.age[visits][readable.cpu().numpy()]]
-            )
-    hook.remove()
+            ages = data.age[np.concatenate(rows)][readable.cpu().numpy()]
+            found.append([*(values.cpu().numpy() for values in kept), ages])
     place, log_odds, ended, states, ages = (np.concatenate(parts) for parts in zip(*found, strict=True))
     ages = (ages - model.config.age_mean) / model.config.age_std
     return Readings(place, log_odds.astype(np.float64), ended, states.astype(np.float64), ages)

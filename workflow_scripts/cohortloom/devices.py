@@ -15,8 +15,9 @@ def pick_device(device: str, devices: int = 1, precision: str = "auto") -> tuple
     """Device name (`cpu` or `cuda`) for auto, cpu or cuda, and the mixed precision that is fast on it.
 
     bf16 on a GPU that has it and on a CPU with instructions for it (AMX, AVX512-BF16); elsewhere float32 is
-    faster ("no"). With `precision` float32 it is "no" everywhere. Raises UserError where a GPU is asked for
-    and none is there, and where fewer than `devices` are.
+    faster ("no"). With `precision` float32 it is "no" everywhere. For a GPU it also turns cuDNN's attention
+    off, in the whole process. Raises UserError where a GPU is asked for and none is there, and where fewer
+    than `devices` are.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda is asked for, but no GPU is visible; set device: cpu or auto")

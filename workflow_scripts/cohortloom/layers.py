@@ -174,33 +174,33 @@ class _ByParts:
 
 
 class _Together:
-    """Attention of all parts at once, in rows of several sequences, which do not see each other."""
+    """Attention of all parts at once, in rows of several sequences, which do not see each other.
+
+    Rows of long sequences lie apart, as wide as the longest: one of them would widen all others.
+    """
 
     def __init__(self, states, shapes, read_shapes, seen):
         device = states.device
-        sides = _rows(shapes, read_shapes)
-        positions = [len(back) for *_, back in sides]
-        sides = [
-            [torch.from_numpy(values).to(device, non_blocking=True) for values in (place, visit, padded)]
-            for place, visit, back in sides
-            for padded in [np.pad(back, (0, _filler(len(back), device)))]
+        long = [
+            max(length, other) > WIDTH for (_, length), (_, other) in zip(shapes, read_shapes, strict=True)
         ]
-        (place, visit, _), (read_place, read_visit, _) = sides
-        allowed = visit[:, :, None] == read_visit[:, None]
-        if seen is None:
-            allowed &= read_place[:, None] <= place[:, :, None]
-        else:
-            allowed &= (torch.cat([mask.flatten() for mask in seen]) != 0)[read_place][:, None]
-        # What fills up a row reads all, lest there be nothing to divide by; nobody reads what it finds.
-        filler = visit < 0
-        allowed |= filler[:, :, None]
-        self.bar = torch.zeros(allowed.shape, device=device, dtype=product_dtype(states))
-        self.bar = self.bar.masked_fill_(~allowed, -torch.inf)[:, None]
-        self.moves = [
-            (place.flatten(), back, slice(n, None))
-            for (place, _, back), n in zip(sides, positions, strict=True)
+        groups = [
+            _rows(shapes, read_shapes, [i for i, one in enumerate(long) if one == kind])
+            for kind in sorted(set(long))
         ]
-        self.moved_back = (sides[0][2], place.flatten(), filler.flatten())
+        self.moves = []
+        for side, some in enumerate((shapes, read_shapes)):
+            place, visit = (np.concatenate([group[side][i].ravel() for group in groups]) for i in range(2))
+            positions, inside = sum(count * length for count, length in some), visit >= 0
+            back = np.zeros(positions + _filler(positions, device), np.int64)
+            back[place[inside]] = np.flatnonzero(inside)
+            to, back = (torch.from_numpy(values).to(device, non_blocking=True) for values in (place, back))
+            self.moves.append((to, back, slice(positions, None)))
+            if side == 0:
+                unread = torch.from_numpy(~inside).to(device, non_blocking=True)
+                self.moved_back = (back, to, unread)
+        unmasked = None if seen is None else torch.cat([mask.flatten() for mask in seen]) != 0
+        self.bars = [_bar(group, unmasked, product_dtype(states), device) for group in groups]
 
     @staticmethod
     def project(positions: torch.Tensor, *projections: nn.Linear) -> list[torch.Tensor]:
@@ -210,14 +210,35 @@ class _Together:
     def __call__(self, module: nn.Module, made: list[torch.Tensor]) -> torch.Tensor:
         own, read = self.moves
         rows = [_Moved.apply(some, *move) for some, move in zip(made, (own, read, read), strict=True)]
-        heads = [
-            some.view(len(self.bar), -1, module.num_heads, module.head_dim).transpose(1, 2) for some in rows
-        ]
-        rate = module.dropout if module.training else 0.0
-        mixed = F.scaled_dot_product_attention(
-            *heads, self.bar.to(heads[0].dtype), rate, scale=module.scaling
-        )
-        return _Moved.apply(mixed.transpose(1, 2).flatten(2).flatten(0, 1), *self.moved_back)
+        rate, mixed, done = module.dropout if module.training else 0.0, [], [0, 0, 0]
+        for bar in self.bars:
+            n, _, width, read_width = bar.shape
+            heads = []
+            for i, wide in enumerate((width, read_width, read_width)):
+                some = rows[i][done[i] : done[i] + n * wide]
+                heads.append(some.view(n, wide, module.num_heads, module.head_dim).transpose(1, 2))
+                done[i] += n * wide
+            read = F.scaled_dot_product_attention(*heads, bar.to(heads[0].dtype), rate, scale=module.scaling)
+            mixed.append(read.transpose(1, 2).flatten(2).flatten(0, 1))
+        return _Moved.apply(mixed[0] if len(mixed) == 1 else torch.cat(mixed), *self.moved_back)
+
+
+def _bar(group, unmasked, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """What attention adds in a group of `_rows` [rows, 1, width, read width]: 0 or minus infinity.
+
+    unmasked: of all positions read, whether they are; without it each reads what stands not after it.
+    """
+    (place, visit), (read_place, read_visit) = (
+        [torch.from_numpy(values).to(device, non_blocking=True) for values in side] for side in group
+    )
+    allowed = visit[:, :, None] == read_visit[:, None]
+    if unmasked is None:
+        allowed &= read_place[:, None] <= place[:, :, None]
+    else:
+        allowed &= unmasked[read_place][:, None]
+    # What fills up a row reads all, lest there be nothing to divide by; nobody reads what it finds.
+    allowed |= (visit < 0)[:, :, None]
+    return torch.zeros(allowed.shape, device=device, dtype=dtype).masked_fill_(~allowed, -torch.inf)[:, None]
 
 
 class _Moved(torch.autograd.Function):
@@ -244,34 +265,28 @@ class _Moved(torch.autograd.Function):
 
 
 def _rows(
-    shapes: list[tuple[int, int]], read_shapes: list[tuple[int, int]]
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Sequences of these shapes, and those that they read, dealt out to as many rows of one width each.
+    shapes: list[tuple[int, int]], read_shapes: list[tuple[int, int]], parts: list[int]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Sequences of these parts, and those that they read, dealt out to as many rows of one width each.
 
-    Returns: for either, of each entry of a row [rows, width] its position (0 where filled up) and its visit
-    (-1 there), and for each position its number among all entries.
+    No row holds sequences of two parts. Returns, for either, of each entry of a row [rows, width] its
+    position among those of all parts (0 where filled up) and its sequence's number in its part (-1 there).
     """
-    made, held = [], []
-    widths = [-(-max(WIDTH, *(n for _, n in some)) // 16) * 16 for some in (shapes, read_shapes)]
-    for (_, length), (_, read_length) in zip(shapes, read_shapes, strict=True):
-        held.append(min(widths[0] // length, widths[1] // read_length))
-    ends = np.cumsum([-(-count // most) for (count, _), most in zip(shapes, held, strict=True)])
+    widths = [-(-max(WIDTH, *(some[i][1] for i in parts)) // 16) * 16 for some in (shapes, read_shapes)]
+    held = [min(widths[0] // shapes[i][1], widths[1] // read_shapes[i][1]) for i in parts]
+    ends = np.cumsum([-(-shapes[i][0] // most) for i, most in zip(parts, held, strict=True)])
+    dealt = []
     for some, width in zip((shapes, read_shapes), widths, strict=True):
+        starts = np.cumsum([0, *(count * length for count, length in some)])
         place, visit = np.zeros((ends[-1], width), np.int64), np.full((ends[-1], width), -1)
-        position = visits = 0
-        for (count, length), most, end in zip(some, held, ends, strict=True):
+        for i, most, end in zip(parts, held, ends, strict=True):
+            count, length = some[i]
             rows = slice(end - -(-count // most), end)
-            who = np.arange(visits, visits + count).repeat(length)
-            full = np.full((rows.stop - rows.start) * most * length, -1)
-            for table, values in ((visit, who), (place, np.arange(position, position + count * length))):
-                full[: len(values)] = values
-                table[rows, : most * length] = full.reshape(-1, most * length)
-            position, visits = position + count * length, visits + count
-        inside = visit >= 0
-        back = np.empty(position, np.int64)
-        back[place[inside]] = np.flatnonzero(inside)
-        made.append((place * inside, visit, back))
-    return made
+            full = np.full((2, (rows.stop - rows.start) * most * length), [[0], [-1]])
+            full[:, : count * length] = np.arange(starts[i], starts[i + 1]), np.arange(count).repeat(length)
+            place[rows, : most * length], visit[rows, : most * length] = full.reshape(2, -1, most * length)
+        dealt.append((place, visit))
+    return dealt
 
 
 def _plain(values: torch.Tensor) -> bool:

@@ -61,12 +61,46 @@ class _Positions:
     permitted: torch.Tensor | None
 
 
-def step_losses(model, parts: list[dict[str, torch.Tensor]]) -> PromptBartOutput:
-    """The losses of parts, batches with what `forward` of model.py takes, labels included.
+@dataclass
+class Reading:
+    """What a model makes of the parts of a step, before the output layer.
 
-    The language model's are means over all scored positions, those of age and sex means over the visits of
-    each part, weighed by its target tokens.
+    informed [positions, d_model]: the states that the output layer gets; beside: what is added to its logits,
+    for the codes given.ids [positions, known] and for the terminators [positions]. decoded: [visits, 2 +
+    target, d_model] of each part; known [visits, 2] as `RecordSummary.read` has it.
     """
+
+    informed: torch.Tensor
+    given: _Positions
+    beside: tuple[torch.Tensor, torch.Tensor]
+    decoded: list[torch.Tensor]
+    decoder_ids: list[torch.Tensor]
+    prefix_ids: torch.Tensor
+    known: torch.Tensor
+
+    def pool(self, model) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the heads read of each visit [visits, d_model], and whether it has a code to read [visits]."""
+        logits = None
+        if model.config.heads == "expected":
+            logits = _logits_of(model, self.given, slice(None), model.lm_head(self.informed), *self.beside)
+        return pool(model, self.decoded, self.decoder_ids, logits, self.given.visit, self.given.scored)
+
+    def ending_log_odds(self, model) -> torch.Tensor:
+        """Log odds [positions] of ending the visit there; no gradient."""
+        first, last = model.ends()
+
+        def score(some: slice, product, biases, end_bias) -> tuple:
+            logits = _logits_of(model, self.given, some, product, biases, end_bias)
+            ends = logits[:, first : last + 1].logsumexp(1)
+            logits[:, first : last + 1] = -torch.inf
+            return logits.new_zeros(()), ends - logits.logsumexp(1), ends, None
+
+        with torch.no_grad():
+            return in_blocks(score, self.informed, model.lm_head.weight, *self.beside)[1]
+
+
+def read_parts(model, parts: list[dict[str, torch.Tensor]]) -> Reading:
+    """parts: batches with what `forward` of model.py takes, labels included."""
     if len({frozenset(part) for part in parts}) > 1:
         raise ValueError("parts: all must hold the same inputs")
     every = lambda name: [part[name] for part in parts]  # noqa: E731
@@ -85,15 +119,14 @@ def step_losses(model, parts: list[dict[str, torch.Tensor]]) -> PromptBartOutput
     shown_ids = _padded(encoder_ids, PAD)
     past, present = model.summary.codes(shown_ids)
     shown, value, known = model.summary.shown(shown_ids, past, present)
-    own = (
-        [m[:, : part.shape[1]] for m, part in zip(some.split(visits), read, strict=True)]
+    past, present = (
+        [mask[:, : part.shape[1]] for mask, part in zip(some.split(visits), read, strict=True)]
         for some in (past, present)
     )
+    context = model.summary.context(x_num, x_cat, read, past, present).split(visits)
     context = [
         vectors[:, None].expand(-1, part.shape[1], -1)
-        for vectors, part in zip(
-            model.summary.context(x_num, x_cat, read, *own).split(visits), decoder_ids, strict=True
-        )
+        for vectors, part in zip(context, decoder_ids, strict=True)
     ]
     written = [model.summary.written(*pair) for pair in zip(decoder_ids, to_write, strict=True)]
     states = flat([piece[:, N_PROMPTS:] for piece in decoded])
@@ -119,22 +152,33 @@ def step_losses(model, parts: list[dict[str, torch.Tensor]]) -> PromptBartOutput
         torch.cat([lost[row] * so_far, value[row]], 1),
         model.summary.end_bias(known, prefix_ids)[row, place],
     )
-    score = partial(_scored, model, given)
-    graded, losses, masses = in_blocks(score, informed, model.lm_head.weight, *beside)
+    return Reading(informed, given, beside, decoded, decoder_ids, prefix_ids, known)
+
+
+def step_losses(model, parts: list[dict[str, torch.Tensor]]) -> PromptBartOutput:
+    """The losses of parts, batches with what `forward` of model.py takes, labels included.
+
+    The language model's are means over all scored positions, those of age and sex means over the visits of
+    each part, weighed by its target tokens.
+    """
+    made = read_parts(model, parts)
+    scored = made.given.scored
+    score = partial(_scored, model, made.given)
+    graded, losses, masses = in_blocks(score, made.informed, model.lm_head.weight, *made.beside)
     # In training nobody asks for the loss of each token, and a GPU would stand still until they are counted.
     output = PromptBartOutput(token_losses=None if model.training else losses[scored])
     output.lm_loss, output.forbidden_loss = (
         (some * scored).sum() / scored.sum() for some in (losses, masses)
     )
-    logits = None
-    if model.config.heads == "expected":
-        logits = _logits_of(model, given, slice(None), model.lm_head(informed), *beside)
-    pooled, readable = pool(model, decoded, decoder_ids, logits, row, scored)
-    shares = [(part != -100).sum() / scored.sum() for part in every("labels")]
+    pooled, readable = made.pool(model)
+    shares = [(part["labels"] != -100).sum() / scored.sum() for part in parts]
     weight = [
         share * part / part.sum().clamp(min=1)
-        for share, part in zip(shares, readable.float().split(visits), strict=True)
+        for share, part in zip(
+            shares, readable.float().split([len(part["x_num"]) for part in parts]), strict=True
+        )
     ]
+    x_num, x_cat = (torch.cat([part[name] for part in parts]) for name in ("x_num", "x_cat"))
     _demographic_losses(model, output, pooled, readable, torch.cat(weight), x_num, x_cat)
     output.loss = model.combine(graded, output.age_loss, output.sex_loss)
     return output

@@ -86,7 +86,7 @@ class Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step_together(self, group: dict, params: list[torch.Tensor]) -> None:
-        """A step of matrices of one shape."""
+        """A step of matrices of one shape, as torch's with nesterov and adjust_lr_fn left as they are."""
         rate, (rows, columns) = group["lr"], params[0].shape
         for p in params:
             if "momentum_buffer" not in self.state[p]:

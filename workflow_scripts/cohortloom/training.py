@@ -222,7 +222,7 @@ class Trainer:
         """One step on `parts`, a `share` of the step; the five losses and the norm of the gradient [6]."""
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = group["peak"] * self._rate()
-        if not self.model.training:
+        if not self.plain_model.training:  # its wrapping does not hear of the evaluation
             self.model.train()
         output = self.model(parts=parts)
         self.accelerator.backward(output.loss * (share * self._processes))  # DDP averages over processes
@@ -368,7 +368,6 @@ class Trainer:
         self.plain_model.load_state_dict(content["model"])
         for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        count_on_cpu(self.optimizers)
         self.best, self.state = content["best"], State(**content["state"])
         if len(content["random"]) == self._processes:
             set_random_state(content["random"][self._process])
