@@ -21,7 +21,7 @@ def evaluate_heads(
     run: str,
     seed: int = 0,
     group_seed: int = 0,
-    batch_tokens: int = 8192,
+    batch_tokens: int = 1024,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Score the age and sex heads on test visits: teacher-forced, nothing revealed, dropout off.
@@ -33,7 +33,7 @@ def evaluate_heads(
     import torch
     from torch.nn import functional as F
 
-    from cohortloom.devices import pick_device
+    from cohortloom.devices import fast_products, pick_device
     from cohortloom.examples import Examples, batches, collate, plain_pairs
     from cohortloom.model import PromptBartWithDemographicPrediction
 
@@ -42,7 +42,7 @@ def evaluate_heads(
     data = Examples.load(test)
     pairs = plain_pairs(data, np.zeros(len(data.ids), bool), bart.config.max_position_embeddings - 2)
     found = {key: np.zeros(len(data)) for key in ("years2", "years", "sex", "right", "lm", "tokens", "visit")}
-    with torch.inference_mode():
+    with torch.inference_mode(), fast_products(bart.device):
         for rows in batches(pairs, batch_tokens, None, np.diff(data.offsets) > 0):
             batch = {k: torch.from_numpy(v).to(name) for k, v in collate(data, pairs, rows).items()}
             output = bart(**batch)

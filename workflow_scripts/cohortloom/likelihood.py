@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from cohortloom.devices import fast_products
 from cohortloom.examples import Examples, batches, collate, plain_pairs
 from cohortloom.model import PromptBartWithDemographicPrediction
 
@@ -14,7 +15,7 @@ def patient_scores(
     device = next(bart.parameters()).device
     pairs = plain_pairs(data, np.zeros(len(data.ids), bool), bart.config.max_position_embeddings - 2)
     losses, tokens = np.zeros(len(data)), np.zeros(len(data))
-    with torch.inference_mode():
+    with torch.inference_mode(), fast_products(device):
         for rows in batches(pairs, batch_tokens, None, np.ones(len(data), bool)):
             batch = {k: torch.from_numpy(v).to(device) for k, v in collate(data, pairs, rows).items()}
             scored = (batch["labels"] != -100).cpu().numpy()

@@ -173,7 +173,8 @@ class Careers:
 
     def __init__(self, counts: Counts, forbidden: np.ndarray, rng: np.random.Generator):
         """`forbidden`: [91 ages in completed years, 2 sexes, C] bool."""
-        self.counts, self.forbidden, self.rng = counts, forbidden, rng
+        self.counts, self.rng = counts, rng
+        self.allowed = (~forbidden).astype(np.float32)
         self.lengths = np.cumsum(counts.lengths, 1)
         self.profiles = np.cumsum(counts.profiles, 1)
         missing = counts.lengths @ np.arange(counts.lengths.shape[1]) - counts.share.sum(1)
@@ -277,13 +278,14 @@ class Careers:
             kept = seen & (self.rng.random(seen.shape, dtype=np.float32) < CARRY)
             rates[seen] = 0
             rates[kept] = ALWAYS
-        rates[self.forbidden[np.minimum(years, 90), at % 2]] = 0
+        rates *= self.allowed[np.minimum(years, 90), at % 2]
         total = self.lengths[profile, -1]
         draw = self.rng.random(n) * total
         length = np.maximum(1, (self.lengths[profile] <= draw[:, None]).sum(1))
-        arrival = np.full(rates.shape, np.inf, np.float32)
         race = self.rng.standard_exponential(rates.shape, dtype=np.float32)
-        np.divide(race, rates, out=arrival, where=rates > 0)
+        np.maximum(race, np.finfo(np.float32).tiny, out=race)  # not 0, which by a rate of 0 has no ratio
+        with np.errstate(divide="ignore"):
+            arrival = np.divide(race, rates, out=race)
         leads = counts.principal > 0
         if at // 2 == 0:  # a newborn's record opens with the birth, V30 to V39, and holds no other one
             leads = self.birth
