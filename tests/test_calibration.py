@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cohortloom.calibration import (
+    BATCH_PATIENTS,
     ROUNDS,
     calibrate_age,
     calibrate_ending,
@@ -131,7 +132,7 @@ def test_rounds_write_for_all_patients_what_the_model_writes():
     records = []
     for turn in range(ROUNDS):
         chosen = np.sort(people[turn::ROUNDS])
-        records += synthesize(model, words, data.age[chosen], data.sex[chosen], turn)
+        records += synthesize(model, words, data.age[chosen], data.sex[chosen], turn, BATCH_PATIENTS)
     codes, later, carried = (
         sum(getattr(each, name) for each in rounds) for name in ("codes", "later", "carried")
     )

@@ -55,7 +55,7 @@ def test_what_was_learnt_by_heart_is_found_and_the_control_finds_nothing(files, 
     assert set(found) == {"likelihood_auc", "likelihood_tpr_1fpr", "likelihood_gain"}
 
 
-def test_a_score_is_the_log_likelihood_a_token_of_the_visits_one_by_one(files):
+def test_a_score_is_the_log_likelihood_a_token_of_the_visits_one_by_one(files, monkeypatch):
     bart = PromptBartWithDemographicPrediction.from_pretrained(files["model"]).eval()
     data = Examples.load(files["test"])
     pairs = plain_pairs(data, np.zeros(len(data.ids), bool), bart.config.max_position_embeddings - 2)
@@ -68,9 +68,15 @@ def test_a_score_is_the_log_likelihood_a_token_of_the_visits_one_by_one(files):
         loss, tokens = sums.get(patient, (0.0, 0))
         sums[patient] = loss + float(losses.sum()), tokens + len(losses)
     expected = [-loss / tokens for loss, tokens in sums.values()]
+    fast = patient_scores(bart, data, 256)
+    monkeypatch.setattr(
+        "cohortloom.likelihood.fast_products", lambda device: torch.autocast("cpu", enabled=False)
+    )
     found = patient_scores(bart, data, 256)
     assert found == pytest.approx(expected, abs=2e-4)  # padding moves float32 sums in their last digits
     assert found != pytest.approx(expected[::-1], abs=2e-4)
+    # Where products are in bf16, by far less than patients differ.
+    assert np.abs(fast - found).max() < 0.1 * found.std() and abs(fast.mean() - found.mean()) < 5e-3
 
 
 def test_as_many_of_each_side(files, tmp_path):

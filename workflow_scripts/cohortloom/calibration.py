@@ -30,6 +30,7 @@ BATCH_TOKENS = 2048  # in so many parts as in training
 PARTS = 8
 PATIENTS = 10_000  # whom the model writes to see what it writes, in all rounds together
 ROUNDS = 3  # of writing and mending: what is mended first changes what else is written
+BATCH_PATIENTS = 834  # four batches a round, for up to four processes; few patients have later visits
 FEW = 20  # ends, or codes carried on; a shift by so many is taken half
 
 
@@ -168,7 +169,8 @@ def write(
     first = np.flatnonzero(data.visit == 0)
     chosen = np.sort(np.random.default_rng([seed, 5]).permutation(first)[:PATIENTS][turn::ROUNDS])
     people = (data.age[chosen], data.sex[chosen], seed + turn)
-    for record in synthesize(model, words, *people, shard=shard, logits_processor=[counted]):
+    made = synthesize(model, words, *people, BATCH_PATIENTS, shard=shard, logits_processor=[counted])
+    for record in made:
         later += _lengths(record)
         carried += carried_codes(record)
     return Written(counted.sums, *(torch.from_numpy(counts).to(device) for counts in (later, carried)))
