@@ -70,7 +70,7 @@ class Audit:
 def clean_codes(codes: pa.Array, audit: Audit) -> pa.DictionaryArray:
     """Codes in the public form, null where there is no code or it is not of ICD-9-CM form; both counted.
 
-    `codes` is an array of n strings; each distinct spelling is looked at once.
+    `codes` is an array of n strings, or a dictionary of them; each distinct spelling is looked at once.
     """
     encoded = codes.dictionary_encode()
     spelled = encoded.dictionary.to_pylist()

@@ -22,16 +22,17 @@ DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 class CsvTable:
     """Allowed columns of one CSV or CSV.GZ table as trimmed strings [n_rows], by upper-case name.
 
-    Raises UserError for a damaged or empty file, a wrong delimiter, a missing column or a row with another
-    number of fields; `refuse` raises it for a value.
+    They are held as dictionaries: each value once, and for each row its number. Raises UserError for a
+    damaged or empty file, a wrong delimiter, a missing column or a row with another number of fields;
+    `refuse` raises it for a value.
     """
 
     def __init__(self, name: str, path: Path, columns: tuple[str, ...], audit: Audit):
         self.name, self.path = name, path
         content, digest = read_bytes(path)
         self._note_form(content, audit)
-        self._content = content.removeprefix(BOM)
-        records = self._records()
+        content = content.removeprefix(BOM)
+        records = _records(content)
         header = next(records)[1]
         by_name = {column.strip().upper(): column for column in reversed(header)}
         for column in columns:
@@ -42,15 +43,15 @@ class CsvTable:
         parse = pa.csv.ParseOptions(newlines_in_values=True)
         convert = pa.csv.ConvertOptions(
             include_columns=[by_name[column] for column in columns],
-            column_types={by_name[column]: pa.string() for column in columns},
+            column_types={by_name[column]: pa.dictionary(pa.int32(), pa.string()) for column in columns},
             strings_can_be_null=False,
         )
         read = pa.csv.ReadOptions(use_threads=False)
         try:
-            table = pa.csv.read_csv(io.BytesIO(self._content), read, parse, convert)
+            table = pa.csv.read_csv(io.BytesIO(content), read, parse, convert).unify_dictionaries()
         except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-            self._malformed(header, str(error))
-        self.columns = {
+            self._malformed(header, str(error), content)
+        self._columns = {
             column: self._trim(column, table[by_name[column]].combine_chunks(), audit) for column in columns
         }
         self.n = table.num_rows
@@ -59,12 +60,16 @@ class CsvTable:
         audit.read(name, path, digest, self.n, columns, [column.strip().upper() for column in removed])
 
     def __getitem__(self, column: str) -> pa.Array:
-        return self.columns[column]
+        return self._columns[column].dictionary_decode()
+
+    def encoded(self, column: str) -> pa.DictionaryArray:
+        """A column as a dictionary, in which a value may stand that no row has any more."""
+        return self._columns[column]
 
     def filter(self, keep: np.ndarray) -> None:
         """Keep the rows where `keep` [n_rows] is true."""
         mask = pa.array(keep)
-        self.columns = {column: values.filter(mask) for column, values in self.columns.items()}
+        self._columns = {column: values.filter(mask) for column, values in self._columns.items()}
         self.rows, self.n = self.rows[keep], int(keep.sum())
 
     def drop_copies(self, audit: Audit, what: str, key: str | None = None) -> None:
@@ -72,68 +77,76 @@ class CsvTable:
 
         With `key`, refuse a row whose key stands in an earlier row with other values.
         """
-        codes = [values.dictionary_encode() for values in self.columns.values()]
-        whole = np.zeros(self.n, np.int64)
-        for column in codes:
-            joint = whole * (len(column.dictionary) + 1) + column.indices.to_numpy()
-            whole = np.unique(joint, return_inverse=True)[1]
+        whole, size = np.zeros(self.n, np.int64), 1
+        for column in self._columns.values():
+            values = max(1, len(column.dictionary))
+            if size * values >= 2**63:
+                distinct, whole = np.unique(whole, return_inverse=True)
+                size = len(distinct)
+            whole *= values
+            whole += column.indices.to_numpy()
+            size *= values
         first = np.zeros(self.n, bool)
         first[np.unique(whole, return_index=True)[1]] = True
         audit.drop(what, "duplicate row", (~first).sum())
         self.filter(first)
         if key is not None:
-            numbers = self[key].dictionary_encode().indices.to_numpy()
+            numbers = self._columns[key].indices.to_numpy()
             again = np.ones(self.n, bool)
             again[np.unique(numbers, return_index=True)[1]] = False
             self.refuse(key, again, "stands in an earlier row with other values; keep one of them")
 
     def integers(self, column: str, empty: int | None = None) -> np.ndarray:
         """A column as int64; an empty value becomes `empty` where that is given. Raises UserError."""
-        values = self[column]
+        values, row = self._distinct(column)
         whole = pc.match_substring_regex(values, r"^-?\d{1,18}$")
         if empty is not None:
             blank = pc.equal(values, "")
             values = pc.if_else(blank, str(empty), values)
             whole = pc.or_(whole, blank)
-        bad = ~whole.to_numpy(zero_copy_only=False)
+        bad = ~whole.to_numpy(zero_copy_only=False)[row]
         self.refuse(column, bad, "is not a whole number; mend or remove the row")
-        return values.cast(pa.int64()).to_numpy()
+        return pc.if_else(whole, values, "0").cast(pa.int64()).to_numpy()[row]
 
     def dates(self, column: str) -> np.ndarray:
         """A column of dates, with or without a time, as datetime64[s]: years 0 to 9999 without overflow."""
         remedy = "is no date of the form 2101-10-20 19:08:00; mend or remove the row"
-        values = self[column]
-        bad = ~pc.match_substring_regex(values, DATE).to_numpy(zero_copy_only=False)
-        self.refuse(column, bad, remedy)
+        values, row = self._distinct(column)
+        formed = pc.match_substring_regex(values, DATE)
+        self.refuse(column, ~formed.to_numpy(zero_copy_only=False)[row], remedy)
+        values = pc.if_else(formed, values, "2000-01-01")  # of values that no row has any more
         try:
-            return values.cast(pa.timestamp("s")).to_numpy()
+            return values.cast(pa.timestamp("s")).to_numpy()[row]
         except pa.ArrowInvalid:
-            for row, value in enumerate(values):
-                try:
-                    value.cast(pa.timestamp("s"))
-                except pa.ArrowInvalid:
-                    bad[row] = True
-                    break
-            self.refuse(column, bad, remedy)
+            bad = np.array([_no_timestamp(value) for value in values])
+            self.refuse(column, bad[row], remedy)
             raise
+
+    def _distinct(self, column: str) -> tuple[pa.Array, np.ndarray]:
+        """The values of a column, and for each row the number of its own."""
+        encoded = self._columns[column]
+        return encoded.dictionary, encoded.indices.to_numpy()
 
     def refuse(self, column: str, bad: np.ndarray, what: str) -> None:
         """Raise UserError for the first row where `bad` [n_rows] is true: file, line, column and value."""
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            value = self[column][row].as_py()[:40]
+            value = self._columns[column][row].as_py()[:40]
             raise UserError(
                 f"{self.path}: line {self._line(self.rows[row])}: column {column}: {value!r} {what}"
             )
 
-    def _trim(self, column: str, values: pa.Array, audit: Audit) -> pa.Array:
+    def _trim(self, column: str, values: pa.DictionaryArray, audit: Audit) -> pa.DictionaryArray:
         if column == "ICD9_CODE":  # codes are put right, and counted, by clean_codes
             return values
-        trimmed = pc.utf8_trim_whitespace(values)
-        changed = pc.sum(pc.not_equal(trimmed, values)).as_py() or 0
-        if changed:
-            audit.normalized[f"values of {column} with a blank"] += changed
-        return trimmed
+        trimmed = pc.utf8_trim_whitespace(values.dictionary)
+        changed = pc.not_equal(trimmed, values.dictionary)
+        if not pc.any(changed).as_py():
+            return values
+        changed = changed.take(values.indices)
+        audit.normalized[f"values of {column} with a blank"] += pc.sum(changed).as_py()
+        encoded = trimmed.dictionary_encode()
+        return pa.DictionaryArray.from_arrays(encoded.indices.take(values.indices), encoded.dictionary)
 
     def _note_form(self, content: bytes, audit: Audit) -> None:
         if content.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -142,18 +155,9 @@ class CsvTable:
         audit.normalized["files with CRLF line ends"] += b"\r\n" in content
         audit.normalized["files with quoted values"] += b'"' in content
 
-    def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """(first line, fields) of each record that is not a blank line, as pyarrow counts them."""
-        text = io.StringIO(self._content.decode("utf-8", "replace"), newline="")
-        reader, line = csv.reader(text), 1
-        for fields in reader:
-            if fields:
-                yield line, fields
-            line = reader.line_num + 1
-
     def _line(self, row: int) -> int:
         """Line of the file (from 1) at which data row `row` (from 0) begins."""
-        for number, (line, _) in enumerate(self._records()):
+        for number, (line, _) in enumerate(_records(read_bytes(self.path)[0].removeprefix(BOM))):
             if number == row + 1:
                 return line
         return row + 2
@@ -170,9 +174,9 @@ class CsvTable:
             " give the MIMIC-III table with its header line"
         )
 
-    def _malformed(self, header: list[str], error: str) -> None:
+    def _malformed(self, header: list[str], error: str, content: bytes) -> None:
         """Say where the table breaks; pyarrow's own message holds the row and is never shown."""
-        for line, fields in self._records():
+        for line, fields in _records(content):
             if len(fields) != len(header):
                 raise UserError(
                     f"{self.path}: line {line}: {len(fields)} values where the header has {len(header)}"
@@ -181,3 +185,21 @@ class CsvTable:
         column = re.search(r"column #(\d+)", error)
         place = f" column {header[int(column[1])]}" if column else ""
         raise UserError(f"{self.path}:{place} is not UTF-8 text; save the table as UTF-8") from None
+
+
+def _records(content: bytes) -> Iterator[tuple[int, list[str]]]:
+    """(first line, fields) of each record that is not a blank line, as pyarrow counts them."""
+    text = io.TextIOWrapper(io.BytesIO(content), "utf-8", "replace", newline="")
+    reader, line = csv.reader(text), 1
+    for fields in reader:
+        if fields:
+            yield line, fields
+        line = reader.line_num + 1
+
+
+def _no_timestamp(value: pa.Scalar) -> bool:
+    try:
+        value.cast(pa.timestamp("s"))
+    except pa.ArrowInvalid:
+        return True
+    return False

@@ -104,7 +104,7 @@ def _diagnoses(
     stranger = subject[row] != table.integers("SUBJECT_ID")
     table.refuse("SUBJECT_ID", stranger, "is not the patient of this admission; give tables of one release")
     table.drop_copies(audit, "diagnoses")
-    codes = clean_codes(table["ICD9_CODE"], audit)
+    codes = clean_codes(table.encoded("ICD9_CODE"), audit)
     whole = codes.is_valid().to_numpy(zero_copy_only=False)
     table.filter(whole)  # MIMIC's null codes have no SEQ_NUM either
     row, sequence = _positions(admission, table.integers("HADM_ID")), table.integers("SEQ_NUM", empty=LAST)

@@ -29,7 +29,7 @@ def read_bytes(path: Path) -> tuple[bytes, str]:
         content = _decompress(raw, Path(path))
     except (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, zipfile.BadZipFile):
         raise UserError(f"{path}: the compressed file is truncated or damaged; download it again") from None
-    if not content.strip():
+    if not content or content.isspace():
         raise UserError(f"{path}: the file is empty; download it again")
     return content, hashlib.sha256(raw).hexdigest()
 
