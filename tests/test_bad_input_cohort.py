@@ -33,6 +33,14 @@ FAULTS = {
         ["PATIENTS.csv: line 1: the delimiter is a semicolon, not a comma"],
     ),
     "empty file": ({"DIAGNOSES_ICD": ""}, ["DIAGNOSES_ICD.csv: the file is empty"]),
+    "byte-order mark alone": (
+        {"DIAGNOSES_ICD": b"\xef\xbb\xbf"},
+        ["DIAGNOSES_ICD.csv: the file is empty"],
+    ),
+    "open quote": (
+        {"PATIENTS": replaced(PATIENTS, "11,M", '"11,M') + "1,2,F,2100-01-01\n" * 10_000},
+        ["PATIENTS.csv: line 3:", "a quotation mark is not closed"],
+    ),
     "header alone": (
         {"PATIENTS": PATIENTS.splitlines()[0]},
         ["PATIENTS.csv: the table PATIENTS has a header but no"],

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cohortloom.errors import UserError
 from cohortloom.sources import mimic3
 from cohortloom.sources.cohort import Audit
+from cohortloom.sources.csvtable import CsvTable
 from cohortloom.sources.locate import find_tables
 from cohortloom.visits import check_visits
 from raw_cohort import ADMISSIONS, DIAGNOSES_ICD, EXPECTED, PATIENTS, rows, write_mimic
@@ -132,3 +134,29 @@ def test_the_demo():
     assert ages.min() == 17 and ages.max() == 90
     first = table.filter([name == "10006" for name in table["patient_id"].to_pylist()]).to_pylist()[0]
     assert first["age"] == 70 and first["diagnoses"][:3] == ["99591", "99662", "5672"]
+
+
+def table_of(tmp_path, *lines):
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["WHO,WHEN", *lines]) + "\n")
+    return CsvTable("T", path, ("WHO", "WHEN"), Audit())
+
+
+def test_a_value_that_no_row_has_any_more_is_no_fault(tmp_path):
+    table = table_of(tmp_path, "1,2101-02-30", "x,soon", "2,2101-03-01")
+    for column, read in (("WHO", table.integers), ("WHEN", table.dates)):
+        with pytest.raises(UserError, match=f"column {column}"):
+            read(column)
+    table.filter(np.array([False, False, True]))
+    assert table.integers("WHO").tolist() == [2] and str(table.dates("WHEN")[0])[:10] == "2101-03-01"
+
+
+@pytest.mark.parametrize("most", [2**63, 7])
+def test_copies_are_found_however_many_values_there_are(tmp_path, monkeypatch, most):
+    """With few numbers at hand columns are numbered anew on the way."""
+    monkeypatch.setattr("cohortloom.sources.csvtable.MOST", most)
+    table = table_of(tmp_path, "1,a", "2,b", "1,b", "2,b", "3,a", "1,a")
+    audit = Audit()
+    table.drop_copies(audit, "rows")
+    assert table["WHO"].to_pylist() == ["1", "2", "1", "3"] and table["WHEN"].to_pylist() == list("abba")
+    assert audit.dropped["rows", "duplicate row"] == 2

@@ -21,7 +21,7 @@ def evaluate_heads(
     run: str,
     seed: int = 0,
     group_seed: int = 0,
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Score the age and sex heads on test visits: teacher-forced, nothing revealed, dropout off.
@@ -33,7 +33,7 @@ def evaluate_heads(
     import torch
     from torch.nn import functional as F
 
-    from cohortloom.devices import fast_products, pick_device
+    from cohortloom.devices import READ_TOKENS, fast_products, pick_device
     from cohortloom.examples import Examples, batches, collate, plain_pairs
     from cohortloom.model import PromptBartWithDemographicPrediction
 
@@ -43,7 +43,7 @@ def evaluate_heads(
     pairs = plain_pairs(data, np.zeros(len(data.ids), bool), bart.config.max_position_embeddings - 2)
     found = {key: np.zeros(len(data)) for key in ("years2", "years", "sex", "right", "lm", "tokens", "visit")}
     with torch.inference_mode(), fast_products(bart.device):
-        for rows in batches(pairs, batch_tokens, None, np.diff(data.offsets) > 0):
+        for rows in batches(pairs, batch_tokens or READ_TOKENS[name], None, np.diff(data.offsets) > 0):
             batch = {k: torch.from_numpy(v).to(name) for k, v in collate(data, pairs, rows).items()}
             output = bart(**batch)
             error = (output.age - batch["x_num"][:, 0]).double().cpu().numpy()

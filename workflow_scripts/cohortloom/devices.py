@@ -4,6 +4,9 @@ import torch
 
 from cohortloom.errors import UserError
 
+# Of a batch that is only read; a processor is the slower the less of a layer's states its caches hold.
+READ_TOKENS = {"cpu": 1024, "cuda": 8192}
+
 
 def fast_products(device: torch.device) -> torch.autocast:
     """In this context a CPU that is fast in bf16 multiplies matrices in it; others mix no precisions."""

@@ -28,7 +28,7 @@ from cohortloom.calibration import (
     write,
 )
 from cohortloom.checkpoints import Checkpoints
-from cohortloom.devices import pick_device
+from cohortloom.devices import READ_TOKENS, pick_device
 from cohortloom.errors import Interrupted, UserError
 from cohortloom.examples import Examples, Pairs, batches, collate, corrupted_pairs, plain_pairs
 from cohortloom.forbidden import age_row
@@ -392,10 +392,9 @@ def set_random_state(state: dict[str, torch.Tensor]) -> None:
 def teacher_forced(model, data: Examples, max_tokens: int, tensors) -> np.ndarray:
     """Mean lm, age, sex, forbidden and whole loss, nothing revealed, dropout off; lm, forbidden by token."""
     model.eval()
-    batch_tokens = 1024 if model.device.type == "cpu" else 8192  # a processor's caches hold no more
     pairs = plain_pairs(data, np.zeros(len(data.ids), bool), max_tokens)
     sums, counts = np.zeros(5), np.zeros(5)
-    for rows in batches(pairs, batch_tokens, None, np.diff(data.offsets) > 0):
+    for rows in batches(pairs, READ_TOKENS[model.device.type], None, np.diff(data.offsets) > 0):
         batch = collate(data, pairs, rows)
         output = model(**tensors(batch))
         n = int((batch["labels"] != -100).sum())

@@ -79,6 +79,8 @@ def clean_codes(codes: pa.Array, audit: Audit) -> pa.DictionaryArray:
     empty, malformed, public, mapped = int(counts[0]), 0, {}, np.full(len(spelled) + 1, -1, np.int32)
     for position, text in enumerate(spelled):
         rows = int(counts[position + 1])
+        if not rows:
+            continue
         if not text.strip(" \t\u00a0\"'"):
             empty += rows
             continue

@@ -16,6 +16,7 @@ from cohortloom.sources.cohort import Audit
 from cohortloom.sources.rawfile import BOM, read_bytes
 
 DATE = r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2})?)?$"
+MOST = 2**63  # what an integer of 64 bits can tell apart
 DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
@@ -32,7 +33,9 @@ class CsvTable:
         content, digest = read_bytes(path)
         self._note_form(content, audit)
         content = content.removeprefix(BOM)
-        records = _records(content)
+        if not content or content.isspace():
+            raise UserError(f"{path}: the file is empty; download it again")
+        records = self._records(content)
         header = next(records)[1]
         by_name = {column.strip().upper(): column for column in reversed(header)}
         for column in columns:
@@ -80,7 +83,7 @@ class CsvTable:
         whole, size = np.zeros(self.n, np.int64), 1
         for column in self._columns.values():
             values = max(1, len(column.dictionary))
-            if size * values >= 2**63:
+            if size * values >= MOST:
                 distinct, whole = np.unique(whole, return_inverse=True)
                 size = len(distinct)
             whole *= values
@@ -120,7 +123,8 @@ class CsvTable:
         except pa.ArrowInvalid:
             bad = np.array([_no_timestamp(value) for value in values])
             self.refuse(column, bad[row], remedy)
-            raise
+            values = pc.if_else(pa.array(bad), "2000-01-01", values)
+            return values.cast(pa.timestamp("s")).to_numpy()[row]
 
     def _distinct(self, column: str) -> tuple[pa.Array, np.ndarray]:
         """The values of a column, and for each row the number of its own."""
@@ -157,10 +161,25 @@ class CsvTable:
 
     def _line(self, row: int) -> int:
         """Line of the file (from 1) at which data row `row` (from 0) begins."""
-        for number, (line, _) in enumerate(_records(read_bytes(self.path)[0].removeprefix(BOM))):
+        for number, (line, _) in enumerate(self._records(read_bytes(self.path)[0].removeprefix(BOM))):
             if number == row + 1:
                 return line
         return row + 2
+
+    def _records(self, content: bytes) -> Iterator[tuple[int, list[str]]]:
+        """(first line, fields) of each record that is not a blank line, as pyarrow counts them."""
+        text = io.TextIOWrapper(io.BytesIO(content), "utf-8", "replace", newline="")
+        reader, line = csv.reader(text), 1
+        try:
+            for fields in reader:
+                if fields:
+                    yield line, fields
+                line = reader.line_num + 1
+        except csv.Error:
+            raise UserError(
+                f"{self.path}: line {line}: a value is longer than {csv.field_size_limit():,} characters;"
+                " a quotation mark is not closed, or the file is no CSV table"
+            ) from None
 
     def _missing(self, column: str, header: list[str]) -> None:
         first = "".join(header)
@@ -176,7 +195,7 @@ class CsvTable:
 
     def _malformed(self, header: list[str], error: str, content: bytes) -> None:
         """Say where the table breaks; pyarrow's own message holds the row and is never shown."""
-        for line, fields in _records(content):
+        for line, fields in self._records(content):
             if len(fields) != len(header):
                 raise UserError(
                     f"{self.path}: line {line}: {len(fields)} values where the header has {len(header)}"
@@ -185,16 +204,6 @@ class CsvTable:
         column = re.search(r"column #(\d+)", error)
         place = f" column {header[int(column[1])]}" if column else ""
         raise UserError(f"{self.path}:{place} is not UTF-8 text; save the table as UTF-8") from None
-
-
-def _records(content: bytes) -> Iterator[tuple[int, list[str]]]:
-    """(first line, fields) of each record that is not a blank line, as pyarrow counts them."""
-    text = io.TextIOWrapper(io.BytesIO(content), "utf-8", "replace", newline="")
-    reader, line = csv.reader(text), 1
-    for fields in reader:
-        if fields:
-            yield line, fields
-        line = reader.line_num + 1
 
 
 def _no_timestamp(value: pa.Scalar) -> bool:
