@@ -393,12 +393,14 @@ def teacher_forced(model, data: Examples, max_tokens: int, tensors) -> np.ndarra
     """Mean lm, age, sex, forbidden and whole loss, nothing revealed, dropout off; lm, forbidden by token."""
     model.eval()
     pairs = plain_pairs(data, np.zeros(len(data.ids), bool), max_tokens)
-    sums, counts = np.zeros(5), np.zeros(5)
+    sums, counts = np.zeros(4), np.zeros(4)
     for rows in batches(pairs, READ_TOKENS[model.device.type], None, np.diff(data.offsets) > 0):
         batch = collate(data, pairs, rows)
         output = model(**tensors(batch))
         n = int((batch["labels"] != -100).sum())
-        held = np.array([n, len(rows), len(rows), n, len(rows)])
-        losses = (output.lm_loss, output.age_loss, output.sex_loss, output.forbidden_loss, output.loss)
+        held = np.array([n, len(rows), len(rows), n])
+        losses = (output.lm_loss, output.age_loss, output.sex_loss, output.forbidden_loss)
         sums, counts = sums + held * [float(loss) for loss in losses], counts + held
-    return sums / np.maximum(counts, 1)
+    means, config = sums / np.maximum(counts, 1), model.config
+    # Of the means, for the whole of a batch is neither by token nor by visit.
+    return np.append(means, means @ (1, config.age_weight, config.sex_weight, config.forbidden_weight))
