@@ -107,6 +107,16 @@ def test_a_weight_of_zero_leaves_the_heads_untrained(dataset, brief, tmp_path):
     assert float(history[-1]["loss"]) == pytest.approx(float(history[-1]["lm_loss"]))
 
 
+def test_the_whole_loss_takes_the_age_in_its_unit_in_validation_too(dataset, tmp_path):
+    _, history = run_train(dataset, tmp_path / "years", age_loss_unit="years", tokens=600, evaluations=1)
+    assert {row["split"] for row in history} == {"train", "val"}
+    for row in history:
+        parts = [float(row[name]) for name in ("lm_loss", "age_loss_years2", "sex_loss")]
+        assert float(row["loss"]) == pytest.approx(parts[0] + 0.3 * parts[1] + 0.2 * parts[2], rel=1e-4)
+        # rejected: the age in standard deviations
+        assert float(row["loss"]) > 1.5 * (parts[0] + 0.3 * float(row["age_loss"]) + 0.2 * parts[2])
+
+
 def interrupted(dataset, folder, monkeypatch, after):
     """Start a run and stop it after some steps, as a kill would."""
     step = Trainer._step

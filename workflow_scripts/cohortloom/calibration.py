@@ -26,8 +26,8 @@ from cohortloom.vocabulary import START, Vocabulary
 VISITS = 20_000
 SHRINKAGE = 3e-3  # of the change of the age head, in mean variances of what it reads
 LEAST = 50  # visits that get so far; below, a count says too little
-BATCH_TOKENS = 2048  # in so many parts as in training
-PARTS = 8
+BATCH_TOKENS = 2048
+PARTS = 8  # of a batch, which go through the layers together as in training
 PATIENTS = 10_000  # whom the model writes to see what it writes, in all rounds together
 ROUNDS = 3  # of writing and mending: what is mended first changes what else is written
 BATCH_PATIENTS = 834  # four batches a round, for up to four processes; few patients have later visits

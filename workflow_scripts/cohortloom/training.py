@@ -401,6 +401,7 @@ def teacher_forced(model, data: Examples, max_tokens: int, tensors) -> np.ndarra
         held = np.array([n, len(rows), len(rows), n])
         losses = (output.lm_loss, output.age_loss, output.sex_loss, output.forbidden_loss)
         sums, counts = sums + held * [float(loss) for loss in losses], counts + held
-    means, config = sums / np.maximum(counts, 1), model.config
+    lm, age, sex, forbidden = sums / np.maximum(counts, 1)
     # Of the means, for the whole of a batch is neither by token nor by visit.
-    return np.append(means, means @ (1, config.age_weight, config.sex_weight, config.forbidden_weight))
+    whole = model.combine(lm + model.config.forbidden_weight * forbidden, age, sex)
+    return np.array([lm, age, sex, forbidden, whole])
