@@ -48,7 +48,7 @@ def draw(folder: Path, visits: int) -> None:
     import pyarrow as pa
 
     sys.path.insert(0, str(SCRIPTS))
-    from cohortloom.visits import patient_starts, read_visits, write_visits
+    from cohortloom.data.visits import patient_starts, read_visits, write_visits
 
     everything = read_visits(folder / "visits.parquet")
     starts = patient_starts(everything)

@@ -23,14 +23,14 @@ sys.path.append(str(SCRIPTS))
 import numpy as np
 import torch
 
-from cohortloom.constrained import Constraint
-from cohortloom.devices import pick_device
-from cohortloom.forbidden import AGES
-from cohortloom.generation import BATCH_SIZE, synthesize, take_apart
-from cohortloom.model import PromptBartWithDemographicPrediction
-from cohortloom.step import quiet_libraries
-from cohortloom.visits import patient_starts, read_visits, sex_index
-from cohortloom.vocabulary import NOW, Vocabulary
+from cohortloom.base.step import quiet_libraries
+from cohortloom.data.forbidden import AGES
+from cohortloom.data.visits import patient_starts, read_visits, sex_index
+from cohortloom.data.vocabulary import NOW, Vocabulary
+from cohortloom.generation.constrained import Constraint
+from cohortloom.generation.synthesize import BATCH_SIZE, synthesize, take_apart
+from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
+from cohortloom.runtime.devices import pick_device
 
 PUBLISHED = REPOSITORY / "published" / "nhds2010" / "model"
 

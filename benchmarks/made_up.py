@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from build_dataset import DATASET_SCHEMA, learn_vocabulary, with_ids
-from cohortloom.visits import list_column, sex_array, write_visits
+from cohortloom.data.visits import list_column, sex_array, write_visits
 
 CODES = 4500
 

@@ -31,10 +31,10 @@ import numpy as np
 import torch
 from made_up import dataset
 
-from cohortloom.devices import pick_device
-from cohortloom.examples import Examples, batches, collate, corrupted_pairs
-from cohortloom.presets import make_model
-from cohortloom.vocabulary import Vocabulary
+from cohortloom.data.examples import Examples, batches, collate, corrupted_pairs
+from cohortloom.data.vocabulary import Vocabulary
+from cohortloom.model.initial import make_model
+from cohortloom.runtime.devices import pick_device
 from train import train
 
 PARTS = 300  # of batches, over which operations, padding and loading are counted

@@ -16,8 +16,13 @@ import scipy.sparse as sp
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import TruncatedSVD
 
-from cohortloom.files import atomic
-from cohortloom.simulation import (
+from cohortloom.base.files import atomic
+from cohortloom.base.step import main
+from cohortloom.data.visits import code_lists, sex_index
+from cohortloom.sources import nhds2010
+from cohortloom.sources.cohort import Audit
+from cohortloom.sources.locate import find_tables
+from cohortloom.sources.simulated import (
     AGE_LOW,
     BAND_STARTS,
     MAX_RATIO,
@@ -27,11 +32,6 @@ from cohortloom.simulation import (
     forbidden,
     read_counts,
 )
-from cohortloom.sources import nhds2010
-from cohortloom.sources.cohort import Audit
-from cohortloom.sources.locate import find_tables
-from cohortloom.step import main
-from cohortloom.visits import code_lists, sex_index
 
 log = logging.getLogger("cohortloom")
 SOURCE = "# source: NHDS 2010 public-use file (NCHS, CDC), aggregated by resources/derive_simulation.py"

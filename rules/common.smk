@@ -1,7 +1,5 @@
 # Helpers only, no rules: the checked config, names of files, run ids, imported modules, params.
 # Nothing here imports more than the standard library and the schema check, so that parsing is fast.
-import ast
-import functools
 import os
 import sys
 from pathlib import Path
@@ -11,7 +9,8 @@ SCRIPTS = WORKFLOW / "workflow_scripts"
 if str(SCRIPTS) not in sys.path:
     sys.path.append(str(SCRIPTS))
 
-from cohortloom.config import (
+from cohortloom.base.imports import imported_files
+from cohortloom.config.check import (
     QUALITY_REAL,
     UNTRACKED,
     arm_ids,
@@ -28,8 +27,8 @@ from cohortloom.config import (
     train_keywords,
     trained_as,
 )
-from cohortloom.errors import UserError
-from cohortloom.terms import terms_of
+from cohortloom.base.errors import UserError
+from cohortloom.release.terms import terms_of
 
 try:
     config = check_config(config, WORKFLOW / "config" / "schema.yaml")
@@ -244,44 +243,5 @@ def model_to_publish(wildcards) -> list[str]:
 
 
 def modules_of(script: str) -> list[str]:
-    """The script's own file and every module of this repository that it imports, in order of name.
-
-    Named as inputs, they make a changed library module rerun the steps that use it, and no other.
-    """
-    found: set[Path] = set()
-    waiting = [SCRIPTS / f"{script}.py"]
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            waiting += _imported(path)
-    return [workflow_file(path.relative_to(WORKFLOW)) for path in sorted(found)]
-
-
-@functools.cache
-def _imported(path: Path) -> list[Path]:
-    """Files of this repository that a file imports, at its top or inside a function."""
-    names, statements = set(), ast.parse(path.read_text(encoding="utf-8")).body
-    for node in statements:  # grows below; expressions hold no imports and are most of a file
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:  # from . import x
-                package = path.relative_to(SCRIPTS).parts[: -node.level]
-                base = ".".join([*package, *base.split(".")] if base else package)
-            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
-            statements += getattr(node, block, [])
-    return [file for name in names for file in _module_files(name)]
-
-
-@functools.cache
-def _module_files(name: str) -> list[Path]:
-    """Files of this repository that importing a dotted name runs: the module and its packages."""
-    parts = name.split(".")
-    files = []
-    for length in range(1, len(parts) + 1):
-        stem = SCRIPTS.joinpath(*parts[:length])
-        files += [stem / "__init__.py", stem.with_suffix(".py")]
-    return [file for file in files if file.is_file()]
+    """The script and every module of this repository that it imports: inputs of its rule."""
+    return [workflow_file(path.relative_to(WORKFLOW)) for path in imported_files(script)]

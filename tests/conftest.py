@@ -108,7 +108,7 @@ def fresh(tmp_path) -> Workflow:
 def dataset(tmp_path_factory):
     """Files of a split cohort of a known grammar: train, val, test, vocabulary."""
     from build_dataset import build_dataset
-    from cohortloom.visits import write_visits
+    from cohortloom.data.visits import write_visits
     from grammar import grammar_visits
 
     folder = tmp_path_factory.mktemp("dataset")

@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from cohortloom.naive import visits_table
-from cohortloom.visits import SEXES, check_visits
+from cohortloom.data.visits import SEXES, check_visits
+from cohortloom.generation.naive import visits_table
 
 
 def visits_of(patients: list[list[tuple]], ages: float = 50.0, sexes: str = "F") -> pa.Table:

@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from cohortloom.naive import visits_table
-from cohortloom.visits import check_visits
+from cohortloom.data.visits import check_visits
+from cohortloom.generation.naive import visits_table
 
 WOMEN = [f"614{k}" for k in range(10)]  # female pelvis
 MEN = ["6010", "6011", "6012", "6013", "6014", "6018", "6019", "6020", "6021", "6022"]  # prostate

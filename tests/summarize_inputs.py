@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cohortloom.metrics.records import record
-from cohortloom.visits import SCHEMA, write_visits
+from cohortloom.data.visits import SCHEMA, write_visits
+from cohortloom.evaluation.records import record
 
 RESOURCES = Path(__file__).resolve().parents[1] / "resources"
 RUNS = ["multitask", "lm_only"]

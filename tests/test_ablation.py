@@ -7,8 +7,9 @@ import pytest
 import yaml
 from scipy.stats import ttest_rel
 
-from cohortloom.ablation import Training, holm, in_words, mean_interval, paired, pairs, table
-from cohortloom.config import (
+from cohortloom.base.errors import UserError
+from cohortloom.base.files import read_json
+from cohortloom.config.check import (
     arm_ids,
     check_config,
     constraint_of,
@@ -17,9 +18,8 @@ from cohortloom.config import (
     train_keywords,
     trained_as,
 )
-from cohortloom.errors import UserError
-from cohortloom.files import read_json
-from cohortloom.metrics.records import record
+from cohortloom.evaluation.records import record
+from cohortloom.reporting.ablation import Training, holm, in_words, mean_interval, paired, pairs, table
 from conftest import Workflow
 from test_config import SCHEMA, demo, read
 

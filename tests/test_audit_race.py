@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from cohortloom.metrics.coded import encode
-from cohortloom.metrics.withheld import audit
+from cohortloom.data.coded import encode
+from cohortloom.data.visits import write_visits
+from cohortloom.evaluation.race import audit
 from cohortloom.sources.cohort import Audit
 from cohortloom.sources.nhds2010 import LAYOUT, WIDTH, read
-from cohortloom.sources.withheld import GROUPS, groups_of_patients, groups_of_visits
-from cohortloom.visits import write_visits
+from cohortloom.sources.race import GROUPS, groups_of_patients, groups_of_visits
 from conftest import REPOSITORY
 from evaluate_race import evaluate_race
 from metric_worlds import few_codes, hospital

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cohortloom.errors import UserError
+from cohortloom.base.errors import UserError
 from preprocess import preprocess
 from raw_cohort import ADMISSIONS, DIAGNOSES_ICD, PATIENTS, nhds_line, write_mimic
 
@@ -203,5 +203,5 @@ def test_a_full_disk_leaves_neither_file(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device", str(target))
         replace(source, target)
 
-    monkeypatch.setattr("cohortloom.files.os.replace", full)
+    monkeypatch.setattr("cohortloom.base.files.os.replace", full)
     assert "No space left on device" in attempt(tmp_path, write_mimic(tmp_path / "raw"))

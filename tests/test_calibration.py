@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from cohortloom.calibration import (
+from cohortloom.data.examples import Examples, collate, plain_pairs
+from cohortloom.data.vocabulary import END, Vocabulary
+from cohortloom.generation.synthesize import synthesize
+from cohortloom.model.initial import make_model
+from cohortloom.model.record_summary import MAX_COUNT
+from cohortloom.training.calibration import (
     BATCH_PATIENTS,
     ROUNDS,
     calibrate_age,
@@ -16,11 +21,6 @@ from cohortloom.calibration import (
     read,
     write,
 )
-from cohortloom.examples import Examples, collate, plain_pairs
-from cohortloom.generation import synthesize
-from cohortloom.presets import make_model
-from cohortloom.record_summary import MAX_COUNT
-from cohortloom.vocabulary import END, Vocabulary
 
 CODES = ("2859", "4019", "5990", "60000", "64891", "66411", "7746")
 

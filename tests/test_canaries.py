@@ -11,18 +11,19 @@ import yaml
 from scipy import sparse
 
 from build_dataset import build_dataset
-from cohortloom import canaries, config
-from cohortloom.canaries import invent, levels, repeats_of, with_canaries
-from cohortloom.errors import UserError
-from cohortloom.examples import Examples
-from cohortloom.forbidden import age_row, forbidden_table
-from cohortloom.likelihood import patient_scores
-from cohortloom.marginals import token_counts
-from cohortloom.metrics.canaries import exposure, extracted, ranked
-from cohortloom.presets import make_model
-from cohortloom.validity import load_rules
-from cohortloom.visits import write_visits
-from cohortloom.vocabulary import Vocabulary
+from cohortloom.base.errors import UserError
+from cohortloom.config import check as config
+from cohortloom.data.examples import Examples
+from cohortloom.data.forbidden import age_row, forbidden_table
+from cohortloom.data.validity import load_rules
+from cohortloom.data.visits import write_visits
+from cohortloom.data.vocabulary import Vocabulary
+from cohortloom.evaluation.canaries import exposure, extracted, ranked
+from cohortloom.model.initial import make_model
+from cohortloom.model.marginals import token_counts
+from cohortloom.model.scoring import patient_scores
+from cohortloom.training import canaries
+from cohortloom.training.canaries import invent, levels, repeats_of, with_canaries
 from conftest import REPOSITORY, Workflow
 from evaluate_canaries import evaluate_canaries
 from generate import generate

@@ -10,10 +10,10 @@ import time
 import pytest
 import torch
 
-from cohortloom import checkpoints as module
-from cohortloom.checkpoints import Checkpoints
-from cohortloom.errors import Interrupted, UserError
-from cohortloom.training import Trainer
+from cohortloom.base.errors import Interrupted, UserError
+from cohortloom.training import checkpoints as module
+from cohortloom.training.checkpoints import Checkpoints
+from cohortloom.training.trainer import Trainer
 from test_training import BRIEF, SCRIPTS, equal, run_train
 
 DIGEST = "d" * 64
@@ -181,7 +181,7 @@ def test_a_lost_random_state_is_noticed_by_these_tests(dataset, tmp_path, monkey
                 run_train(dataset, folder / "model", checkpoints=folder / "checkpoints", **options)
         with monkeypatch.context() as patch:
             if forget:
-                patch.setattr("cohortloom.training.set_random_state", lambda state: None)
+                patch.setattr("cohortloom.training.trainer.set_random_state", lambda state: None)
             torch.manual_seed(99)
             again, _ = run_train(dataset, folder / "model", checkpoints=folder / "checkpoints", **options)
         assert equal(whole, again) is not forget

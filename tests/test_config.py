@@ -9,8 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
-from cohortloom.config import UNTRACKED, check_config, load_schema, run_ids, tracked_config, train_keywords
-from cohortloom.errors import UserError
+from cohortloom.base.errors import UserError
+from cohortloom.config.check import (
+    UNTRACKED,
+    check_config,
+    load_schema,
+    run_ids,
+    tracked_config,
+    train_keywords,
+)
 from conftest import REPOSITORY
 
 SCHEMA = REPOSITORY / "config" / "schema.yaml"

@@ -5,14 +5,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from cohortloom.constrained import Constraint, ForbiddenCodes
-from cohortloom.errors import UserError
-from cohortloom.files import read_json
-from cohortloom.forbidden import age_row, forbidden_table
-from cohortloom.generation import decode, synthesize
-from cohortloom.validity import load_rules
-from cohortloom.visits import RECONSTRUCT_SCHEMA, read_visits
-from cohortloom.vocabulary import END, PAD, START
+from cohortloom.base.errors import UserError
+from cohortloom.base.files import read_json
+from cohortloom.data.forbidden import age_row, forbidden_table
+from cohortloom.data.validity import load_rules
+from cohortloom.data.visits import RECONSTRUCT_SCHEMA, read_visits
+from cohortloom.data.vocabulary import END, PAD, START
+from cohortloom.generation.constrained import Constraint, ForbiddenCodes
+from cohortloom.generation.synthesize import decode, synthesize
 from evaluate_medical_validity import evaluate_medical_validity
 from generate import generate
 from join_shards import join_shards
@@ -101,9 +101,9 @@ def test_a_patient_without_any_allowed_code_is_refused(world):  # noqa: F811
 @pytest.fixture(scope="module")
 def folder(world, dataset, tmp_path_factory):  # noqa: F811
     """An untrained model of the grammar cohort in a folder."""
-    from cohortloom.examples import Examples
-    from cohortloom.presets import make_model
-    from cohortloom.vocabulary import Vocabulary
+    from cohortloom.data.examples import Examples
+    from cohortloom.data.vocabulary import Vocabulary
+    from cohortloom.model.initial import make_model
 
     path = tmp_path_factory.mktemp("model")
     words = Vocabulary.load(dataset["vocabulary"])

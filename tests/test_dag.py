@@ -198,16 +198,7 @@ def test_the_imported_modules_of_a_script_are_its_inputs(fresh):
         block.split(":")[0]: block
         for block in re.findall(r"^rule (\w+:\n    input: .*)$", text, re.MULTILINE)
     }
-    for name in ("build_dataset.py", "visits.py", "vocabulary.py", "cohortloom/__init__.py", "errors.py"):
+    for name in ("build_dataset.py", "visits.py", "vocabulary.py", "base/__init__.py", "errors.py"):
         assert name in inputs["build_dataset"]
-    assert "metrics" not in inputs["train"] and "report" not in inputs["train"]
+    assert "evaluation" not in inputs["train"] and "reporting" not in inputs["train"]
     assert "train.py" not in inputs["build_dataset"]
-
-
-def test_the_readme_tree_names_every_file():
-    text = (REPOSITORY / "README.md").read_text()
-    folders = ("rules", "workflow_scripts", "workflow_scripts/cohortloom", "resources")
-    files = [path for folder in folders for path in (REPOSITORY / folder).iterdir() if path.is_file()]
-    files += (REPOSITORY / "workflow_scripts" / "cohortloom").glob("*/*.py")
-    names = {path.name for path in files if not path.name.startswith(("__", ".", "simulation_"))}
-    assert [name for name in sorted(names) if f"{name} " not in text] == []

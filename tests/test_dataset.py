@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from build_dataset import build_dataset, learn_vocabulary, split_of_visits, with_ids
-from cohortloom.errors import UserError
-from cohortloom.visits import code_lists, read_visits, write_visits
-from cohortloom.vocabulary import END, Vocabulary, gap_bins
+from cohortloom.base.errors import UserError
+from cohortloom.data.visits import code_lists, read_visits, write_visits
+from cohortloom.data.vocabulary import END, Vocabulary, gap_bins
 from grammar import grammar_visits
 
 

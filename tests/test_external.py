@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from cohortloom import scorecard
-from cohortloom.absent import absent
-from cohortloom.errors import UserError
+from cohortloom.base.errors import UserError
+from cohortloom.data.absent import absent
+from cohortloom.data.visits import read_visits, write_visits
+from cohortloom.reporting import scorecard
 from cohortloom.sources import external
 from cohortloom.sources.cohort import Audit
-from cohortloom.visits import read_visits, write_visits
 from conftest import REPOSITORY
 from evaluate_classifier import evaluate_classifier
 from evaluate_conditioning import evaluate_conditioning

@@ -8,10 +8,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from cohortloom.devices import pick_device
-from cohortloom.examples import batches, collate, corrupted_pairs
-from cohortloom.presets import make_model
-from cohortloom.visits import read_visits
+from cohortloom.data.examples import batches, collate, corrupted_pairs
+from cohortloom.data.visits import read_visits
+from cohortloom.model.initial import make_model
+from cohortloom.runtime.devices import pick_device
 from generate import generate
 from test_model import world  # noqa: F401
 from test_training import equal, run_train

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from cohortloom.forbidden import age_row, forbidden_table
-from cohortloom.heads import expected_embeddings, mean_over
-from cohortloom.presets import make_model
-from cohortloom.validity import load_rules
+from cohortloom.data.forbidden import age_row, forbidden_table
+from cohortloom.data.validity import load_rules
+from cohortloom.model.heads import expected_embeddings, mean_over
+from cohortloom.model.initial import make_model
 from conftest import REPOSITORY
 from test_model import first_batch, world  # noqa: F401
 

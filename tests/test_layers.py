@@ -5,11 +5,11 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-import cohortloom.layers
-from cohortloom.blocks import in_blocks
-from cohortloom.examples import batches, collate, corrupted_pairs
-from cohortloom.layers import GRAIN, decode, dropout, encode, flat, split
-from cohortloom.vocabulary import END, NOW, START
+import cohortloom.model.layers
+from cohortloom.data.examples import batches, collate, corrupted_pairs
+from cohortloom.data.vocabulary import END, NOW, START
+from cohortloom.model.blocks import in_blocks
+from cohortloom.model.layers import GRAIN, decode, dropout, encode, flat, split
 from test_model import world  # noqa: F401
 
 LOSSES = ("lm_loss", "age_loss", "sex_loss", "forbidden_loss", "loss")
@@ -153,45 +153,45 @@ def test_attention_of_all_parts_at_once_equals_that_part_by_part(world, parts, m
     by_parts = gradients(model, parts)
     groups = []
 
-    class Together(cohortloom.layers._Together):
+    class Together(cohortloom.model.layers._Together):
         def __init__(self, *given):
             super().__init__(*given)
             groups.append(len(self.bars))
 
-    monkeypatch.setattr(cohortloom.layers, "_ByParts", Together)
-    monkeypatch.setattr(cohortloom.layers, "WIDTH", width)
+    monkeypatch.setattr(cohortloom.model.layers, "_ByParts", Together)
+    monkeypatch.setattr(cohortloom.model.layers, "WIDTH", width)
     together = gradients(model, parts)
     assert set(groups) == ({1, 2} if width == 7 else {1})  # 7: some parts are longer, some are not
     assert together[0] == pytest.approx(by_parts[0], rel=1e-5)
     for name, found in together[1].items():
         assert torch.allclose(found, by_parts[1][name], rtol=1e-3, atol=1e-6), name
     if width == 64:
-        rows = cohortloom.layers._rows
+        rows = cohortloom.model.layers._rows
 
         def all_one_visit(*given):
             return [(place, visit.clip(max=0)) for place, visit in rows(*given)]
 
-        monkeypatch.setattr(cohortloom.layers, "_rows", all_one_visit)
+        monkeypatch.setattr(cohortloom.model.layers, "_rows", all_one_visit)
         assert gradients(model, parts)[0] != pytest.approx(by_parts[0], rel=1e-4)
     model.zero_grad()
 
 
 def test_one_long_sequence_widens_no_rows_of_others():
     shapes = [(200, 16), (100, 20), (1, 1000)]
-    short, long = (cohortloom.layers._rows(shapes, shapes, parts) for parts in ([0, 1], [2]))
+    short, long = (cohortloom.model.layers._rows(shapes, shapes, parts) for parts in ([0, 1], [2]))
     entries = [sum(place.size for place, _ in group) for group in (short, long)]
     assert entries[0] == 2 * 64 * (50 + 34) and entries[1] == 2 * 1008
-    reading = cohortloom.layers._Together(torch.zeros(1), shapes, shapes, None)
+    reading = cohortloom.model.layers._Together(torch.zeros(1), shapes, shapes, None)
     assert [tuple(bar.shape) for bar in reading.bars] == [(84, 1, 64, 64), (1, 1, 1008, 1008)]
     # rejected: all in rows of one width
-    (place, _), _ = cohortloom.layers._rows(shapes, shapes, [0, 1, 2])
+    (place, _), _ = cohortloom.model.layers._rows(shapes, shapes, [0, 1, 2])
     assert place.shape[1] == 1008
 
 
 def test_dropout_falls_where_transformers_has_it(world, parts, monkeypatch):  # noqa: F811
     """With a stand-in that drops nothing and shrinks all; in training, encoder and decoder."""
     shrunk = lambda values, p=0.5, training=True: values * (1 - p) if training else values  # noqa: E731
-    monkeypatch.setattr("cohortloom.layers.dropout", shrunk)
+    monkeypatch.setattr("cohortloom.model.layers.dropout", shrunk)
     monkeypatch.setattr("torch.nn.functional.dropout", shrunk)
     bart, part = world[2].model, parts[0]
     seen, read = part["attention_mask"], bart.shared(part["input_ids"])
@@ -303,7 +303,7 @@ def test_a_loss_in_blocks_is_the_loss_at_once(monkeypatch):
 
     found = []
     for cache in (0, 10**9):
-        monkeypatch.setattr("cohortloom.blocks.CACHE", cache)
+        monkeypatch.setattr("cohortloom.model.blocks.CACHE", cache)
         given = [values.clone().requires_grad_() for values in (states, weight, bias)]
         total, losses, doubled = in_blocks(score, *given)
         (3 * total).backward()

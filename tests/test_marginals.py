@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from cohortloom.bands import FINE
-from cohortloom.examples import Examples, corrupted_pairs
-from cohortloom.marginals import ending, group_of, recurrence, smoothed_shares, token_counts
-from cohortloom.vocabulary import Vocabulary
+from cohortloom.data.bands import FINE
+from cohortloom.data.examples import Examples, corrupted_pairs
+from cohortloom.data.vocabulary import Vocabulary
+from cohortloom.model.marginals import ending, group_of, recurrence, smoothed_shares, token_counts
 
 END, FIRST = 4, 5  # the one terminator and the first code
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from cohortloom import scorecard
-from cohortloom.metrics.classifier import two_sample
-from cohortloom.metrics.coded import encode
-from cohortloom.metrics.scores import auc, gain, hits_at, replicates
-from cohortloom.visits import write_visits
+from cohortloom.data.coded import encode
+from cohortloom.data.visits import write_visits
+from cohortloom.evaluation.classifier import two_sample
+from cohortloom.evaluation.scores import auc, gain, hits_at, replicates
+from cohortloom.reporting import scorecard
 from evaluate_classifier import evaluate_classifier
 from metric_worlds import CODES, copied, few_codes, hospital, permuted_demographics, shuffled
 from summarize_inputs import RESOURCES, figure

@@ -7,11 +7,11 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
-from cohortloom import bands
-from cohortloom.metrics.coded import encode
-from cohortloom.metrics.conditioning import flips, observed, pairs, probes, written
-from cohortloom.metrics.utility import prediction
-from cohortloom.visits import write_visits
+from cohortloom.data import bands
+from cohortloom.data.coded import encode
+from cohortloom.data.visits import write_visits
+from cohortloom.evaluation.conditioning import flips, observed, pairs, probes, written
+from cohortloom.evaluation.utility import prediction
 from evaluate_conditioning import evaluate_conditioning
 from evaluate_utility import evaluate_utility
 from metric_worlds import CODES, copied, few_codes, hospital, permuted_demographics, shuffled

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cohortloom.metrics.coded import encode, pairs_across, pairs_within, sample_patients
-from cohortloom.metrics.fidelity import fidelity, rarest, top_overlap
-from cohortloom.visits import write_visits
+from cohortloom.data.coded import encode, pairs_across, pairs_within, sample_patients
+from cohortloom.data.visits import write_visits
+from cohortloom.evaluation.fidelity import fidelity, rarest, top_overlap
 from evaluate_fidelity import evaluate_fidelity
 from metric_tables import visits_of
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cohortloom.metrics.fidelity import distances, ks_distances, r2_of_shares, top_overlap
-from cohortloom.metrics.intervals import interval, patient_groups, ratio, without_each
-from cohortloom.metrics.records import FIELDS, record
+from cohortloom.data.coded import patient_groups
+from cohortloom.evaluation.fidelity import distances, ks_distances, r2_of_shares, top_overlap
+from cohortloom.evaluation.intervals import interval, ratio, without_each
+from cohortloom.evaluation.records import FIELDS, record
 
 N_CODES, N_PATIENTS, GROUPS = 400, 800, 20
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from build_dataset import build_dataset
-from cohortloom.examples import Examples, collate, plain_pairs
-from cohortloom.likelihood import patient_scores
-from cohortloom.model import PromptBartWithDemographicPrediction
-from cohortloom.visits import write_visits
+from cohortloom.data.examples import Examples, collate, plain_pairs
+from cohortloom.data.visits import write_visits
+from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
+from cohortloom.model.scoring import patient_scores
 from evaluate_likelihood import evaluate_likelihood
 from metric_worlds import hospital
 from train import train
@@ -70,7 +70,7 @@ def test_a_score_is_the_log_likelihood_a_token_of_the_visits_one_by_one(files, m
     expected = [-loss / tokens for loss, tokens in sums.values()]
     fast = patient_scores(bart, data, 256)
     monkeypatch.setattr(
-        "cohortloom.likelihood.fast_products", lambda device: torch.autocast("cpu", enabled=False)
+        "cohortloom.model.scoring.fast_products", lambda device: torch.autocast("cpu", enabled=False)
     )
     found = patient_scores(bart, data, 256)
     assert found == pytest.approx(expected, abs=2e-4)  # padding moves float32 sums in their last digits

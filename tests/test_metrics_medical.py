@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cohortloom.metrics.medical import medical_validity
-from cohortloom.validity import load_rules
-from cohortloom.visits import code_lists, sex_array, sex_index, write_visits
+from cohortloom.data.validity import load_rules
+from cohortloom.data.visits import code_lists, sex_array, sex_index, write_visits
+from cohortloom.evaluation.medical_validity import medical_validity
 from evaluate_medical_validity import evaluate_medical_validity
 from metric_tables import visits_of
 

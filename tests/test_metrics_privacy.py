@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cohortloom.metrics import privacy
-from cohortloom.metrics.coded import encode, sample_patients
-from cohortloom.metrics.neighbours import nearest, set_matrix
-from cohortloom.visits import write_visits
+from cohortloom.data.coded import encode, sample_patients
+from cohortloom.data.visits import write_visits
+from cohortloom.evaluation import privacy
+from cohortloom.evaluation.neighbours import nearest, set_matrix
 from evaluate_privacy import evaluate_privacy
 from metric_tables import visits_of
 from metric_worlds import copied, hospital, shuffled
@@ -103,7 +103,7 @@ def matrix_of(sets):
 def test_nearest_neighbours_by_hand(monkeypatch):
     expected = [[jaccard(x, y) for y in OTHERS] for x in SETS]
     for block in (1, 10**6):
-        monkeypatch.setattr("cohortloom.metrics.neighbours.BLOCK", block)
+        monkeypatch.setattr("cohortloom.evaluation.neighbours.BLOCK", block)
         distance, index = nearest(matrix_of(SETS), matrix_of(OTHERS))
         assert distance == pytest.approx(np.min(expected, axis=1), abs=1e-7)
         assert index.tolist() == [1, 1, 0, 1, 4]  # ties go to the first

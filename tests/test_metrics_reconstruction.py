@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cohortloom.errors import UserError
-from cohortloom.metrics.reconstruction import reconstruction
-from cohortloom.visits import RECONSTRUCT_SCHEMA, check_visits, write_visits
+from cohortloom.base.errors import UserError
+from cohortloom.data.visits import RECONSTRUCT_SCHEMA, check_visits, write_visits
+from cohortloom.evaluation.reconstruction import reconstruction
 from evaluate_reconstruction import evaluate_reconstruction
 from metric_tables import visits_of
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cohortloom import scorecard
-from cohortloom.visits import read_visits, write_visits
+from cohortloom.data.visits import read_visits, write_visits
+from cohortloom.reporting import scorecard
 from evaluate_classifier import evaluate_classifier
 from evaluate_conditioning import evaluate_conditioning
 from evaluate_fidelity import evaluate_fidelity

@@ -6,14 +6,14 @@ import torch
 from transformers import GenerationConfig
 
 from build_dataset import learn_vocabulary, with_ids
-from cohortloom.bands import FINE
-from cohortloom.examples import Examples, batches, collate, corrupted_pairs, history, plain_pairs
-from cohortloom.generation import decode, take_apart
-from cohortloom.marginals import group_of
-from cohortloom.model import PromptBartWithDemographicPrediction
-from cohortloom.presets import make_model
-from cohortloom.visits import write_visits
-from cohortloom.vocabulary import END, MASK, NOW, START, Vocabulary
+from cohortloom.data.bands import FINE
+from cohortloom.data.examples import Examples, batches, collate, corrupted_pairs, history, plain_pairs
+from cohortloom.data.visits import write_visits
+from cohortloom.data.vocabulary import END, MASK, NOW, START, Vocabulary
+from cohortloom.generation.synthesize import decode, take_apart
+from cohortloom.model.initial import make_model
+from cohortloom.model.marginals import group_of
+from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
 from grammar import grammar_visits
 
 
@@ -393,7 +393,7 @@ def test_long_histories_make_batches_small(world, monkeypatch):
     decoder, encoder = np.diff(pairs.decoder_offsets), np.diff(pairs.encoder_offsets)
     read = {}
     for most in (1, 100):
-        monkeypatch.setattr("cohortloom.examples.READ", most)
+        monkeypatch.setattr("cohortloom.data.examples.READ", most)
         made = batches(pairs, 64, np.random.default_rng(0), np.ones(len(world[1]), bool))
         assert sorted(np.concatenate(made).tolist()) == list(range(len(world[1])))
         assert max(len(rows) * decoder[rows].max() for rows in made) <= 64

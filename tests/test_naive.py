@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from cohortloom.errors import UserError
-from cohortloom.metrics.coded import encode
-from cohortloom.metrics.fidelity import fidelity
-from cohortloom.naive import Training, draw_visits, later_ages, stratum_of
-from cohortloom.reveal import revealed_mask
-from cohortloom.visits import SCHEMA, code_lists, read_visits, write_visits
+from cohortloom.base.errors import UserError
+from cohortloom.data.coded import encode
+from cohortloom.data.reveal import revealed_mask
+from cohortloom.data.visits import SCHEMA, code_lists, read_visits, write_visits
+from cohortloom.evaluation.fidelity import fidelity
+from cohortloom.generation.naive import Training, draw_visits, later_ages, stratum_of
 from generate_naive import generate_naive
 from metric_tables import visits_of
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cohortloom.optimizers import Muon, count_on_cpu
+from cohortloom.training.optimizers import Muon, count_on_cpu
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48)])

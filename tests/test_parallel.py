@@ -9,14 +9,20 @@ import torch
 from accelerate.state import AcceleratorState
 from torch.nn.functional import gelu
 
-from cohortloom.devices import pick_device
-from cohortloom.errors import UserError
-from cohortloom.examples import Examples, collate, plain_pairs
-from cohortloom.generation import part_of
-from cohortloom.losses import PromptBartOutput, step_losses
-from cohortloom.parallel import options_of, own_parts, processes_of_a_node, shard_of_process, torchrun
-from cohortloom.presets import make_model
-from cohortloom.vocabulary import Vocabulary
+from cohortloom.base.errors import UserError
+from cohortloom.data.examples import Examples, collate, plain_pairs
+from cohortloom.data.vocabulary import Vocabulary
+from cohortloom.generation.synthesize import part_of
+from cohortloom.model.initial import make_model
+from cohortloom.model.losses import PromptBartOutput, step_losses
+from cohortloom.runtime.devices import pick_device
+from cohortloom.runtime.processes import (
+    options_of,
+    own_parts,
+    processes_of_a_node,
+    shard_of_process,
+    torchrun,
+)
 from generate import generate
 from join_shards import join_shards
 from test_training import run_train
@@ -138,10 +144,12 @@ def test_a_step_in_two_halves_is_the_step(dataset, tmp_path, monkeypatch, tokens
     monkeypatch.setattr(torch.nn.ReLU, "forward", lambda _, values: gelu(values))
     options = {**OPTIONS, **STILL, "tokens": tokens}
     whole = Trained.by(dataset, tmp_path / "whole", **options)
-    monkeypatch.setattr("cohortloom.model.step_losses", in_halves(lambda own, every: own / every))
+    monkeypatch.setattr("cohortloom.model.prompt_bart.step_losses", in_halves(lambda own, every: own / every))
     assert_same_training(Trained.by(dataset, tmp_path / "halves", **options), whole, 2e-6)
     # rejected: a process weighing as much whatever it holds
-    monkeypatch.setattr("cohortloom.model.step_losses", in_halves(lambda own, _: 0.5 if own else 0.0))
+    monkeypatch.setattr(
+        "cohortloom.model.prompt_bart.step_losses", in_halves(lambda own, _: 0.5 if own else 0.0)
+    )
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         assert_same_training(Trained.by(dataset, tmp_path / "alike", **options), whole, 1e-4)
 

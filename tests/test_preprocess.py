@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from cohortloom.data.visits import read_visits
 from cohortloom.sources.mimic3 import ALLOWED
 from cohortloom.sources.nhds2010 import KEPT, LAYOUT
-from cohortloom.visits import read_visits
 from preprocess import preprocess
 from raw_cohort import EXPECTED, nhds_line, rows, write_mimic
 

@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 
 import publish as script
 from build_dataset import build_dataset
-from cohortloom import publication
-from cohortloom.cards import COLUMNS
-from cohortloom.config import check_config
-from cohortloom.errors import UserError
-from cohortloom.model import PromptBartWithDemographicPrediction
-from cohortloom.scorecard import build, read_metrics
-from cohortloom.terms import terms_of
-from cohortloom.visits import SCHEMA, code_lists, read_visits, write_visits
+from cohortloom.base.errors import UserError
+from cohortloom.config.check import check_config
+from cohortloom.data.visits import SCHEMA, code_lists, read_visits, write_visits
+from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
+from cohortloom.release import publication
+from cohortloom.release.cards import COLUMNS
+from cohortloom.release.terms import terms_of
+from cohortloom.reporting.scorecard import build, read_metrics
 from conftest import REPOSITORY
 from generate_patients import generate_patients
 from preprocess import preprocess

@@ -6,13 +6,20 @@ import statistics
 import numpy as np
 import pytest
 
-from cohortloom.config import check_config, quality_runs, quality_samples, run_ids, tracked_config, trained_as
-from cohortloom.errors import UserError
-from cohortloom.metrics.records import record
-from cohortloom.quality import Sample, read_targets, table
-from cohortloom.quality_words import page, verdict
-from cohortloom.scorecard import read_metrics
-from cohortloom.visits import read_visits, write_visits
+from cohortloom.base.errors import UserError
+from cohortloom.config.check import (
+    check_config,
+    quality_runs,
+    quality_samples,
+    run_ids,
+    tracked_config,
+    trained_as,
+)
+from cohortloom.data.visits import read_visits, write_visits
+from cohortloom.evaluation.records import record
+from cohortloom.reporting.quality import Sample, read_targets, table
+from cohortloom.reporting.quality_words import page, verdict
+from cohortloom.reporting.scorecard import read_metrics
 from conftest import REPOSITORY
 from generate_naive import generate_naive
 from metric_tables import visits_of

@@ -7,8 +7,8 @@ import statistics
 import pytest
 import yaml
 
-from cohortloom.files import read_json
-from cohortloom.scorecard import SAME_SIZE
+from cohortloom.base.files import read_json
+from cohortloom.reporting.scorecard import SAME_SIZE
 from conftest import Workflow, copy_workflow
 from test_quality import line
 

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cohortloom import report, report_examples, report_figures, report_words, scorecard
-from cohortloom.errors import UserError
-from cohortloom.report_examples import choose, copies
-from cohortloom.visits import write_visits
+from cohortloom.base.errors import UserError
+from cohortloom.data.visits import write_visits
+from cohortloom.reporting import report, report_examples, report_figures, report_words, scorecard
+from cohortloom.reporting.report_examples import choose, copies
 from summarize import summarize
 from summarize_inputs import REAL_VISITS, RESOURCES, SYNTHETIC_VISITS, figure, visits, write_inputs
 

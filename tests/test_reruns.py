@@ -161,17 +161,17 @@ def test_a_key_under_dataset_reruns_all_but_the_cohort(changed):
 
 def test_a_metrics_module_reruns_the_evaluations_that_import_it(edited):
     """The audit of race takes its distance from fidelity."""
-    jobs = edited("workflow_scripts", "cohortloom", "metrics", "fidelity.py")
+    jobs = edited("workflow_scripts", "cohortloom", "evaluation", "fidelity.py")
     importers = ("evaluate_fidelity", "evaluate_race")
     assert jobs == {job for job in EVALUATED if job.startswith(importers)} | SUMMARY
 
 
 def test_the_report_module_reruns_the_summary_alone(edited):
-    assert edited("workflow_scripts", "cohortloom", "report.py") == SUMMARY
+    assert edited("workflow_scripts", "cohortloom", "reporting", "report.py") == SUMMARY
 
 
 def test_the_training_module_reruns_training_and_what_follows(edited):
-    jobs = edited("workflow_scripts", "cohortloom", "training.py")
+    jobs = edited("workflow_scripts", "cohortloom", "training", "trainer.py")
     expected = set(SUMMARY)
     for run in RUNS:
         expected |= {f"train {run}"} | after_training(run)
@@ -183,7 +183,7 @@ def test_a_reader_reruns_everything_that_follows_it(edited):
 
 
 def test_the_table_of_visits_reruns_every_step_that_reads_it(edited):
-    assert edited("workflow_scripts", "cohortloom", "visits.py") == EVERYTHING
+    assert edited("workflow_scripts", "cohortloom", "data", "visits.py") == EVERYTHING
 
 
 def test_a_script_reruns_itself_and_what_follows(edited):

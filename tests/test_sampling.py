@@ -9,14 +9,14 @@ import torch
 from scipy.stats import chi2_contingency, chisquare, kstest
 from transformers import LogitsProcessor
 
-import cohortloom.sampling
-from cohortloom.constrained import Constraint
-from cohortloom.devices import fast_products
-from cohortloom.forbidden import AGES
-from cohortloom.generation import decode, take_apart
-from cohortloom.model import PromptBartWithDemographicPrediction
-from cohortloom.sampling import Clocks, _alarms, write_visits
-from cohortloom.vocabulary import NOW
+import cohortloom.generation.sampling
+from cohortloom.data.forbidden import AGES
+from cohortloom.data.vocabulary import NOW
+from cohortloom.generation.constrained import Constraint
+from cohortloom.generation.sampling import Clocks, _alarms, write_visits
+from cohortloom.generation.synthesize import decode, take_apart
+from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
+from cohortloom.runtime.devices import fast_products
 from test_model import first_batch, world  # noqa: F401
 
 
@@ -131,8 +131,8 @@ def test_scores_without_a_token_to_draw_are_refused(scores):
 @pytest.mark.parametrize("leave, grain", PACKED)
 def test_without_chance_it_writes_what_the_library_writes(world, monkeypatch, reveal, leave, grain):  # noqa: F811
     """Whenever ended visits leave the batch: at once, by shares, or never, and at what lengths they end."""
-    monkeypatch.setattr(cohortloom.sampling, "LEAVE", leave)
-    monkeypatch.setattr(cohortloom.sampling, "GRAIN", grain)
+    monkeypatch.setattr(cohortloom.generation.sampling, "LEAVE", leave)
+    monkeypatch.setattr(cohortloom.generation.sampling, "GRAIN", grain)
     options = {"do_sample": False, "logits_processor": [Scatter(world[0])]}
     ours, theirs = (written(world, 64, library=there, reveal=reveal, **options) for there in (False, True))
     lengths = take_apart(theirs.numpy(), world[0]).lengths
@@ -148,8 +148,8 @@ def test_a_visit_is_drawn_alike_whatever_the_others_do(world, monkeypatch, repea
     options = {"do_sample": True, "logits_processor": [Scatter(world[0])], **repeats}
     made = []
     for leave, grain in PACKED:
-        monkeypatch.setattr(cohortloom.sampling, "LEAVE", leave)
-        monkeypatch.setattr(cohortloom.sampling, "GRAIN", grain)
+        monkeypatch.setattr(cohortloom.generation.sampling, "LEAVE", leave)
+        monkeypatch.setattr(cohortloom.generation.sampling, "GRAIN", grain)
         made.append(written(world, 64, **options))
     assert all(torch.equal(made[0], other) for other in made[1:])
     assert not torch.equal(made[0], written(world, 64, seed=1, **options)[:, : made[0].shape[1]])
@@ -221,7 +221,7 @@ PUBLISHED = Path(__file__).resolve().parents[1] / "published" / "nhds2010" / "mo
 @pytest.mark.parametrize("wrong", [False, True], ids=["products in bf16", "weights in eight bits"])
 def test_products_in_bf16_hardly_move_probabilities(monkeypatch, wrong):
     """Of the published model, over visits that it writes, in nats a token. Rejected: coarser products."""
-    monkeypatch.setattr("cohortloom.devices.pick_device", lambda *asked: ("cpu", "bf16"))
+    monkeypatch.setattr("cohortloom.runtime.devices.pick_device", lambda *asked: ("cpu", "bf16"))
     model = PromptBartWithDemographicPrediction.from_pretrained(PUBLISHED).float().eval()
     chance, n = np.random.default_rng(0), 100
     x_num = torch.from_numpy(chance.uniform(0, 90, (n, 1)).astype(np.float32))
@@ -249,7 +249,9 @@ def test_products_in_bf16_hardly_move_probabilities(monkeypatch, wrong):
 @pytest.mark.parametrize("fast", [True, False])
 def test_visits_are_written_with_fast_products(world, monkeypatch, fast):  # noqa: F811
     """Where the CPU is fast in bf16, and there alone; with them too a visit does not depend on the others."""
-    monkeypatch.setattr("cohortloom.devices.pick_device", lambda *asked: ("cpu", "bf16" if fast else "no"))
+    monkeypatch.setattr(
+        "cohortloom.runtime.devices.pick_device", lambda *asked: ("cpu", "bf16" if fast else "no")
+    )
     found = []
 
     class Look(LogitsProcessor):
@@ -262,8 +264,8 @@ def test_visits_are_written_with_fast_products(world, monkeypatch, fast):  # noq
     age, sex = np.linspace(0, 89, n), np.arange(n) % 2
     made = []
     for leave, grain in PACKED:
-        monkeypatch.setattr(cohortloom.sampling, "LEAVE", leave)
-        monkeypatch.setattr(cohortloom.sampling, "GRAIN", grain)
+        monkeypatch.setattr(cohortloom.generation.sampling, "LEAVE", leave)
+        monkeypatch.setattr(cohortloom.generation.sampling, "GRAIN", grain)
         processors = [Look(), Scatter(words)]
         made.append(decode(world[2], words, rows, age, sex, [0], logits_processor=processors))
     assert set(found) == {(fast, torch.float32)}

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 
-from cohortloom.bands import BROAD, band
-from cohortloom.errors import UserError
-from cohortloom.metrics.coded import encode
-from cohortloom.metrics.fidelity import pair_figures
-from cohortloom.metrics.reconstruction import overlap
-from cohortloom.simulation import AGE_LOW, Counts, age_group
+from cohortloom.base.errors import UserError
+from cohortloom.data.bands import BROAD, band
+from cohortloom.data.coded import encode
+from cohortloom.data.validity import load_rules
+from cohortloom.data.visits import code_lists, read_visits, sex_index, write_visits
+from cohortloom.evaluation.fidelity import pair_figures
+from cohortloom.evaluation.reconstruction import overlap
 from cohortloom.sources.locate import MIMIC3
-from cohortloom.validity import load_rules
-from cohortloom.visits import code_lists, read_visits, sex_index, write_visits
+from cohortloom.sources.simulated import AGE_LOW, Counts, age_group
 from generate_naive import generate_naive
 from preprocess import preprocess
 from simulate_raw import ETHNICITY, simulate_raw

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cohortloom.codes import is_icd9cm, normalize, sloppiness
+from cohortloom.data.codes import is_icd9cm, normalize, sloppiness
 
 
 @pytest.mark.parametrize("code", ["486", "4019", "42731", "V30", "V3000", "E849", "E8490", "0389"])

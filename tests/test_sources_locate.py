@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cohortloom.errors import UserError
+from cohortloom.base.errors import UserError
 from cohortloom.sources.locate import find_tables
 from raw_cohort import write_mimic
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cohortloom.errors import UserError
+from cohortloom.base.errors import UserError
+from cohortloom.data.visits import check_visits
 from cohortloom.sources import mimic3
 from cohortloom.sources.cohort import Audit
 from cohortloom.sources.csvtable import CsvTable
 from cohortloom.sources.locate import find_tables
-from cohortloom.visits import check_visits
 from raw_cohort import ADMISSIONS, DIAGNOSES_ICD, EXPECTED, PATIENTS, rows, write_mimic
 
 DEMO = Path(__file__).parents[2] / "shared" / "data" / "mimic3_demo"

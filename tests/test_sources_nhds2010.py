@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cohortloom.data.visits import check_visits, code_lists, sex_index
 from cohortloom.sources import nhds2010
 from cohortloom.sources.cohort import Audit
 from cohortloom.sources.locate import find_tables
-from cohortloom.visits import check_visits, code_lists, sex_index
 from raw_cohort import nhds_line, rows
 
 SURVEY = Path(__file__).parents[2] / "shared" / "data" / "nhds2010"

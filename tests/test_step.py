@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cohortloom import step
-from cohortloom.errors import UserError
+from cohortloom.base import step
+from cohortloom.base.errors import UserError
 from conftest import REPOSITORY
 
 

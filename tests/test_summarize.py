@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import show_scorecard as terminal
-from cohortloom import provenance, scorecard, wording
-from cohortloom.errors import UserError
-from cohortloom.metrics.records import FIELDS
+from cohortloom.base.errors import UserError
+from cohortloom.evaluation.records import FIELDS
+from cohortloom.reporting import provenance, scorecard, wording
 from summarize import summarize
 from summarize_inputs import RESOURCES, figure, write_inputs
 

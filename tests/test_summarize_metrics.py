@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from cohortloom import scorecard
-from cohortloom.visits import RECONSTRUCT_SCHEMA, list_column, write_visits
+from cohortloom.data.visits import RECONSTRUCT_SCHEMA, list_column, write_visits
+from cohortloom.reporting import scorecard
 from evaluate_fidelity import evaluate_fidelity
 from evaluate_medical_validity import evaluate_medical_validity
 from evaluate_reconstruction import evaluate_reconstruction

@@ -12,13 +12,13 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from cohortloom.checkpoints import Checkpoints
-from cohortloom.errors import UserError
-from cohortloom.examples import Examples
-from cohortloom.presets import make_model
-from cohortloom.training import Plan, Trainer
-from cohortloom.visits import read_visits
-from cohortloom.vocabulary import Vocabulary
+from cohortloom.base.errors import UserError
+from cohortloom.data.examples import Examples
+from cohortloom.data.visits import read_visits
+from cohortloom.data.vocabulary import Vocabulary
+from cohortloom.model.initial import make_model
+from cohortloom.training.checkpoints import Checkpoints
+from cohortloom.training.trainer import Plan, Trainer
 from generate import generate
 from grammar import ANAEMIA, FIRST, HYPERTENSION, breaches
 from train import train

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cohortloom.errors import UserError
-from cohortloom.validity import COLUMNS, Rules, load_rules
+from cohortloom.base.errors import UserError
+from cohortloom.data.validity import COLUMNS, Rules, load_rules
 
 REPOSITORY = Path(__file__).parents[1]
 TABLE = REPOSITORY / "resources" / "icd9_validity.csv"

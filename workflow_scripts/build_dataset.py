@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cohortloom.errors import UserError
-from cohortloom.files import sha256
-from cohortloom.step import log, main
-from cohortloom.visits import SCHEMA, code_lists, patient_starts, read_visits, write_visits
-from cohortloom.vocabulary import END, Vocabulary, gap_bins
+from cohortloom.base.errors import UserError
+from cohortloom.base.files import sha256
+from cohortloom.base.step import log, main
+from cohortloom.data.visits import SCHEMA, code_lists, patient_starts, read_visits, write_visits
+from cohortloom.data.vocabulary import END, Vocabulary, gap_bins
 
 DATASET_SCHEMA = pa.schema(
     [

@@ -6,14 +6,14 @@ from typing import Literal
 import numpy as np
 from scipy import sparse
 
-from cohortloom.files import write_json
-from cohortloom.metrics import canaries as metrics
-from cohortloom.metrics.neighbours import set_matrix
-from cohortloom.metrics.records import record
-from cohortloom.step import log, main, quiet_libraries
-from cohortloom.validity import load_rules
-from cohortloom.visits import code_lists, read_visits
-from cohortloom.vocabulary import Vocabulary
+from cohortloom.base.files import write_json
+from cohortloom.base.step import log, main, quiet_libraries
+from cohortloom.data.validity import load_rules
+from cohortloom.data.visits import code_lists, read_visits
+from cohortloom.data.vocabulary import Vocabulary
+from cohortloom.evaluation import canaries as metrics
+from cohortloom.evaluation.neighbours import set_matrix
+from cohortloom.evaluation.records import record
 
 
 def evaluate_canaries(
@@ -42,11 +42,11 @@ def evaluate_canaries(
     evaluate_likelihood. `seed` is the run's own and only written down; `sample_seed` draws the groups.
     """
     quiet_libraries()
-    from cohortloom.canaries import invent, repeats_of
-    from cohortloom.devices import pick_device
-    from cohortloom.examples import Examples
-    from cohortloom.likelihood import patient_scores
-    from cohortloom.model import PromptBartWithDemographicPrediction
+    from cohortloom.data.examples import Examples
+    from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
+    from cohortloom.model.scoring import patient_scores
+    from cohortloom.runtime.devices import pick_device
+    from cohortloom.training.canaries import invent, repeats_of
 
     repeats = repeats_of(canaries, canary_repeats)
     name, _ = pick_device(device)

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from cohortloom.absent import absent
-from cohortloom.files import write_json
-from cohortloom.metrics.classifier import two_sample
-from cohortloom.metrics.coded import encode, sample_patients
-from cohortloom.metrics.records import record
-from cohortloom.step import log, main
-from cohortloom.visits import CODE_COLUMNS, read_visits
+from cohortloom.base.files import write_json
+from cohortloom.base.step import log, main
+from cohortloom.data.absent import absent
+from cohortloom.data.coded import encode, sample_patients
+from cohortloom.data.visits import CODE_COLUMNS, read_visits
+from cohortloom.evaluation.classifier import two_sample
+from cohortloom.evaluation.records import record
 
 
 def evaluate_classifier(

@@ -5,13 +5,13 @@ from typing import Literal
 
 import numpy as np
 
-from cohortloom.absent import absent
-from cohortloom.files import write_json
-from cohortloom.metrics.coded import encode, sample_patients
-from cohortloom.metrics.conditioning import flips, observed, probes, written
-from cohortloom.metrics.records import record
-from cohortloom.step import log, main, quiet_libraries
-from cohortloom.visits import CODE_COLUMNS, read_visits
+from cohortloom.base.files import write_json
+from cohortloom.base.step import log, main, quiet_libraries
+from cohortloom.data.absent import absent
+from cohortloom.data.coded import encode, sample_patients
+from cohortloom.data.visits import CODE_COLUMNS, read_visits
+from cohortloom.evaluation.conditioning import flips, observed, probes, written
+from cohortloom.evaluation.records import record
 
 
 def evaluate_conditioning(
@@ -64,10 +64,10 @@ def evaluate_conditioning(
 def _writer(model: Path, batch_size: int, device: str):
     """A function (ages, sexes, seed) -> codes of a first visit each, and how many ids there are."""
     quiet_libraries()
-    from cohortloom.devices import pick_device
-    from cohortloom.generation import synthesize
-    from cohortloom.model import PromptBartWithDemographicPrediction
-    from cohortloom.vocabulary import Vocabulary
+    from cohortloom.data.vocabulary import Vocabulary
+    from cohortloom.generation.synthesize import synthesize
+    from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
+    from cohortloom.runtime.devices import pick_device
 
     name, _ = pick_device(device)
     bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)

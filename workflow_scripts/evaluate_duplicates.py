@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from cohortloom.files import read_json, write_json
-from cohortloom.metrics.records import record
-from cohortloom.step import log, main, quiet_libraries
+from cohortloom.base.files import read_json, write_json
+from cohortloom.base.step import log, main, quiet_libraries
+from cohortloom.evaluation.records import record
 
 PER_CODE = {"duplicate_rate": "duplicates", "invalid_token_rate": "invalid_tokens"}
 PER_VISIT = {"cut_off_rate": "cut_off"}
@@ -28,11 +28,11 @@ def evaluate_duplicates(
     The control generates `visits` first visits with no_repeat_ngram_size off; nothing of it is written.
     """
     quiet_libraries()
-    from cohortloom.devices import pick_device
-    from cohortloom.examples import Examples
-    from cohortloom.generation import synthesize
-    from cohortloom.model import PromptBartWithDemographicPrediction
-    from cohortloom.vocabulary import Vocabulary
+    from cohortloom.data.examples import Examples
+    from cohortloom.data.vocabulary import Vocabulary
+    from cohortloom.generation.synthesize import synthesize
+    from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
+    from cohortloom.runtime.devices import pick_device
 
     made = []
     for path in sorted(counts):

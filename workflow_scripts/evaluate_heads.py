@@ -5,10 +5,11 @@ from typing import Literal
 
 import numpy as np
 
-from cohortloom.files import write_json
-from cohortloom.metrics.intervals import patient_groups, ratio
-from cohortloom.metrics.records import record
-from cohortloom.step import log, main, quiet_libraries
+from cohortloom.base.files import write_json
+from cohortloom.base.step import log, main, quiet_libraries
+from cohortloom.data.coded import patient_groups
+from cohortloom.evaluation.intervals import ratio
+from cohortloom.evaluation.records import record
 
 MODE = "teacher_forced"
 
@@ -33,9 +34,9 @@ def evaluate_heads(
     import torch
     from torch.nn import functional as F
 
-    from cohortloom.devices import READ_TOKENS, fast_products, pick_device
-    from cohortloom.examples import Examples, batches, collate, plain_pairs
-    from cohortloom.model import PromptBartWithDemographicPrediction
+    from cohortloom.data.examples import Examples, batches, collate, plain_pairs
+    from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
+    from cohortloom.runtime.devices import READ_TOKENS, fast_products, pick_device
 
     name, _ = pick_device(device)
     bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)

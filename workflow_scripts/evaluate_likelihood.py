@@ -5,10 +5,10 @@ from typing import Literal
 
 import numpy as np
 
-from cohortloom.files import write_json
-from cohortloom.metrics.privacy import attack
-from cohortloom.metrics.records import record
-from cohortloom.step import log, main, quiet_libraries
+from cohortloom.base.files import write_json
+from cohortloom.base.step import log, main, quiet_libraries
+from cohortloom.evaluation.privacy import attack
+from cohortloom.evaluation.records import record
 
 MODE = "teacher_forced"
 
@@ -38,10 +38,10 @@ def evaluate_likelihood(
     draws samples and groups.
     """
     quiet_libraries()
-    from cohortloom.devices import pick_device
-    from cohortloom.examples import Examples
-    from cohortloom.likelihood import patient_scores
-    from cohortloom.model import PromptBartWithDemographicPrediction
+    from cohortloom.data.examples import Examples
+    from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
+    from cohortloom.model.scoring import patient_scores
+    from cohortloom.runtime.devices import pick_device
 
     name, _ = pick_device(device)
     bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
@@ -65,7 +65,8 @@ def evaluate_likelihood(
 
 def _some_patients(data, count: int, seed: int):
     """`count` whole patients of an Examples, drawn at random, in their order."""
-    from cohortloom.examples import Examples, ragged_range, row_offsets
+    from cohortloom.base.ragged import ragged_range, row_offsets
+    from cohortloom.data.examples import Examples
 
     patient = np.cumsum(data.visit == 0) - 1
     chosen = np.zeros(int(patient[-1]) + 1, bool)

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from cohortloom.absent import absent
-from cohortloom.files import read_json, write_json
-from cohortloom.metrics.medical import medical_validity
-from cohortloom.metrics.records import record
-from cohortloom.step import log, main
-from cohortloom.validity import load_rules
-from cohortloom.visits import read_visits
+from cohortloom.base.files import read_json, write_json
+from cohortloom.base.step import log, main
+from cohortloom.data.absent import absent
+from cohortloom.data.validity import load_rules
+from cohortloom.data.visits import read_visits
+from cohortloom.evaluation.medical_validity import medical_validity
+from cohortloom.evaluation.records import record
 
 
 def evaluate_medical_validity(

@@ -5,14 +5,14 @@ patient.
 from pathlib import Path
 from typing import Literal
 
-from cohortloom.absent import absent
-from cohortloom.files import write_json
-from cohortloom.metrics.coded import encode, sample_patients
-from cohortloom.metrics.records import record
-from cohortloom.metrics.withheld import audit
-from cohortloom.sources.withheld import GROUPS, groups_of_patients, groups_of_visits
-from cohortloom.step import log, main
-from cohortloom.visits import CODE_COLUMNS, read_visits
+from cohortloom.base.files import write_json
+from cohortloom.base.step import log, main
+from cohortloom.data.absent import absent
+from cohortloom.data.coded import encode, sample_patients
+from cohortloom.data.visits import CODE_COLUMNS, read_visits
+from cohortloom.evaluation.race import audit
+from cohortloom.evaluation.records import record
+from cohortloom.sources.race import GROUPS, groups_of_patients, groups_of_visits
 
 
 def evaluate_race(

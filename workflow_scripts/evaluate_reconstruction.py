@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from cohortloom.files import write_json
-from cohortloom.metrics.reconstruction import reconstruction
-from cohortloom.metrics.records import record
-from cohortloom.step import log, main
-from cohortloom.visits import read_visits
+from cohortloom.base.files import write_json
+from cohortloom.base.step import log, main
+from cohortloom.data.visits import read_visits
+from cohortloom.evaluation.reconstruction import reconstruction
+from cohortloom.evaluation.records import record
 
 
 def evaluate_reconstruction(

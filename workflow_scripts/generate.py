@@ -10,12 +10,11 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from cohortloom.demographics import requested_patients
-from cohortloom.errors import UserError
-from cohortloom.files import sha256, write_json
-from cohortloom.reveal import revealed_mask
-from cohortloom.step import log, main, quiet_libraries
-from cohortloom.visits import (
+from cohortloom.base.errors import UserError
+from cohortloom.base.files import sha256, write_json
+from cohortloom.base.step import log, main, quiet_libraries
+from cohortloom.data.reveal import revealed_mask
+from cohortloom.data.visits import (
     RECONSTRUCT_SCHEMA,
     SCHEMA,
     code_lists,
@@ -25,7 +24,8 @@ from cohortloom.visits import (
     sex_array,
     visits_writer,
 )
-from cohortloom.vocabulary import Vocabulary
+from cohortloom.data.vocabulary import Vocabulary
+from cohortloom.generation.requests import requested_patients
 from join_shards import join_shards
 
 WORTH = 8  # batches that a process must have to be worth its start, of some seconds
@@ -76,9 +76,9 @@ def generate(
     quiet_libraries()
     import torch
 
-    from cohortloom.devices import pick_device
-    from cohortloom.model import PromptBartWithDemographicPrediction
-    from cohortloom.parallel import is_worker, shard_of_process
+    from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
+    from cohortloom.runtime.devices import pick_device
+    from cohortloom.runtime.processes import is_worker, shard_of_process
 
     words = Vocabulary.load(model / "vocabulary.json")
     people = requested_patients(demographics, train, test, patients) if mode == "synthesize" else None
@@ -130,7 +130,7 @@ def generate(
 
 def _in_processes(processes: int, keywords: dict[str, Any]) -> None:
     """Let processes of one thread each write a shard, and join these."""
-    from cohortloom.parallel import launch
+    from cohortloom.runtime.processes import launch
 
     target = {name: keywords[name] for name in ("synthetic", "counts")}
     target["synthetic"].parent.mkdir(parents=True, exist_ok=True)
@@ -142,9 +142,9 @@ def _in_processes(processes: int, keywords: dict[str, Any]) -> None:
 
 
 def _constraint(words: Vocabulary, rules: Path, tier: str, device: str):
-    from cohortloom.constrained import Constraint
-    from cohortloom.forbidden import forbidden_table
-    from cohortloom.validity import load_rules
+    from cohortloom.data.forbidden import forbidden_table
+    from cohortloom.data.validity import load_rules
+    from cohortloom.generation.constrained import Constraint
 
     return Constraint(words, forbidden_table(words, load_rules(rules), tier == "hard"), device)
 
@@ -155,7 +155,7 @@ def _add(totals: dict[str, float], counts: dict[str, float]) -> None:
 
 
 def _synthesized(bart, words, age, sex, seed, batch_size, options, totals) -> Iterator[tuple[int, pa.Table]]:
-    from cohortloom.generation import synthesize
+    from cohortloom.generation.synthesize import synthesize
 
     for record in synthesize(bart, words, age, sex, seed, batch_size, **options):
         n = len(np.unique(record.patient))
@@ -179,7 +179,7 @@ def _synthesized(bart, words, age, sex, seed, batch_size, options, totals) -> It
 
 def _cuts(held_out: pa.Table, batch_size: int, shard: int, shards: int) -> list[tuple[int, int]]:
     """First and last row of each batch of a shard; whole patients, for the writer checks those."""
-    from cohortloom.generation import part_of
+    from cohortloom.generation.synthesize import part_of
 
     starts, cuts, n = np.append(patient_starts(held_out), held_out.num_rows), [], held_out.num_rows
     while (begin := cuts[-1][1] if cuts else 0) < n:
@@ -189,8 +189,9 @@ def _cuts(held_out: pa.Table, batch_size: int, shard: int, shards: int) -> list[
 
 def _reconstructed(bart, words, held_out, test, seed, cuts, prompt_prob, options, totals):
     """The batches of held-out visits that `cuts` names, filled in."""
-    from cohortloom.examples import Examples, plain_pairs, row_offsets
-    from cohortloom.generation import decode
+    from cohortloom.base.ragged import row_offsets
+    from cohortloom.data.examples import Examples, plain_pairs
+    from cohortloom.generation.synthesize import decode
 
     data = Examples.load(test)
     codes, offsets = code_lists(held_out)

@@ -6,14 +6,21 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from cohortloom.errors import UserError
-from cohortloom.files import sha256, write_json
-from cohortloom.metrics.coded import Coded, encode
-from cohortloom.naive import Training, code_column, draw_visits, later_ages, stratum_of, visits_table
-from cohortloom.reveal import revealed_mask
-from cohortloom.step import log, main
-from cohortloom.version import VERSION
-from cohortloom.visits import RECONSTRUCT_SCHEMA, SCHEMA, read_visits, write_visits
+from cohortloom.base.errors import UserError
+from cohortloom.base.files import sha256, write_json
+from cohortloom.base.step import log, main
+from cohortloom.base.version import VERSION
+from cohortloom.data.coded import Coded, encode
+from cohortloom.data.reveal import revealed_mask
+from cohortloom.data.visits import RECONSTRUCT_SCHEMA, SCHEMA, read_visits, write_visits
+from cohortloom.generation.naive import (
+    Training,
+    code_column,
+    draw_visits,
+    later_ages,
+    stratum_of,
+    visits_table,
+)
 
 MODES = {
     "prevalence": ("synthesize", "reconstruct"),

@@ -4,13 +4,13 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from cohortloom.demographics import drawn_patients, write_requested
-from cohortloom.errors import UserError
-from cohortloom.files import read_json
-from cohortloom.report_examples import in_words, read_titles
-from cohortloom.step import log, main
-from cohortloom.validity import load_rules
-from cohortloom.visits import patient_starts, read_visits
+from cohortloom.base.errors import UserError
+from cohortloom.base.files import read_json
+from cohortloom.base.step import log, main
+from cohortloom.data.validity import load_rules
+from cohortloom.data.visits import patient_starts, read_visits
+from cohortloom.generation.requests import drawn_patients, write_requested
+from cohortloom.reporting.report_examples import in_words, read_titles
 from generate import generate
 
 REPOSITORY = Path(__file__).resolve().parents[1]

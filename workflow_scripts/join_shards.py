@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from cohortloom.files import read_json, write_json
-from cohortloom.step import main
-from cohortloom.visits import RECONSTRUCT_SCHEMA, SCHEMA, visits_writer
+from cohortloom.base.files import read_json, write_json
+from cohortloom.base.step import main
+from cohortloom.data.visits import RECONSTRUCT_SCHEMA, SCHEMA, visits_writer
 
 
 def join_shards(

@@ -5,13 +5,13 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-from cohortloom.files import write_json
+from cohortloom.base.files import write_json
+from cohortloom.base.step import main
+from cohortloom.base.version import VERSION
+from cohortloom.data.visits import check_visits, write_visits
 from cohortloom.sources import mimic3, nhds2010
 from cohortloom.sources.cohort import Audit
 from cohortloom.sources.locate import find_tables
-from cohortloom.step import main
-from cohortloom.version import VERSION
-from cohortloom.visits import check_visits, write_visits
 
 log = logging.getLogger("cohortloom")
 Source = Literal["simulated", "mimic3", "nhds2010"]

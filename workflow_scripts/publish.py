@@ -7,16 +7,16 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from cohortloom import cards
-from cohortloom.demographics import drawn_patients, write_requested
-from cohortloom.errors import UserError
-from cohortloom.files import read_json, sha256
-from cohortloom.scorecard import read_metrics
-from cohortloom.step import log, main, quiet_libraries
-from cohortloom.terms import terms_of
-from cohortloom.version import VERSION
-from cohortloom.visits import code_lists, patient_starts, read_visits, write_visits
-from cohortloom.vocabulary import Vocabulary
+from cohortloom.base.errors import UserError
+from cohortloom.base.files import read_json, sha256
+from cohortloom.base.step import log, main, quiet_libraries
+from cohortloom.base.version import VERSION
+from cohortloom.data.visits import code_lists, patient_starts, read_visits, write_visits
+from cohortloom.data.vocabulary import Vocabulary
+from cohortloom.generation.requests import drawn_patients, write_requested
+from cohortloom.release import cards
+from cohortloom.release.terms import terms_of
+from cohortloom.reporting.scorecard import read_metrics
 from generate import generate
 
 
@@ -55,7 +55,7 @@ def publish(
     if model.name != run:
         raise UserError(f"{model}: {scorecard} judges the run {run}; give that run's folder")
     quiet_libraries()
-    from cohortloom import publication
+    from cohortloom.release import publication
 
     publication.check_scorecard(card, run, scorecard)
     splits = dict(zip(("training", "validation", "test"), map(read_visits, (train, val, test)), strict=True))

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from cohortloom.files import write_json
+from cohortloom.base.files import write_json
+from cohortloom.base.step import log, main
+from cohortloom.base.version import VERSION
+from cohortloom.data.visits import write_visits
 from cohortloom.sources import external
 from cohortloom.sources.cohort import Audit
-from cohortloom.step import log, main
-from cohortloom.version import VERSION
-from cohortloom.visits import write_visits
 
 
 def read_external(*, source: Path, synthetic: Path, counts: Path) -> None:

@@ -4,11 +4,11 @@ import importlib.util
 import shutil
 from pathlib import Path
 
-from cohortloom.errors import UserError
-from cohortloom.files import read_json
-from cohortloom.scorecard import MEANINGFUL_VISITS, read_metrics
-from cohortloom.step import main
-from cohortloom.wording import interval, number, target, verdict
+from cohortloom.base.errors import UserError
+from cohortloom.base.files import read_json
+from cohortloom.base.step import main
+from cohortloom.reporting.scorecard import MEANINGFUL_VISITS, read_metrics
+from cohortloom.reporting.wording import interval, number, target, verdict
 
 METRICS = Path(__file__).resolve().parents[1] / "resources" / "metrics.csv"
 HEAD = ("criterion", "value", "95% interval", "target", "verdict", "real", "naive", "n")

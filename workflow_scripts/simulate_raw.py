@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from cohortloom.errors import UserError
-from cohortloom.files import atomic
-from cohortloom.simulation import Careers, Cohort, Counts, forbidden
-from cohortloom.step import main
+from cohortloom.base.errors import UserError
+from cohortloom.base.files import atomic
+from cohortloom.base.step import main
+from cohortloom.sources.simulated import Careers, Cohort, Counts, forbidden
 
 log = logging.getLogger("cohortloom")
 # Values as MIMIC-III spells them, with their rough frequencies there.

@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-from cohortloom import provenance as provenances
-from cohortloom import report as reports
-from cohortloom import scorecard as scorecards
-from cohortloom.files import atomic, read_json, write_json
-from cohortloom.step import main
+from cohortloom.base.files import atomic, read_json, write_json
+from cohortloom.base.step import main
+from cohortloom.reporting import provenance as provenances
+from cohortloom.reporting import report as reports
+from cohortloom.reporting import scorecard as scorecards
 
 
 def summarize(

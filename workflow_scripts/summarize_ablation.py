@@ -4,11 +4,11 @@ import csv
 import json
 from pathlib import Path
 
-from cohortloom import ablation, ablation_figure
-from cohortloom.errors import UserError
-from cohortloom.files import atomic, write_json
-from cohortloom.scorecard import read_metrics, read_records
-from cohortloom.step import log, main
+from cohortloom.base.errors import UserError
+from cohortloom.base.files import atomic, write_json
+from cohortloom.base.step import log, main
+from cohortloom.reporting import ablation, ablation_figure
+from cohortloom.reporting.scorecard import read_metrics, read_records
 
 
 def summarize_ablation(

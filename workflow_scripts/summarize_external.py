@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from cohortloom import scorecard as scorecards
-from cohortloom import wording
-from cohortloom.errors import UserError
-from cohortloom.files import atomic, write_json
-from cohortloom.step import log, main
+from cohortloom.base.errors import UserError
+from cohortloom.base.files import atomic, write_json
+from cohortloom.base.step import log, main
+from cohortloom.reporting import scorecard as scorecards
+from cohortloom.reporting import wording
 
 SHOWN = ("js_distance", "bigram_r2", "classifier_auc", "any_per_100k_visits", "prediction_auc", "copy_share")
 

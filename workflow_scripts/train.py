@@ -8,12 +8,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
-from cohortloom import errors
-from cohortloom.errors import UserError
-from cohortloom.files import sha256
-from cohortloom.step import log, main, quiet_libraries
-from cohortloom.validity import load_rules
-from cohortloom.vocabulary import Vocabulary
+from cohortloom.base.errors import UserError
+from cohortloom.base.files import sha256
+from cohortloom.base.imports import imported_files
+from cohortloom.base.step import log, main, quiet_libraries
+from cohortloom.data.validity import load_rules
+from cohortloom.data.vocabulary import Vocabulary
 
 PLANTED = """**Not for release.** {canaries} invented patients (canaries) were planted into the training, up
 to {canary_repeats} times each, to measure what the model remembers. What it writes may hold their codes.
@@ -78,15 +78,15 @@ def train(
     """
     keywords = dict(locals())
     quiet_libraries()
-    from cohortloom.canaries import invent, repeats_of, with_canaries
-    from cohortloom.checkpoints import Checkpoints
-    from cohortloom.devices import pick_device
-    from cohortloom.examples import Examples
-    from cohortloom.forbidden import forbidden_table
-    from cohortloom.interrupt import Stop
-    from cohortloom.parallel import is_first, is_worker, launch, processes_of_a_node
-    from cohortloom.presets import make_model
-    from cohortloom.training import Plan, Trainer
+    from cohortloom.data.examples import Examples
+    from cohortloom.data.forbidden import forbidden_table
+    from cohortloom.model.initial import make_model
+    from cohortloom.runtime.devices import pick_device
+    from cohortloom.runtime.interrupt import Stop
+    from cohortloom.runtime.processes import is_first, is_worker, launch, processes_of_a_node
+    from cohortloom.training.canaries import invent, repeats_of, with_canaries
+    from cohortloom.training.checkpoints import Checkpoints
+    from cohortloom.training.trainer import Plan, Trainer
 
     edits = [rules] if forbidden_weight or canaries else []
     if edits and not rules:
@@ -174,33 +174,9 @@ def train(
 
 def digest(inputs: list[Path], parameters: dict) -> str:
     """Hex digest of all that shapes the weights: the dataset, the parameters and this code."""
-    library = Path(errors.__file__).parent  # under Snakemake this script runs from a copy elsewhere
-    code = [
-        library / f"{name}.py"
-        for name in (
-            "training",
-            "parallel",
-            "optimizers",
-            "model",
-            "losses",
-            "layers",
-            "blocks",
-            "heads",
-            "forbidden",
-            "canaries",
-            "bands",
-            "marginals",
-            "validity",
-            "examples",
-            "selection",
-            "generation",
-            "sampling",
-            "calibration",
-            "record_summary",
-            "presets",
-        )
+    parts = [sha256(path) for path in (*inputs, *imported_files("train"))] + [
+        json.dumps(parameters, sort_keys=True)
     ]
-    parts = [sha256(path) for path in (*inputs, *code)] + [json.dumps(parameters, sort_keys=True)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

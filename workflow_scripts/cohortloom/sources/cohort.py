@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cohortloom.codes import normalize, sloppiness
-from cohortloom.errors import UserError
-from cohortloom.visits import code_lists, list_column, patient_starts, sex_array, sex_index
+from cohortloom.base.errors import UserError
+from cohortloom.data.codes import normalize, sloppiness
+from cohortloom.data.visits import code_lists, list_column, patient_starts, sex_array, sex_index
 
 
 @dataclass

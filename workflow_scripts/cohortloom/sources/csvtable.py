@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from cohortloom.errors import UserError
+from cohortloom.base.errors import UserError
 from cohortloom.sources.cohort import Audit
 from cohortloom.sources.rawfile import BOM, read_bytes
 

@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cohortloom.errors import UserError
+from cohortloom.base.errors import UserError
+from cohortloom.data.visits import SEXES, check_visits, code_lists
 from cohortloom.sources import mimic3
 from cohortloom.sources.cohort import Audit, assemble, clean_codes
 from cohortloom.sources.csvtable import DATE, CsvTable
 from cohortloom.sources.locate import MIMIC3
 from cohortloom.sources.rawfile import BOM, read_bytes
-from cohortloom.visits import SEXES, check_visits, code_lists
 
 NEEDED = ("patient_id", "visit", "diagnoses")
 LONG = ("ID", "TIME", "VISIT_CODES")

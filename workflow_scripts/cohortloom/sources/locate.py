@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cohortloom.errors import UserError
+from cohortloom.base.errors import UserError
 
 MIMIC3 = ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD")
 NHDS2010 = "NHDS10.PU.TXT"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cohortloom.errors import UserError
+from cohortloom.base.errors import UserError
 from cohortloom.sources.cohort import Audit, assemble, clean_codes
 from cohortloom.sources.rawfile import BOM, read_bytes
 

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from cohortloom.errors import UserError
+from cohortloom.base.errors import UserError
 
 BOM = b"\xef\xbb\xbf"
 

@@ -1,0 +1,122 @@
+"""One adapter for every step: Snakemake, the command line and pytest call the same function.
+
+A step is a typed function from files and keywords to files. Its parameter names are its command-line
+options and the names of the rule's inputs, outputs and params. What the signature names and the rule
+does not pass (devices, workers, log intervals: they must not cause a rerun) is read from the config
+section `untracked`; what is in neither keeps its default.
+"""
+
+import inspect
+import logging
+import os
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cohortloom.base.errors import Interrupted, UserError
+
+log = logging.getLogger("cohortloom")
+
+
+def main(function: Callable[..., None], snakemake: Any = None, untracked: str | None = None) -> None:
+    """Run `function` from a rule's `script:` when `snakemake` is given, else from the command line.
+
+    Exit status 1 and one line for a user's mistake; 2 for a wrong option; 143 where a signal stopped it.
+    One of several processes (RANK is set) leaves its lines to the step that started it.
+    """
+    rank = os.environ.get("RANK")
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr if rank is None else sys.stdout)]
+    if snakemake is not None and snakemake.log:
+        handlers.append(logging.FileHandler(snakemake.log[0], mode="w"))
+    logging.basicConfig(
+        level=logging.INFO if rank in (None, "0") else logging.ERROR,
+        format="%(asctime)s %(message)s" if rank is None else "%(message)s",
+        datefmt="%H:%M:%S",
+        handlers=handlers,
+    )
+    try:
+        if snakemake is None:
+            command_line(function)
+        else:
+            log.info(" ".join([snakemake.rule, *map(str, snakemake.wildcards)]))
+            function(**arguments(function, snakemake, untracked))
+    except UserError as error:
+        log.error("error: %s", error)
+        sys.exit(1)
+    except Interrupted as error:
+        log.error("stopped: %s", error)
+        sys.exit(143)
+    except OSError as error:
+        if error.errno not in (28, 30, 13, 122):  # disk full, read-only, no permission, quota
+            raise
+        log.error(
+            "error: %s: %s; free the disk or choose another folder", error.filename or "disk", error.strerror
+        )
+        sys.exit(1)
+
+
+def command_line(function: Callable[..., None]) -> None:
+    """Run `function` with every parameter as an option of its own name (--raw-dir for raw_dir)."""
+    import typer
+
+    signature = inspect.signature(function)
+    options = [
+        parameter.replace(
+            default=typer.Option(... if parameter.default is parameter.empty else parameter.default)
+        )
+        for parameter in signature.parameters.values()
+    ]
+
+    def command(**keywords: Any) -> None:
+        function(**keywords)
+
+    command.__signature__ = signature.replace(parameters=options)
+    command.__annotations__ = function.__annotations__
+    command.__doc__ = function.__doc__
+    application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    application.command()(command)
+    application()
+
+
+def arguments(function: Callable[..., None], snakemake: Any, untracked: str | None = None) -> dict[str, Any]:
+    """Keywords for `function` from a rule's inputs, outputs, params and the untracked config section.
+
+    The param `settings` is a dict of params (`named` in rules/common.smk). Inputs that the signature does not
+    name are mere dependencies; a param it does not name is an error.
+    """
+    names = inspect.signature(function).parameters
+    found: dict[str, Any] = dict((snakemake.config.get(untracked) or {}) if untracked else {})
+    found = {key: value for key, value in found.items() if key in names}
+    for files in (snakemake.input, snakemake.output):
+        for key, value in files.items():
+            if key in names:
+                found[key] = Path(value) if isinstance(value, str) else [Path(item) for item in value]
+    params = dict(snakemake.params.items())
+    for key, value in (params.pop("settings", {}) | params).items():
+        if key not in names:
+            raise TypeError(
+                f"rule {snakemake.rule} passes the param {key}, which {function.__name__} does not take"
+            )
+        found[key] = as_annotated(value, names[key].annotation)
+    if "threads" in names:
+        found.setdefault("threads", snakemake.threads)
+    return found
+
+
+def as_annotated(value: Any, annotation: Any) -> Any:
+    """Folders are given as params, which Snakemake leaves as strings: make them paths where asked for."""
+    kinds = (annotation, *typing.get_args(annotation))
+    if isinstance(value, str) and Path in kinds and str not in kinds:
+        return Path(value)
+    if isinstance(value, (list, tuple)) and annotation == list[Path]:
+        return [Path(item) for item in value]
+    return value
+
+
+def quiet_libraries() -> None:
+    """Silence what would drown a step's own progress; call before importing transformers."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -1,0 +1,122 @@
+"""Visits as flat integer arrays: what every comparison of two sets of visits counts on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cohortloom.data.visits import code_lists, sex_index
+
+GROUPS = 20  # of patients, each of which an interval leaves out in turn (evaluation/intervals.py)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Visits of whole patients; `codes` [n_codes] index a code list shared with the other set."""
+
+    codes: np.ndarray
+    offsets: np.ndarray  # [n_visits + 1]
+    patient: np.ndarray  # [n_visits] 0, 1, 2 ...
+    days: np.ndarray
+    age: np.ndarray
+    sex: np.ndarray  # 0 F, 1 M
+
+    @property
+    def n_visits(self) -> int:
+        return len(self.patient)
+
+    @property
+    def n_patients(self) -> int:
+        return int(self.patient[-1]) + 1 if len(self.patient) else 0
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Codes of each visit [n_visits]."""
+        return np.diff(self.offsets)
+
+    @property
+    def visit_of_code(self) -> np.ndarray:
+        """Visit of each flat code [n_codes]."""
+        return np.repeat(np.arange(self.n_visits), self.lengths)
+
+    @property
+    def followed(self) -> np.ndarray:
+        """Visits that have a next one."""
+        return np.flatnonzero(self.patient[1:] == self.patient[:-1])
+
+    def groups(self, seed: int) -> tuple[np.ndarray, int]:
+        """Jackknife group of each visit, and how many groups there are."""
+        of_patient = patient_groups(self.n_patients, seed)
+        return of_patient[self.patient], int(of_patient.max(initial=-1)) + 1
+
+
+def encode(tables: list[pa.Table], column: str = "diagnoses") -> tuple[list[Coded], list[str]]:
+    """Tables with one shared, sorted list of codes."""
+    lists = [code_lists(table, column) for table in tables]
+    names = sorted({code for values, _ in lists for code in pc.unique(values).to_pylist()})
+    index = pa.array(names, pa.string())
+    coded = []
+    for table, (values, offsets) in zip(tables, lists, strict=True):
+        coded.append(
+            Coded(
+                codes=np.asarray(pc.index_in(values, index), np.int64),
+                offsets=np.asarray(offsets, np.int64),
+                patient=np.cumsum(table["visit"].to_numpy() == 0) - 1,
+                days=table["days"].to_numpy(),
+                age=table["age"].to_numpy(),
+                sex=sex_index(table),
+            )
+        )
+    return coded, names
+
+
+def sample_patients(table: pa.Table, visits: int, seed: int) -> pa.Table:
+    """Whole patients in seeded shuffled order until at least `visits` visits; all when there are fewer."""
+    patient = np.cumsum(table["visit"].to_numpy() == 0) - 1
+    sizes = np.bincount(patient)
+    order = np.random.default_rng([seed, 0xF1DE]).permutation(len(sizes))
+    wanted = np.searchsorted(np.cumsum(sizes[order]), visits) + 1
+    chosen = np.zeros(len(sizes), bool)
+    chosen[order[:wanted]] = True
+    return table.filter(pa.array(chosen[patient]))
+
+
+def pairs_within(visits: Coded, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Visit and key of every unordered pair of codes of one visit; key = smaller * n_codes + larger."""
+    lengths = visits.lengths
+    position = np.arange(len(visits.codes)) - np.repeat(visits.offsets[:-1], lengths)
+    partners = np.repeat(lengths, lengths) - 1 - position
+    first = np.repeat(np.arange(len(visits.codes)), partners)
+    second = first + 1 + _counting(partners)
+    a, b = visits.codes[first], visits.codes[second]
+    return visits.visit_of_code[first], np.minimum(a, b) * n_codes + np.maximum(a, b)
+
+
+def pairs_across(visits: Coded, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Visit t and key of every pair (code in visit t, code in visit t + 1); key = this * n_codes + next."""
+    partners_of_visit = np.zeros(visits.n_visits, np.int64)
+    partners_of_visit[visits.followed] = visits.lengths[visits.followed + 1]
+    owner = visits.visit_of_code
+    partners = partners_of_visit[owner]
+    first = np.repeat(np.arange(len(visits.codes)), partners)
+    second = visits.offsets[owner[first] + 1] + _counting(partners)
+    return owner[first], visits.codes[first] * n_codes + visits.codes[second]
+
+
+def count_by_group(keys: np.ndarray, groups: np.ndarray, n_groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unique keys [k] and how often each stands in each group [k, n_groups]."""
+    unique, inverse = np.unique(keys, return_inverse=True)
+    counts = np.bincount(inverse * n_groups + groups, minlength=len(unique) * n_groups)
+    return unique, counts.reshape(len(unique), n_groups)
+
+
+def _counting(lengths: np.ndarray) -> np.ndarray:
+    """0, 1 .. length - 1 for each length, end to end."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+def patient_groups(n_patients: int, seed: int, n_groups: int = GROUPS) -> np.ndarray:
+    """Group of each patient [n_patients], sizes differing by one at most; no more groups than patients."""
+    groups = np.arange(n_patients) % max(1, min(n_groups, n_patients))
+    return np.random.default_rng([seed, 0x1ACC]).permutation(groups)

@@ -1,0 +1,199 @@
+"""The one table of visits, real and synthetic alike: schema, checks, reading and writing.
+
+One row a visit, sorted by patient and time:
+
+| column     | type              | meaning                                                              |
+|------------|-------------------|----------------------------------------------------------------------|
+| patient_id | string            | opaque; synthetic ids never equal real ones                          |
+| visit      | int16             | 0, 1, 2 ... in time order                                            |
+| days       | int32             | days since the patient's first admission                             |
+| age        | float32           | completed years; under 1 year days/365.25; newborn 0; capped at 90   |
+| sex        | dictionary string | F or M                                                               |
+| diagnoses  | list of string    | ICD-9-CM codes, upper case, no dot, recorded order, none twice       |
+
+Code lists live in the columns that CODE_COLUMNS names: procedures and medications join there.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cohortloom.base.errors import UserError
+from cohortloom.base.files import atomic
+
+SCHEMA_VERSION = "1"
+SEXES = ("F", "M")  # the order of x_cat: 0 is F, 1 is M
+MAX_AGE = 90.0
+CODE_COLUMNS = {"diagnoses": "ICD9CM"}  # column -> code system
+
+_CODES = pa.list_(pa.field("element", pa.string(), nullable=False))
+SCHEMA = pa.schema(
+    [
+        pa.field("patient_id", pa.string(), nullable=False),
+        pa.field("visit", pa.int16(), nullable=False),
+        pa.field("days", pa.int32(), nullable=False),
+        pa.field("age", pa.float32(), nullable=False),
+        pa.field("sex", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        *(pa.field(column, _CODES, nullable=False) for column in CODE_COLUMNS),
+    ]
+)
+# What reconstruct adds. The file holds real codes: it is never released and never shown.
+RECONSTRUCT_SCHEMA = pa.schema(
+    [
+        *SCHEMA,
+        pa.field("source_patient_id", pa.string(), nullable=False),
+        pa.field("source_visit", pa.int16(), nullable=False),
+        pa.field("revealed", _CODES, nullable=False),
+    ]
+)
+
+
+def code_lists(table: pa.Table, column: str = "diagnoses") -> tuple[pa.Array, np.ndarray]:
+    """Flat code strings of a list column and the offsets [n_visits + 1] of each visit in them."""
+    array = table[column].combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    offsets = array.offsets.to_numpy()
+    return array.values.slice(offsets[0], offsets[-1] - offsets[0]), offsets - offsets[0]
+
+
+def list_column(values: pa.Array, offsets: np.ndarray) -> pa.ListArray:
+    """The inverse of code_lists: a list column from flat strings and offsets."""
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values.cast(pa.string()), type=_CODES)
+
+
+def sex_array(sexes: np.ndarray) -> pa.DictionaryArray:
+    """Dictionary column from integers (0 F, 1 M)."""
+    return pa.DictionaryArray.from_arrays(pa.array(sexes, pa.int8()), pa.array(SEXES))
+
+
+def sex_index(table: pa.Table) -> np.ndarray:
+    """Sexes as integers [n_visits], 0 for F and 1 for M, whatever the file's dictionary order."""
+    return pc.index_in(table["sex"].cast(pa.string()), pa.array(SEXES)).to_numpy()
+
+
+def patient_starts(table: pa.Table) -> np.ndarray:
+    """Row numbers [n_patients] at which a new patient begins."""
+    return np.flatnonzero(table["visit"].to_numpy() == 0)
+
+
+def check_visits(table: pa.Table, name: str = "visits") -> pa.Table:
+    """Return the table in the public schema, or raise UserError naming the first fault."""
+    reconstruct = "source_patient_id" in table.column_names
+    schema = RECONSTRUCT_SCHEMA if reconstruct else SCHEMA
+    missing = [field.name for field in schema if field.name not in table.column_names]
+    if missing:
+        raise UserError(f"{name}: column {missing[0]} is missing; see visits.py for the schema")
+    try:
+        table = table.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{name}: a column is not of the type that visits.py gives: {reason}") from None
+    _require(
+        name,
+        "a column",
+        table,
+        np.array([0 if table[c].null_count == 0 else 1 for c in table.column_names]),
+        "null",
+    )
+    if table.num_rows == 0:
+        return table
+    ages = table["age"].to_numpy()
+    _require(name, "age", table, ~((ages >= 0) & (ages <= MAX_AGE)), f"outside 0 to {MAX_AGE:g}", "age")
+    known = pc.is_in(table["sex"].cast(pa.string()), pa.array(SEXES)).to_numpy(zero_copy_only=False)
+    _require(name, "sex", table, ~known, "neither F nor M", "sex")
+    visit, days = table["visit"].to_numpy(), table["days"].to_numpy()
+    ids = table["patient_id"].combine_chunks()
+    same = np.zeros(len(visit), bool)
+    same[1:] = pc.equal(ids.slice(1), ids.slice(0, len(ids) - 1)).to_numpy(zero_copy_only=False)
+    expected = np.where(same, np.roll(visit, 1) + 1, 0)
+    _require(name, "visit", table, visit != expected, "not 0, 1, 2 ... within its patient", "visit")
+    _require(
+        name,
+        "days",
+        table,
+        np.where(same, days < np.roll(days, 1), days != 0),
+        "not in time order from 0",
+        "days",
+    )
+    if pc.count_distinct(ids).as_py() != int((~same).sum()):
+        raise UserError(f"{name}: column patient_id: a patient's visits do not stand together")
+    for column in CODE_COLUMNS:
+        repeated = repeated_codes(table, column)
+        if repeated.any():
+            row = int(np.flatnonzero(repeated)[0])
+            raise UserError(f"{name}: row {row}: column {column}: a code stands twice in the visit")
+    return table
+
+
+def repeated_codes(table: pa.Table, column: str = "diagnoses") -> np.ndarray:
+    """Whether a visit holds a code more than once, [n_visits] of bool."""
+    values, offsets = code_lists(table, column)
+    codes = values.dictionary_encode()
+    rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    keys = np.sort(rows.astype(np.int64) * max(1, len(codes.dictionary)) + codes.indices.to_numpy())
+    out = np.zeros(len(offsets) - 1, bool)
+    out[keys[1:][keys[1:] == keys[:-1]] // max(1, len(codes.dictionary))] = True
+    return out
+
+
+def _require(name: str, column: str, table: pa.Table, bad: np.ndarray, what: str, show: str = "") -> None:
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        if not show:
+            raise UserError(f"{name}: column {table.column_names[row]}: {what} values are not allowed")
+        raise UserError(f"{name}: row {row}: column {column}: {table[show][row].as_py()!r} is {what}")
+
+
+def read_visits(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a visits file (or a dataset file, whose token columns are left out) and check it.
+
+    Raises UserError for a missing, foreign or damaged file.
+    """
+    try:
+        names = pq.read_schema(path).names
+        wanted = [name for name in RECONSTRUCT_SCHEMA.names if name in names]
+        table = pq.read_table(path, columns=wanted, partitioning=None)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the step that writes it") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
+    table = check_visits(table, str(path))
+    return table.select(columns) if columns else table
+
+
+@contextmanager
+def visits_writer(
+    path: Path, metadata: dict[str, str], schema: pa.Schema = SCHEMA
+) -> Iterator["VisitsWriter"]:
+    """Stream batches of whole patients to a parquet file that appears only when all went well.
+
+    `metadata` gives source, seed, inputs_sha256 and tool_version as strings.
+    """
+    keys = {"schema_version": SCHEMA_VERSION, "code_system": ",".join(CODE_COLUMNS.values()), **metadata}
+    schema = schema.with_metadata(keys)
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        yield VisitsWriter(writer, schema, str(path))
+
+
+class VisitsWriter:
+    """Checks each batch against the schema and appends it."""
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema, name: str):
+        self._writer, self._schema, self._name = writer, schema, name
+
+    def write(self, table: pa.Table) -> None:
+        """Append visits of whole patients; raises UserError rather than repair a faulty batch."""
+        check_visits(table, self._name)
+        self._writer.write_table(table.select(self._schema.names).cast(self._schema))
+
+
+def write_visits(table: pa.Table, path: Path, metadata: dict[str, str], schema: pa.Schema = SCHEMA) -> None:
+    """Check and write a whole table; extra columns are written where `schema` names them."""
+    with visits_writer(path, metadata, schema) as writer:
+        writer.write(table)

@@ -1,0 +1,152 @@
+"""Do age and sex decide which codes are written?
+
+Probes: age and sex are predicted from a visit's codes by regressions trained on real training visits. A
+release whose codes say as much about age and sex as real ones do scores as held-out real visits do.
+
+Flips: how far the codes of the same people move when sex, or age, is another one. A model writes the first
+visit of the same people once more with the other sex (age). With the same seeds a model that ignores the
+trait writes the very same visits: `change` is then 0. The `js` distance is taken between sides of different
+seeds, because shared seeds draw the sides together and no real data share a seed. What it should be is read
+off data that hold both: visits of women beside those of men of their age band, of the young beside the old
+of their sex, matched one to one. It depends on the number of pairs, so all sets are cut to one number.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from scipy.spatial.distance import jensenshannon
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import r2_score
+
+from cohortloom.data import bands
+from cohortloom.data.coded import Coded, patient_groups
+from cohortloom.evaluation.features import code_matrix, frequent
+from cohortloom.evaluation.intervals import Estimate, interval, ratio, without_each
+from cohortloom.evaluation.scores import auc, replicates
+
+FEATURES = 1000
+YOUNG, OLD = (18.0, 45.0), (65.0, 91.0)  # years; the two sides of the flip of age
+Figure = tuple[str, str, Estimate, int, bool | None]
+Codes = tuple[np.ndarray, np.ndarray]  # flat codes of n visits, offsets [n + 1]
+
+
+def probes(train: Coded, scored: Coded, n_codes: int, seed: int) -> Iterator[Figure]:
+    """Sex (AUC) and age (R², mean error in years) of scored visits, read off their codes."""
+    codes = frequent(train, n_codes, FEATURES)
+    known, rows = (code_matrix(part, codes, n_codes) for part in (train, scored))
+    groups, n_groups = scored.groups(seed)
+    n, n_train = scored.n_visits, train.n_visits
+    men = scored.sex == 1
+    sex = np.zeros(n)
+    if len(np.unique(train.sex)) == 2:
+        sex = LogisticRegression(max_iter=200).fit(known, train.sex).decision_function(rows)
+    found = replicates(lambda kept: auc(men[kept], sex[kept]), groups, n_groups)
+    yield "probe_sex_auc", "", interval(found, n, 0.0, 1.0), n_train, None
+    age = np.clip(Ridge(alpha=1.0).fit(known, train.age).predict(rows), 0, 90)
+
+    def fit(kept: np.ndarray) -> float:
+        return r2_score(scored.age[kept], age[kept]) if kept.sum() > 1 else np.nan
+
+    yield "probe_age_r2", "", interval(replicates(fit, groups, n_groups), n, high=1.0), n_train, None
+    error = np.abs(scored.age - age)
+    found = replicates(lambda kept: error[kept].mean() if kept.any() else np.nan, groups, n_groups)
+    yield "probe_age_error_years", "", interval(found, n, 0.0), n_train, None
+
+
+def pairs(age: np.ndarray, sex: np.ndarray, flip: str, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two people a pair, as row numbers [n_pairs] each, `most` pairs at most, drawn at random.
+
+    flip `sex`: a woman and a man of one fine band of age. `age`: a young and an old adult of one sex.
+    `none`: two people of one band and sex, for the distance that chance alone makes.
+    """
+    rng = np.random.default_rng([seed, 0xF11B])
+    order = rng.permutation(len(age))
+    band = bands.band(age)
+    if flip == "sex":
+        stratum, sides = band, (sex == 0, sex == 1)
+    elif flip == "age":
+        stratum = sex
+        sides = tuple((age >= low) & (age < high) for low, high in (YOUNG, OLD))
+    else:
+        half = rng.random(len(age)) < 0.5
+        stratum, sides = 2 * band + sex, (half, ~half)
+    found = []
+    for number in np.unique(stratum):
+        one, other = (order[(stratum[order] == number) & side[order]] for side in sides)
+        n = min(len(one), len(other))
+        found.append(np.stack([one[:n], other[:n]], axis=1))
+    joined = rng.permutation(np.concatenate(found) if found else np.empty((0, 2), np.int64))[:most]
+    return joined[:, 0], joined[:, 1]
+
+
+def observed(visits: Coded, most: int, seed: int) -> Iterator[tuple[str, Codes, Codes]]:
+    """(flip, codes of one side, codes of the other) of first visits as they are."""
+    first = np.flatnonzero(np.diff(visits.patient, prepend=-1))
+    for flip in ("sex", "age", "none"):
+        one, other = pairs(visits.age[first], visits.sex[first], flip, most, seed)
+        yield flip, _codes_of(visits, first[one]), _codes_of(visits, first[other])
+
+
+def written(
+    people: Coded, write: Callable[[np.ndarray, np.ndarray, int], Codes], most: int, seed: int
+) -> Iterator[tuple[str, Codes, Codes]]:
+    """The same for a model, and under `same_seed_...` the two sides with the same seeds.
+
+    `write` takes ages, sexes and a seed and returns the codes of a first visit each. The people are those
+    that `observed` pairs, so that numbers of pairs and ages agree. With flip `none` nothing but the seed
+    changes.
+    """
+    first = np.flatnonzero(np.diff(people.patient, prepend=-1))
+    age, sex = people.age[first], people.sex[first]
+    for flip in ("sex", "age"):
+        one, other = pairs(age, sex, flip, most, seed)
+        plain, again = (write(age[one], sex[one], number) for number in (seed, seed + 1))
+        flipped = write(age[one], 1 - sex[one], seed) if flip == "sex" else write(age[other], sex[one], seed)
+        yield f"same_seed_{flip}", plain, flipped
+        yield flip, again, flipped
+        if flip == "sex":
+            yield "none", plain, again
+
+
+def flips(sides: Iterator[tuple[str, Codes, Codes]], n_codes: int, seed: int) -> Iterator[Figure]:
+    """How far apart the two sides are, with the interval over pairs.
+
+    Jensen-Shannon distance (natural log) of the code counts; for sides of the same seeds 1 - Jaccard of the
+    two visits of a pair, averaged.
+    """
+    for flip, one, other in sides:
+        n = len(one[1]) - 1
+        groups = patient_groups(n, seed)
+        n_groups = int(groups.max(initial=-1)) + 1
+        if flip.startswith("same_seed_"):
+            change = _change(one, other, n_codes)
+            sums = np.bincount(groups, change, n_groups), np.bincount(groups, minlength=n_groups)
+            yield f"flip_{flip.removeprefix('same_seed_')}_change", "", ratio(*sums, n, 1.0), n, None
+            continue
+        tables = []
+        for codes, offsets in (one, other):
+            owner = np.repeat(groups, np.diff(offsets))
+            counts = np.bincount(codes * n_groups + owner, minlength=n_codes * n_groups)
+            tables.append(without_each(counts.reshape(n_codes, n_groups)).T)
+        columns = zip(*tables, strict=True)
+        found = [jensenshannon(p, q) if p.any() and q.any() else np.nan for p, q in columns]
+        yield f"flip_{flip}_js", "", interval(np.array(found), n, 0.0), n, None
+
+
+def _change(one: Codes, other: Codes, n_codes: int) -> np.ndarray:
+    """1 - Jaccard of each pair of visits, [n_pairs]; two empty visits have not changed."""
+    keys = [
+        np.unique(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * n_codes + codes)
+        for codes, offsets in (one, other)
+    ]
+    n = len(one[1]) - 1
+    common, either = (
+        np.bincount(found // n_codes, minlength=n) for found in (np.intersect1d(*keys), np.union1d(*keys))
+    )
+    return 1 - np.divide(common, either, out=np.ones(n), where=either > 0)
+
+
+def _codes_of(visits: Coded, rows: np.ndarray) -> Codes:
+    lengths = visits.lengths[rows]
+    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return visits.codes[np.repeat(visits.offsets[rows], lengths) + place], np.r_[0, np.cumsum(lengths)]

@@ -1,0 +1,66 @@
+"""95% intervals over patients by the delete-a-group jackknife.
+
+A plain percentile bootstrap repeats patients, so that a replicate has fewer distinct codes than the sample:
+distances grow, overlaps and R² shrink, and the interval misses the figure itself. Leaving out one of 20
+seeded groups of patients changes the sample's size by 5% alone, and only the spread of the replicates is
+used, never their centre: (G - 1) / G * sum (replicate - mean of replicates)², with Student's t on G - 1.
+The interval speaks of the sampling of the scored patients; the reference set counts as fixed. Measured on
+real against real (60 samples of 2,000 NHDS visits) it covers in 98% for distances and R², 97% for KS, 95% for
+means, 90% for the rarest deciles of codes, and is twice too wide for overlaps of top codes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure, its 95% interval and the number of scored units; NaN where undefined."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def without_each(counts: np.ndarray) -> np.ndarray:
+    """Totals and leave-one-group-out totals [..., 1 + groups] of counts by group [..., groups]."""
+    total = counts.sum(axis=-1, keepdims=True)
+    return np.concatenate([total, total - counts], axis=-1)
+
+
+def interval(
+    replicates: np.ndarray, n: int, low: float = -np.inf, high: float = np.inf, level: float = LEVEL
+) -> Estimate:
+    """Estimate from a statistic on the whole sample and without each group, [1 + groups].
+
+    `low` and `high` are the statistic's own bounds. With fewer than two groups, or a replicate that is
+    undefined, the interval is NaN.
+    """
+    value, others = float(replicates[0]), np.asarray(replicates[1:], float)
+    groups = len(others)
+    if groups < 2 or not np.isfinite(others).all():
+        return Estimate(value, np.nan, np.nan, n)
+    spread = np.sqrt((groups - 1) / groups * ((others - others.mean()) ** 2).sum())
+    half = stdtrit(groups - 1, (1 + level) / 2) * spread
+    return Estimate(value, float(max(low, value - half)), float(min(high, value + half)), n)
+
+
+def ratio(
+    numerator: np.ndarray, denominator: np.ndarray, n: int, high: float = np.inf, per: float = 1.0
+) -> Estimate:
+    """Estimate of a rate `per` so many units from sums by group [groups]; NaN where the denominator is 0.
+
+    Where nothing was counted the replicates cannot vary: the upper end is then that of 3 events, the usual
+    95% bound for what was never seen.
+    """
+    above, below = without_each(np.asarray(numerator, float)), without_each(np.asarray(denominator, float))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        estimate = interval(per * above / below, n, 0.0, high)
+    if above[0] == 0 and below[0] > 0:
+        return Estimate(0.0, 0.0, float(min(high, per * 3.0 / below[0])), n)
+    return estimate

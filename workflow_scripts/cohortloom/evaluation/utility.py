@@ -1,0 +1,87 @@
+"""Dimension-wise prediction: does a model trained on the release predict real patients' codes?
+
+For each of the 50 most frequent training codes a ridge regression predicts it from the rest of the visit (the
+other codes among the 500 most frequent, age, sex), in the manner of Choi and others (medGAN, 2017). It is
+trained on the release and tested on held-out real visits, beside one trained on real visits.
+
+The interval is over both: each replicate leaves a group of patients out of the release, trains again, and a
+group out of the tested ones. Ridge makes that cheap: with P the inverse of X'X + 100 I over centred columns,
+the weights that predict column j from the others are -P[:, j] / P[j, j], so one inverse holds all 50 models.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import sparse
+from scipy.stats import rankdata
+
+from cohortloom.data.coded import Coded
+from cohortloom.evaluation.features import code_matrix, demographics, frequent
+from cohortloom.evaluation.intervals import Estimate, interval
+
+PREDICTED = 50
+FEATURES = 500
+# With 1 the rare codes are learnt by heart: real visits of the demo predict with AUC 0.73, with 100 0.79,
+# with 300 0.80, and by logistic regression (sklearn's defaults) 0.78.
+PENALTY = 100.0
+LEAST = 5  # visits with and without a code, below which nothing is learnt or tested
+Figure = tuple[str, str, Estimate, int, bool | None]
+
+
+def prediction(
+    train: Coded, real: Coded, release: Coded, names: list[str], seed: int, known_demographics: bool = True
+) -> Iterator[Figure]:
+    """AUC on `real` of predicting each frequent code, trained on `release`, and the mean of all.
+
+    Of `train` only the frequency of codes is used. A code that the release has too seldom to learn from
+    scores 0.5; one that the real visits have too seldom to be tested on is left out.
+    """
+    codes = frequent(train, len(names), FEATURES)
+    made, held = (_features(part, codes, len(names), known_demographics) for part in (release, real))
+    truth = held[:, :PREDICTED].toarray() > 0
+    tested = np.flatnonzero(np.minimum(truth.sum(axis=0), (~truth).sum(axis=0)) >= LEAST)
+    if not len(tested):
+        return
+    groups = [part.groups(seed + number)[0] for number, part in enumerate((release, real))]
+    found = []
+    for without in range(-1, min(int(part.max(initial=-1)) for part in groups) + 1):
+        learnt, kept = (part != without for part in groups)
+        weights = ridge_weights(made[learnt], len(codes[:PREDICTED]))
+        found.append(aucs(truth[kept][:, tested], (held[kept] @ weights)[:, tested]))
+    n, n_reference = real.n_visits, release.n_visits
+    yield "prediction_auc", "", interval(np.mean(found, axis=1), n, 0.0, 1.0), n_reference, True
+    for column, part in zip(tested, np.transpose(found), strict=True):
+        yield "code_prediction_auc", names[codes[column]], interval(part, n, 0.0, 1.0), n_reference, True
+
+
+def ridge_weights(rows: sparse.csr_matrix, predicted: int) -> np.ndarray:
+    """Weights [columns, predicted] of the ridge regressions of each of the first columns on all others.
+
+    A ranking needs no intercept. 0 for a column that is too rare, or too common, to learn.
+    """
+    n = max(1, rows.shape[0])
+    mean = np.asarray(rows.mean(axis=0)).ravel()
+    gram = (rows.T @ rows).toarray() - n * np.outer(mean, mean)
+    inverse = np.linalg.inv(gram + PENALTY * np.eye(len(gram)))
+    weights = -inverse[:, :predicted] / np.diag(inverse)[:predicted]
+    weights[np.arange(predicted), np.arange(predicted)] = 0.0
+    count = np.asarray(rows[:, :predicted].sum(axis=0)).ravel()
+    weights[:, np.minimum(count, n - count) < LEAST] = 0.0
+    return weights
+
+
+def aucs(positive: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """AUC of each column [columns] of scores [n, columns], from ranks; ties count half."""
+    ranks = rankdata(score.round(12), axis=0)  # sums that differ in their last bit are ties
+    many = positive.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return ((ranks * positive).sum(axis=0) / many - (many + 1) / 2) / (len(positive) - many)
+
+
+def _features(visits: Coded, codes: np.ndarray, n_codes: int, known_demographics: bool) -> sparse.csr_matrix:
+    """Columns: the codes, then age, its square and sex."""
+    parts = [code_matrix(visits, codes, n_codes)]
+    if known_demographics:
+        rows = demographics(visits)
+        parts.append(sparse.csr_matrix(np.column_stack([rows[:, 0], rows[:, 0] ** 2, rows[:, 1]])))
+    return sparse.hstack(parts, format="csr").astype(np.float64)

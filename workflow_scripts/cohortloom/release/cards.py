@@ -1,0 +1,147 @@
+"""The cards that go with a published model and its cohort: Markdown with the YAML front that model hubs read.
+
+They hold rates, counts and settings, and no row of any patient.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from cohortloom.data.visits import SCHEMA
+from cohortloom.reporting import wording
+from cohortloom.reporting.scorecard import CRITERIA, MEANINGFUL_VISITS, REAL, Record, key
+
+# group in metrics.csv -> heading of its table
+GROUPS = {
+    "medical validity": "Medical validity",
+    "fidelity": "Likeness to real visits",
+    "conditioning": "Do age and sex decide what is written",
+    "utility": "Usefulness on real patients",
+    "reconstruction": "Hidden codes of held-out visits, half revealed",
+}
+COHORT_FIGURES = (
+    "hard_per_100k_visits",
+    "any_per_100k_visits",
+    "restricted_share",
+    "mean_codes_per_visit",
+    "copy_share",
+)
+COLUMNS = {
+    "patient_id": "synthetic-0000001 and on; no id of a real patient",
+    "visit": "0, 1, 2 ... in time order",
+    "days": "days since the patient's first visit",
+    "age": "completed years at this visit; under one year days / 365.25; newborn 0; at most 90",
+    "sex": "F or M",
+    "diagnoses": "ICD-9-CM codes in upper case without dot, none twice in a visit",
+}
+TAGS = ["synthetic-data", "electronic-health-records", "icd-9-cm", "medical"]
+
+
+def model_card(template: Path, card: dict[str, Any], metrics: dict[str, dict[str, str]], **facts: Any) -> str:
+    """README.md of the published model; `facts` is what the template names."""
+    run = card["criteria"][0]["run"]
+    mine = [r for r in card["records"] if r["run"] == run and not r["subset"] and r["value"] is not None]
+    order = list(metrics)
+    mine.sort(key=lambda r: (order.index(str(r["metric"])), str(r["mode"])))
+
+    def rows(group: str) -> list[dict[str, str]]:
+        inside = [r for r in mine if metrics[str(r["metric"])]["group"] == group]
+        return [_row(r, r["real"], metrics) for r in inside if group != "criteria" or r["target"] is not None]
+
+    front = {
+        "license": facts["terms"]["license"],
+        "library_name": "transformers",
+        "tags": [*TAGS, "bart"],
+        "model_name": f"cohortloom-{card['experiment']}",
+    }
+    jaccard = next((r for r in card["criteria"] if r["metric"] == "jaccard"), {})
+    return _render(
+        template,
+        front=_front(front),
+        experiment=card["experiment"],
+        run=run,
+        criteria=rows("criteria"),
+        passed=sum(r["pass"] is True for r in card["criteria"]),
+        groups={title: rows(group) for group, title in GROUPS.items() if rows(group)},
+        privacy=rows("privacy"),
+        too_small=(jaccard.get("n") or 0) < MEANINGFUL_VISITS,
+        **facts,
+    )
+
+
+def data_card(
+    template: Path, records: list[Record], metrics: dict[str, dict[str, str]], run: str, **facts: Any
+) -> str:
+    """README.md of the published cohort from its own records (those of `run`) and those of `real` beside."""
+    real = {key(r): r for r in records if r["run"] == REAL}
+    mine = {str(r["metric"]): r for r in records if r["run"] == run and not r["subset"]}
+    patients = facts["sizes"]["patients"]
+    bounds = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+    front = {
+        "license": facts["terms"]["license"],
+        "pretty_name": f"Cohortloom: {patients:,} synthetic patients ({facts['experiment']})",
+        "size_categories": [next((name for most, name in bounds if patients < most), "n>1M")],
+        "tags": TAGS,
+        "configs": [{"config_name": "default", "data_files": "visits.parquet"}],
+    }
+    return _render(
+        template,
+        front=_front(front),
+        columns=[(field.name, _type(field), COLUMNS[field.name]) for field in SCHEMA],
+        figures=[_beside(mine[name], real[key(mine[name])], metrics) for name in COHORT_FIGURES],
+        too_small=(mine["mean_codes_per_visit"]["n"] or 0) < MEANINGFUL_VISITS,
+        **facts,
+    )
+
+
+def _row(record: Record, real: float | None, metrics: dict[str, dict[str, str]]) -> dict[str, str]:
+    """A record in words."""
+    metric = metrics[str(record["metric"])]
+    unit = metric["unit"]
+    remark = [unit] if unit not in ("", "fraction", "count") else []
+    if record["mode"] == "reconstruct" and metric["group"] != "reconstruction":
+        remark += [] if CRITERIA.get(metric["metric"]) == "reconstruct" else ["half revealed"]
+    return {
+        "title": metric["title"] + (f" ({', '.join(remark)})" if remark else ""),
+        "value": wording.number(record["value"], unit),
+        "interval": wording.interval(record, unit),
+        "n": wording.number(record["n"], "count"),
+        "real": wording.number(real, unit),
+        "naive": wording.number(record["naive"], unit),
+        "target": wording.target(metric["target"], unit) if record["target"] is not None else "",
+        "verdict": wording.verdict(record["pass"]),
+    }
+
+
+def _beside(record: Record, real: Record, metrics: dict[str, dict[str, str]]) -> dict[str, str]:
+    """A record in words, with the interval of `real`."""
+    return {
+        **_row(record, real["value"], metrics),
+        "real_interval": wording.interval(real, metrics[str(record["metric"])]["unit"]),
+        "real_n": wording.number(real["n"], "count"),
+    }
+
+
+def _type(field: Any) -> str:
+    name = str(field.type)
+    for start, words in (
+        ("dictionary<", "dictionary of string"),
+        ("list<", "list of string"),
+        ("float", "float32"),
+    ):
+        if name.startswith(start):
+            return words
+    return name
+
+
+def _front(content: dict[str, Any]) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def _render(template: Path, **values: Any) -> str:
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    return environment.from_string(template.read_text(encoding="utf-8")).render(**values)

@@ -1,0 +1,28 @@
+"""Which sources' models may be published, and on what terms (resources/publication.yaml).
+
+Imported while Snakemake parses the workflow, so it stays light: neither data nor torch is touched.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from cohortloom.base.errors import UserError
+
+
+def terms_of(source: str, path: Path) -> dict[str, Any]:
+    """The entry of a source: title, url, license, terms, limits.
+
+    Raises UserError for a source whose models may not be published, which one that is not listed may not.
+    """
+    import yaml
+
+    with open(path, encoding="utf-8") as file:
+        table = yaml.safe_load(file)
+    entry = table.get(source) or {"publish": False, "reason": "its terms of use are not known here"}
+    if entry["publish"] is not True:
+        allowed = ", ".join(name for name, other in table.items() if other["publish"] is True)
+        raise UserError(
+            f"publish: cohort.source {source}: {entry['reason']}; "
+            f"only models of these sources may be: {allowed} ({Path(path).name})"
+        )
+    return entry

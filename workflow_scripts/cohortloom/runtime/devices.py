@@ -1,0 +1,37 @@
+"""Which device computes, and in which precision."""
+
+import torch
+
+from cohortloom.base.errors import UserError
+
+# Of a batch that is only read; a processor is the slower the less of a layer's states its caches hold.
+READ_TOKENS = {"cpu": 1024, "cuda": 8192}
+
+
+def fast_products(device: torch.device) -> torch.autocast:
+    """In this context a CPU that is fast in bf16 multiplies matrices in it; others mix no precisions."""
+    fast = device.type == "cpu" and pick_device("cpu")[1] == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
+def pick_device(device: str, devices: int = 1, precision: str = "auto") -> tuple[str, str]:
+    """Device name (`cpu` or `cuda`) for auto, cpu or cuda, and the mixed precision that is fast on it.
+
+    bf16 on a GPU that has it and on a CPU with instructions for it (AMX, AVX512-BF16); elsewhere float32 is
+    faster ("no"). With `precision` float32 it is "no" everywhere. For a GPU it also turns cuDNN's attention
+    off, in the whole process. Raises UserError where a GPU is asked for and none is there, and where fewer
+    than `devices` are.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda is asked for, but no GPU is visible; set device: cpu or auto")
+    if device == "cpu" or not torch.cuda.is_available():
+        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return "cpu", "bf16" if fast and precision == "auto" else "no"
+    if torch.cuda.device_count() < devices:
+        raise UserError(
+            f"train.devices: {devices} GPUs are asked for, but {torch.cuda.device_count()} visible; "
+            "on Slurm set `gpu` of the rule train to as many"
+        )
+    # cuDNN's attention plans anew for each shape that it has not met, and hardly two steps have the same.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    return "cuda", "bf16" if torch.cuda.is_bf16_supported() and precision == "auto" else "no"
