@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import sha256
+from cohortloom.base.ragged import patient_of_visit, row_of_value, row_offsets
 from cohortloom.base.step import log, main
 from cohortloom.data.visits import SCHEMA, code_lists, patient_starts, read_visits, write_visits
 from cohortloom.data.vocabulary import END, Vocabulary, gap_bins
@@ -72,7 +73,7 @@ def build_dataset(
 
 def split_of_visits(table: pa.Table, val_fraction: float, test_fraction: float, seed: int) -> np.ndarray:
     """0 train, 1 val or 2 test for each visit; all visits of a patient go together."""
-    patient = np.cumsum(table["visit"].to_numpy() == 0) - 1
+    patient = patient_of_visit(table["visit"])
     n = int(patient[-1]) + 1 if len(patient) else 0
     order = np.random.default_rng([seed, 1]).permutation(n)
     n_val, n_test = round(n * val_fraction), round(n * test_fraction)
@@ -85,10 +86,10 @@ def split_of_visits(table: pa.Table, val_fraction: float, test_fraction: float, 
 def learn_vocabulary(train: pa.Table, min_patients: int, max_bins: int) -> Vocabulary:
     """Codes of at least `min_patients` training patients, sorted, and the bins of the gaps."""
     values, offsets = code_lists(train)
-    patient = np.cumsum(train["visit"].to_numpy() == 0) - 1
     coded = values.dictionary_encode()
     n_codes = len(coded.dictionary)
-    of_code = np.repeat(patient, np.diff(offsets)).astype(np.int64) * n_codes + coded.indices.to_numpy()
+    patient = patient_of_visit(train["visit"])[row_of_value(offsets)]
+    of_code = patient * n_codes + coded.indices.to_numpy()
     counts = np.bincount(np.unique(of_code) % max(1, n_codes), minlength=n_codes)
     frequent = sorted(
         (code, int(n))
@@ -105,7 +106,7 @@ def with_ids(table: pa.Table, words: Vocabulary) -> pa.Table:
     values, offsets = code_lists(table)
     ids = words.encode(values)
     known = ids >= 0
-    kept = np.concatenate([[0], np.cumsum(known)])[offsets]
+    kept = row_offsets(known)[offsets]
     days, visit = table["days"].to_numpy(), table["visit"].to_numpy()
     followed = np.append(visit[1:] > 0, False)
     terminators = np.full(len(days), END, np.int32)

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import sha256, write_json
+from cohortloom.base.ragged import positions_in_rows, ragged_range, row_offsets
 from cohortloom.base.step import log, main
 from cohortloom.base.version import VERSION
 from cohortloom.data.coded import Coded, encode
@@ -94,7 +95,7 @@ def synthesize(
     `patients` repeats or cuts the list.
     """
     training = Training(known, len(names))
-    first = np.flatnonzero(np.diff(held_out.patient, prepend=-1))
+    first = held_out.first_visits
     if patients is not None:
         first = np.resize(first, patients)
     patient, visit, days = training.timelines(held_out.age[first], held_out.sex[first], rng)
@@ -108,19 +109,12 @@ def synthesize(
 
 def copy(known: Coded, names: list[str], n_patients: int, rng: np.random.Generator) -> pa.Table:
     """Whole training patients drawn with replacement."""
-    starts = np.flatnonzero(np.diff(known.patient, prepend=-1))
-    sizes = np.bincount(known.patient)
-    drawn = rng.integers(0, len(sizes), n_patients)
-    patient = np.repeat(np.arange(n_patients), sizes[drawn])
-    visit = np.arange(len(patient)) - np.repeat(np.cumsum(sizes[drawn]) - sizes[drawn], sizes[drawn])
-    row = starts[drawn][patient] + visit
-    lengths = known.lengths[row]
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    flat = np.repeat(known.offsets[row] - offsets[:-1], lengths) + np.arange(offsets[-1])
-    codes = known.codes[flat], offsets
-    return visits_table(
-        ids("synthetic", patient), visit, known.days[row], known.age[row], known.sex[row], codes, names
-    )
+    drawn = rng.integers(0, known.n_patients, n_patients)
+    sizes = np.bincount(known.patient)[drawn]
+    row, visit = ragged_range(known.first_visits[drawn], sizes), positions_in_rows(sizes)
+    patients = ids("synthetic", np.repeat(np.arange(n_patients), sizes))
+    days, age, sex = known.days[row], known.age[row], known.sex[row]
+    return visits_table(patients, visit, days, age, sex, known.codes_of(row), names)
 
 
 def reconstruct(
@@ -137,7 +131,7 @@ def reconstruct(
     """The held-out visits with some codes revealed and the rest filled in by the method."""
     training = Training(known, len(names))
     mask = revealed_mask(len(held_out.codes), prompt_prob, seed)
-    offsets = np.concatenate([[0], np.cumsum(mask)])[held_out.offsets]
+    offsets = row_offsets(mask)[held_out.offsets]
     shown = held_out.codes[mask], offsets
     key = stratum_of(held_out.age, held_out.sex)
     guessed = training.guess_lengths(key, np.diff(offsets), prompt_prob, rng)

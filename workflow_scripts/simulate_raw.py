@@ -10,6 +10,7 @@ import pyarrow.csv
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import atomic
+from cohortloom.base.ragged import positions_in_rows
 from cohortloom.base.step import main
 from cohortloom.sources.simulated import Careers, Cohort, Counts, forbidden
 
@@ -132,8 +133,7 @@ def _diagnoses(
     visits = len(cohort.patient)
     empty = rng.random(visits) < NO_DIAGNOSIS
     visit = np.repeat(np.arange(visits), cohort.length)
-    start = np.cumsum(cohort.length) - cohort.length
-    sequence = (np.arange(len(visit)) - start[visit] + 1).astype(str)
+    sequence = (positions_in_rows(cohort.length) + 1).astype(str)
     code = codes[cohort.code]
     kept = ~empty[visit]
     null = np.flatnonzero((rng.random(visits) < NULL_CODE) & ~empty)

@@ -6,6 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cohortloom.base.ragged import (
+    patient_of_visit,
+    positions_in_rows,
+    ragged_range,
+    row_of_value,
+    row_offsets,
+)
 from cohortloom.data.visits import code_lists, sex_index
 
 GROUPS = 20  # of patients, each of which an interval leaves out in turn (evaluation/intervals.py)
@@ -38,12 +45,22 @@ class Coded:
     @property
     def visit_of_code(self) -> np.ndarray:
         """Visit of each flat code [n_codes]."""
-        return np.repeat(np.arange(self.n_visits), self.lengths)
+        return row_of_value(self.offsets)
+
+    @property
+    def first_visits(self) -> np.ndarray:
+        """Each patient's first visit [n_patients]."""
+        return np.flatnonzero(np.diff(self.patient, prepend=-1))
 
     @property
     def followed(self) -> np.ndarray:
         """Visits that have a next one."""
         return np.flatnonzero(self.patient[1:] == self.patient[:-1])
+
+    def codes_of(self, visits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Flat codes of these visits in this order, and their offsets [n + 1]."""
+        lengths = self.lengths[visits]
+        return self.codes[ragged_range(self.offsets[visits], lengths)], row_offsets(lengths)
 
     def groups(self, seed: int) -> tuple[np.ndarray, int]:
         """Jackknife group of each visit, and how many groups there are."""
@@ -62,7 +79,7 @@ def encode(tables: list[pa.Table], column: str = "diagnoses") -> tuple[list[Code
             Coded(
                 codes=np.asarray(pc.index_in(values, index), np.int64),
                 offsets=np.asarray(offsets, np.int64),
-                patient=np.cumsum(table["visit"].to_numpy() == 0) - 1,
+                patient=patient_of_visit(table["visit"]),
                 days=table["days"].to_numpy(),
                 age=table["age"].to_numpy(),
                 sex=sex_index(table),
@@ -73,7 +90,7 @@ def encode(tables: list[pa.Table], column: str = "diagnoses") -> tuple[list[Code
 
 def sample_patients(table: pa.Table, visits: int, seed: int) -> pa.Table:
     """Whole patients in seeded shuffled order until at least `visits` visits; all when there are fewer."""
-    patient = np.cumsum(table["visit"].to_numpy() == 0) - 1
+    patient = patient_of_visit(table["visit"])
     sizes = np.bincount(patient)
     order = np.random.default_rng([seed, 0xF1DE]).permutation(len(sizes))
     wanted = np.searchsorted(np.cumsum(sizes[order]), visits) + 1
@@ -85,10 +102,9 @@ def sample_patients(table: pa.Table, visits: int, seed: int) -> pa.Table:
 def pairs_within(visits: Coded, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
     """Visit and key of every unordered pair of codes of one visit; key = smaller * n_codes + larger."""
     lengths = visits.lengths
-    position = np.arange(len(visits.codes)) - np.repeat(visits.offsets[:-1], lengths)
-    partners = np.repeat(lengths, lengths) - 1 - position
+    partners = np.repeat(lengths, lengths) - 1 - positions_in_rows(lengths)
     first = np.repeat(np.arange(len(visits.codes)), partners)
-    second = first + 1 + _counting(partners)
+    second = first + 1 + positions_in_rows(partners)
     a, b = visits.codes[first], visits.codes[second]
     return visits.visit_of_code[first], np.minimum(a, b) * n_codes + np.maximum(a, b)
 
@@ -100,7 +116,7 @@ def pairs_across(visits: Coded, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
     owner = visits.visit_of_code
     partners = partners_of_visit[owner]
     first = np.repeat(np.arange(len(visits.codes)), partners)
-    second = visits.offsets[owner[first] + 1] + _counting(partners)
+    second = visits.offsets[owner[first] + 1] + positions_in_rows(partners)
     return owner[first], visits.codes[first] * n_codes + visits.codes[second]
 
 
@@ -109,11 +125,6 @@ def count_by_group(keys: np.ndarray, groups: np.ndarray, n_groups: int) -> tuple
     unique, inverse = np.unique(keys, return_inverse=True)
     counts = np.bincount(inverse * n_groups + groups, minlength=len(unique) * n_groups)
     return unique, counts.reshape(len(unique), n_groups)
-
-
-def _counting(lengths: np.ndarray) -> np.ndarray:
-    """0, 1 .. length - 1 for each length, end to end."""
-    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def patient_groups(n_patients: int, seed: int, n_groups: int = GROUPS) -> np.ndarray:

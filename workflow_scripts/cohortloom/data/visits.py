@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import atomic
+from cohortloom.base.ragged import row_of_value
 
 SCHEMA_VERSION = "1"
 SEXES = ("F", "M")  # the order of x_cat: 0 is F, 1 is M
@@ -135,8 +136,7 @@ def repeated_codes(table: pa.Table, column: str = "diagnoses") -> np.ndarray:
     """Whether a visit holds a code more than once, [n_visits] of bool."""
     values, offsets = code_lists(table, column)
     codes = values.dictionary_encode()
-    rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    keys = np.sort(rows.astype(np.int64) * max(1, len(codes.dictionary)) + codes.indices.to_numpy())
+    keys = np.sort(row_of_value(offsets) * max(1, len(codes.dictionary)) + codes.indices.to_numpy())
     out = np.zeros(len(offsets) - 1, bool)
     out[keys[1:][keys[1:] == keys[:-1]] // max(1, len(codes.dictionary))] = True
     return out

@@ -18,6 +18,7 @@ from scipy.spatial.distance import jensenshannon
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import r2_score
 
+from cohortloom.base.ragged import row_of_value
 from cohortloom.data import bands
 from cohortloom.data.coded import Coded, patient_groups
 from cohortloom.evaluation.features import code_matrix, frequent
@@ -81,10 +82,10 @@ def pairs(age: np.ndarray, sex: np.ndarray, flip: str, most: int, seed: int) -> 
 
 def observed(visits: Coded, most: int, seed: int) -> Iterator[tuple[str, Codes, Codes]]:
     """(flip, codes of one side, codes of the other) of first visits as they are."""
-    first = np.flatnonzero(np.diff(visits.patient, prepend=-1))
+    first = visits.first_visits
     for flip in ("sex", "age", "none"):
         one, other = pairs(visits.age[first], visits.sex[first], flip, most, seed)
-        yield flip, _codes_of(visits, first[one]), _codes_of(visits, first[other])
+        yield flip, visits.codes_of(first[one]), visits.codes_of(first[other])
 
 
 def written(
@@ -96,7 +97,7 @@ def written(
     that `observed` pairs, so that numbers of pairs and ages agree. With flip `none` nothing but the seed
     changes.
     """
-    first = np.flatnonzero(np.diff(people.patient, prepend=-1))
+    first = people.first_visits
     age, sex = people.age[first], people.sex[first]
     for flip in ("sex", "age"):
         one, other = pairs(age, sex, flip, most, seed)
@@ -135,18 +136,9 @@ def flips(sides: Iterator[tuple[str, Codes, Codes]], n_codes: int, seed: int) ->
 
 def _change(one: Codes, other: Codes, n_codes: int) -> np.ndarray:
     """1 - Jaccard of each pair of visits, [n_pairs]; two empty visits have not changed."""
-    keys = [
-        np.unique(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * n_codes + codes)
-        for codes, offsets in (one, other)
-    ]
+    keys = [np.unique(row_of_value(offsets) * n_codes + codes) for codes, offsets in (one, other)]
     n = len(one[1]) - 1
     common, either = (
         np.bincount(found // n_codes, minlength=n) for found in (np.intersect1d(*keys), np.union1d(*keys))
     )
     return 1 - np.divide(common, either, out=np.ones(n), where=either > 0)
-
-
-def _codes_of(visits: Coded, rows: np.ndarray) -> Codes:
-    lengths = visits.lengths[rows]
-    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return visits.codes[np.repeat(visits.offsets[rows], lengths) + place], np.r_[0, np.cumsum(lengths)]

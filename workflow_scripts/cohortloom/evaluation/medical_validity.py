@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cohortloom.base.ragged import patient_of_visit, row_of_value
 from cohortloom.data.coded import patient_groups
 from cohortloom.data.validity import Rules, Violations
 from cohortloom.data.visits import code_lists, sex_index
@@ -29,8 +30,7 @@ def medical_validity(table: pa.Table, rules: Rules, seed: int, column: str = "di
     """All figures of a table of visits of whole patients."""
     values, offsets = code_lists(table, column)
     n_visits = table.num_rows
-    owner = np.repeat(np.arange(n_visits), np.diff(offsets))
-    patient = np.cumsum(table["visit"].to_numpy() == 0) - 1
+    owner, patient = row_of_value(offsets), patient_of_visit(table["visit"])
     of_patient = patient_groups(int(patient[-1]) + 1 if n_visits else 0, seed)
     groups, n_groups = of_patient[patient], int(of_patient.max(initial=0)) + 1
     found = rules.violations(values, table["age"].to_numpy()[owner], sex_index(table)[owner])

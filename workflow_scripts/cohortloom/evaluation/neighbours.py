@@ -7,6 +7,8 @@ of rows: callers work on stated samples.
 import numpy as np
 from scipy import sparse
 
+from cohortloom.base.ragged import row_of_value
+
 BLOCK = 20_000_000  # pairs compared at once: some hundred megabytes
 
 
@@ -30,7 +32,7 @@ def nearest(
     step = max(1, BLOCK // max(1, others.shape[0]))
     for start in range(0, sets.shape[0], step):
         common = sets[start : start + step] @ columns
-        row = np.repeat(np.arange(common.shape[0]), np.diff(common.indptr))
+        row = row_of_value(common.indptr)
         shared = common.data.astype(np.float64)  # in float32 equal distances would differ
         found = shared / (size[start + row] + other_size[common.indices] - shared)
         if same:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
+from cohortloom.base.ragged import patient_of_visit, row_of_value
 from cohortloom.data import bands
 from cohortloom.data.coded import Coded, patient_groups
 from cohortloom.data.visits import CODE_COLUMNS
@@ -66,11 +67,10 @@ def adversarial_accuracy(
     distance 0.
     """
     parts = [one_visit(part, seed) for part in (members, others, release)]
-    n = min(len(part[0]) for part in parts)
+    n = min(len(offsets) for _, offsets in parts) - 1
     sets, groups = [], []
-    for number, (lengths, codes) in enumerate(parts):
-        kept = codes[: lengths[:n].sum()]
-        sets.append(set_matrix(kept, np.repeat(np.arange(n), lengths[:n]), n, n_codes))
+    for number, (codes, offsets) in enumerate(parts):
+        sets.append(set_matrix(codes[: offsets[n]], row_of_value(offsets[: n + 1]), n, n_codes))
         groups.append(patient_groups(n, seed + number))
     known, held, made = sets
     within = nearest(made, made, same=True)[0]
@@ -93,14 +93,10 @@ def adversarial_accuracy(
 
 
 def one_visit(visits: Coded, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths and flat codes of one visit a patient, drawn at random, in shuffled order of the patients."""
+    """Flat codes and offsets of one visit a patient, drawn at random, in shuffled order of the patients."""
     rng = np.random.default_rng([seed, 0x0E])
-    starts = np.flatnonzero(np.diff(visits.patient, prepend=-1))
-    counts = np.bincount(visits.patient)
-    chosen = rng.permutation(starts + (rng.random(len(starts)) * counts).astype(np.int64))
-    lengths = visits.lengths[chosen]
-    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return lengths, visits.codes[np.repeat(visits.offsets[chosen], lengths) + place]
+    starts, counts = visits.first_visits, np.bincount(visits.patient)
+    return visits.codes_of(rng.permutation(starts + (rng.random(len(starts)) * counts).astype(np.int64)))
 
 
 def attribute_inference(
@@ -179,7 +175,7 @@ def plant(release: pa.Table, train: pa.Table, share: float, seed: int) -> pa.Tab
     """The release with a share of its patients replaced by whole training patients, drawn at random."""
     rng = np.random.default_rng([seed, 0xCA9A])
     columns = ["visit", "days", "age", "sex", *CODE_COLUMNS]
-    patients = [np.cumsum(part["visit"].to_numpy() == 0) - 1 for part in (release, train)]
+    patients = [patient_of_visit(part["visit"]) for part in (release, train)]
     n_release, n_train = (int(part[-1]) + 1 for part in patients)
     n = min(round(share * n_release), n_train)
     left, drawn = np.ones(n_release, bool), np.zeros(n_train, bool)

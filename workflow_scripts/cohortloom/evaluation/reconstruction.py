@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohortloom.base.errors import UserError
+from cohortloom.base.ragged import patient_of_visit, row_of_value
 from cohortloom.data.coded import patient_groups
 from cohortloom.data.visits import code_lists
 from cohortloom.evaluation.intervals import Estimate, interval, ratio, without_each
@@ -39,7 +40,7 @@ def reconstruction(written: pa.Table, test: pa.Table, name: str | Path, seed: in
     rows = source_rows(written, test, name)
     sizes = overlap(written, test.take(pa.array(rows)))
     visit = written["source_visit"].to_numpy()
-    patient = (np.cumsum(test["visit"].to_numpy() == 0) - 1)[rows]
+    patient = patient_of_visit(test["visit"])[rows]
     of_patient = patient_groups(int(patient.max(initial=-1)) + 1, seed)
     groups, n_groups = of_patient[patient], int(of_patient.max(initial=0)) + 1
 
@@ -88,10 +89,7 @@ def overlap(written: pa.Table, real: pa.Table) -> Overlap:
         sorted({code for values, _ in lists for code in pc.unique(values).to_pylist()}), pa.string()
     )
     truth, made, shown = (
-        np.unique(
-            np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * len(index)
-            + np.asarray(pc.index_in(values, index), np.int64)
-        )
+        np.unique(row_of_value(offsets) * len(index) + np.asarray(pc.index_in(values, index), np.int64))
         for values, offsets in lists
     )
     hidden = np.setdiff1d(truth, shown, assume_unique=True)

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import comb
 
+from cohortloom.base.ragged import positions_in_rows, row_of_value, row_offsets
 from cohortloom.data import bands
 from cohortloom.data.coded import Coded
 from cohortloom.data.visits import MAX_AGE, list_column, sex_array
@@ -49,7 +50,6 @@ class Training:
         self._key = stratum_of(visits.age, visits.sex)
         self._strata: dict[int, Stratum] = {}
         self._chains: dict[int, Chain] = {}
-        self._first = np.flatnonzero(np.diff(visits.patient, prepend=-1))
         self._per_patient = np.bincount(visits.patient)
 
     def stratum(self, key: int) -> Stratum:
@@ -76,13 +76,12 @@ class Training:
         Number of visits by band and sex of the first visit, gaps by band of the first visit.
         """
         key = stratum_of(ages, sexes)
-        known = self._key[self._first]
+        known = self._key[self.visits.first_visits]
         counts = np.ones(len(ages), np.int64)
         for number in np.unique(key):
             donors = self._per_patient[_fall_back(known, number)]
             counts[key == number] = rng.choice(donors, int((key == number).sum()))
-        patient = np.repeat(np.arange(len(ages)), counts)
-        visit = np.arange(len(patient)) - np.repeat(np.cumsum(counts) - counts, counts)
+        patient, visit = np.repeat(np.arange(len(ages)), counts), positions_in_rows(counts)
         days = np.zeros(len(patient), np.int64)
         followed = self.visits.followed
         gaps = self.visits.days[followed + 1] - self.visits.days[followed]
@@ -93,7 +92,7 @@ class Training:
             donors = gaps[of_gap == number]
             days[wanted] = rng.choice(donors if len(donors) else gaps, int(wanted.sum()))
         total = np.cumsum(days)
-        return patient, visit, total - total[np.cumsum(counts) - counts][patient]
+        return patient, visit, total - total[row_offsets(counts)[patient]]
 
     def draw_lengths(self, key: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A training length for each visit, from its stratum."""
@@ -138,7 +137,7 @@ class Chain:
         order = np.argsort(self._from, kind="stable")
         self._to = to[order]
         self._count = np.bincount(self._from, minlength=n_codes + 1)
-        self._start = np.cumsum(self._count) - self._count
+        self._start = row_offsets(self._count)
         self._codes, self._cumulative = stratum.codes, np.cumsum(stratum.counts)
         self.start_state = n_codes
 
@@ -190,8 +189,7 @@ def draw_visits(
     frequent codes instead of drawing (method prevalence).
     """
     values, offsets = shown
-    rows = np.repeat(np.arange(len(key)), np.diff(offsets))
-    parts = [(rows, values)]
+    parts = [(row_of_value(offsets), values)]
     missing = lengths - np.diff(offsets)
     for number in np.unique(key[missing > 0]):
         wanted = np.flatnonzero((key == number) & (missing > 0))
@@ -203,8 +201,7 @@ def draw_visits(
             parts.append((chunk[found[0]], found[1]))
     rows, values = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.argsort(rows, kind="stable")
-    sizes = np.bincount(rows, minlength=len(key))
-    return values[order], np.concatenate([[0], np.cumsum(sizes)])
+    return values[order], row_offsets(np.bincount(rows, minlength=len(key)))
 
 
 def draw_prevalence(

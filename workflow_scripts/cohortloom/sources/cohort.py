@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from cohortloom.base.errors import UserError
+from cohortloom.base.ragged import row_offsets
 from cohortloom.data.codes import normalize, sloppiness
 from cohortloom.data.visits import code_lists, list_column, patient_starts, sex_array, sex_index
 
@@ -134,8 +135,8 @@ def assemble(
     numbers = ids.indices.to_numpy()
     new = np.r_[True, numbers[1:] != numbers[:-1]]
     starts = np.flatnonzero(new)
-    visit = np.arange(len(new)) - np.repeat(starts, np.diff(np.r_[starts, len(new)]))
-    days = when[full] - np.repeat(when[full][starts], np.diff(np.r_[starts, len(new)]))
+    first = starts[np.cumsum(new) - 1]
+    visit, days = np.arange(len(new)) - first, when[full] - when[full][first]
     return pa.table(
         {
             "patient_id": ids.cast(pa.string()),
@@ -143,6 +144,6 @@ def assemble(
             "days": pa.array(days, pa.int32()),
             "age": pa.array(np.minimum(age[full], 90), pa.float32()),
             "sex": sex_array(sex[full]),
-            "diagnoses": list_column(codes.dictionary.take(pa.array(index)), np.r_[0, np.cumsum(lengths)]),
+            "diagnoses": list_column(codes.dictionary.take(pa.array(index)), row_offsets(lengths)),
         }
     )

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cohortloom.base.errors import UserError
+from cohortloom.base.ragged import patient_of_visit, positions_in_rows, row_of_value
 from cohortloom.data.visits import SEXES, check_visits, code_lists
 from cohortloom.sources import mimic3
 from cohortloom.sources.cohort import Audit, assemble, clean_codes
@@ -46,7 +47,7 @@ def read(path: Path, audit: Audit) -> tuple[pa.Table, frozenset[str]]:
         table, absent = _long(path, audit)
     else:
         table, absent = _parquet(path, audit)
-    number = np.cumsum(table["visit"].to_numpy() == 0)
+    number = patient_of_visit(table["visit"]) + 1
     width = len(str(number[-1]))
     ids = pa.array(np.char.add("external-", np.char.zfill(number.astype(str), width)).tolist(), pa.string())
     return check_visits(table.set_column(0, "patient_id", ids), str(path)), absent
@@ -70,10 +71,9 @@ def _parquet(path: Path, audit: Audit) -> tuple[pa.Table, frozenset[str]]:
     visit = _whole(path, "visit", table["visit"])
     days = visit if "days" in absent else _whole(path, "days", table["days"])
     age, sex = _demographics(path, absent, table, table.num_rows)
-    owner = np.repeat(np.arange(table.num_rows), np.diff(offsets))
     # In time order whatever the file's; ids in the order in which they first come.
     order = np.lexsort((visit, ids.dictionary_encode().indices.to_numpy()))
-    return _joined(ids, days, age, sex, owner, values.cast(pa.string()), order, audit), absent
+    return _joined(ids, days, age, sex, row_of_value(offsets), values.cast(pa.string()), order, audit), absent
 
 
 def _long(path: Path, audit: Audit) -> tuple[pa.Table, frozenset[str]]:
@@ -118,10 +118,8 @@ def _long(path: Path, audit: Audit) -> tuple[pa.Table, frozenset[str]]:
 
 def _are_numbers_of_visits(patient: np.ndarray, when: np.ndarray) -> bool:
     """Whether the times of every patient are 0, 1, 2 ... or 1, 2, 3 ... and somebody comes twice."""
-    starts = np.flatnonzero(np.diff(patient, prepend=-1))
-    counts = np.diff(np.r_[starts, len(patient)])
-    number = np.arange(len(patient)) - np.repeat(starts, counts)
-    offset = when - number
+    counts = np.diff(np.flatnonzero(np.diff(patient, prepend=-1)), append=len(patient))
+    offset = when - positions_in_rows(counts)
     return bool(counts.max(initial=0) > 1 and len(np.unique(offset)) == 1 and offset[0] in (0, 1))
 
 

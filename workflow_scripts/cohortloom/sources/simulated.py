@@ -19,6 +19,7 @@ import pyarrow.csv
 import scipy.sparse as sp
 
 from cohortloom.base.errors import UserError
+from cohortloom.base.ragged import positions_in_rows, ragged_range, row_offsets
 from cohortloom.data.validity import load_rules
 from cohortloom.sources.mimic3 import ages
 
@@ -144,11 +145,6 @@ def read_counts(path: Path) -> dict[str, np.ndarray]:
     return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
 
 
-def _count_within(lengths: np.ndarray) -> np.ndarray:
-    """0, 1, 2 ... within each run of `lengths`."""
-    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-
-
 def broad_band(group: np.ndarray) -> np.ndarray:
     """Index into BAND_STARTS of age groups."""
     return np.searchsorted(BAND_STARTS, group, side="right") - 1
@@ -188,8 +184,8 @@ class Careers:
         longest = self.counts.lengths.shape[1]
         first = FIRST_DAY + self.rng.integers(0, 36_524, n)
         birth = first - age_days
-        patient, round_ = np.repeat(np.arange(n), visits), _count_within(visits)
-        start = np.cumsum(visits) - visits
+        patient, round_ = np.repeat(np.arange(n), visits), positions_in_rows(visits)
+        start = row_offsets(visits)[:-1]
         stay = self.rng.geometric(0.2, len(patient))
         day = np.empty(len(patient), "datetime64[D]")
         age, profile = np.empty(len(patient)), np.full(len(patient), -1)
@@ -312,7 +308,7 @@ class Careers:
             chosen[:, place] = code
             arrival[everyone, code] = np.inf
             row = np.repeat(everyone, degree[code])
-            at = np.repeat(pairs.indptr[code], degree[code]) + _count_within(degree[code])
+            at = ragged_range(pairs.indptr[code], degree[code])
             ends = np.isfinite(now)[row]  # beyond the last code that can arrive nothing moves any more
             row, at = row[ends], at[ends]
             waiting = arrival[row, pairs.indices[at]] - now[row]
