@@ -12,7 +12,7 @@ from cohortloom.data.visits import write_visits
 from cohortloom.evaluation.race import audit
 from cohortloom.sources.cohort import Audit
 from cohortloom.sources.nhds2010 import LAYOUT, WIDTH, read
-from cohortloom.sources.race import GROUPS, groups_of_patients, groups_of_visits
+from cohortloom.sources.race import RACES, race_of_patients, race_of_visits
 from conftest import REPOSITORY
 from evaluate_race import evaluate_race
 from metric_worlds import few_codes, hospital
@@ -37,7 +37,7 @@ def groups_by(table, told: bool, seed: int) -> np.ndarray:
 def audited(release, told: bool, least: int = 20, real: bool = True) -> dict:
     coded, names = encode([TRAIN, TEST, release])
     groups = groups_by(TRAIN, told, 1), groups_by(TEST, told, 2)
-    figures = audit(*coded, groups, GROUPS, len(names), 0, least, real)
+    figures = audit(*coded, groups, RACES, len(names), 0, least, real)
     return {(metric, group): estimate for metric, group, estimate, _, _ in figures}
 
 
@@ -84,14 +84,14 @@ def test_values_of_mimic_are_mapped_to_broad_groups(tmp_path):
     write_tables(
         tmp_path / "raw", [*values, "UNKNOWN/NOT SPECIFIED", "PATIENT DECLINED TO ANSWER", "UNABLE TO OBTAIN"]
     )
-    found = groups_of_patients("mimic3", tmp_path / "raw")
-    assert [GROUPS[found[str(k)]] for k in range(5)] == list(GROUPS)
+    found = race_of_patients("mimic3", tmp_path / "raw")
+    assert [RACES[found[str(k)]] for k in range(5)] == list(RACES)
     assert set(found) == {"0", "1", "2", "3", "4"}  # who did not say is in no group
 
 
 def test_tables_that_tell_no_race_leave_nothing_to_audit(tmp_path):
     write_tables(tmp_path / "raw", ["x"], header="SUBJECT_ID,HADM_ID,ADMITTIME,OTHER")
-    assert groups_of_patients("mimic3", tmp_path / "raw") is None
+    assert race_of_patients("mimic3", tmp_path / "raw") is None
 
 
 def test_nhds_is_joined_by_the_number_of_the_line(tmp_path):
@@ -104,15 +104,15 @@ def test_nhds_is_joined_by_the_number_of_the_line(tmp_path):
         lines.append("".join(line))
     path = tmp_path / "NHDS10.PU.txt"
     path.write_text("\n".join(lines) + "\n")
-    found = groups_of_patients("nhds2010", tmp_path)
+    found = race_of_patients("nhds2010", tmp_path)
     visits = read({"NHDS": path}, Audit())
-    assert groups_of_visits(visits, found).tolist() == [0, 1, -1]
+    assert race_of_visits(visits, found).tolist() == [0, 1, -1]
 
 
 @pytest.mark.skipif(not NHDS.exists(), reason="NHDS is not at hand")
 def test_the_survey_has_the_groups_that_its_documentation_counts():
-    found = groups_of_patients("nhds2010", NHDS)
-    counts = np.bincount(list(found.values()), minlength=len(GROUPS))
+    found = race_of_patients("nhds2010", NHDS)
+    counts = np.bincount(list(found.values()), minlength=len(RACES))
     assert counts[0] > counts[1] > counts[4] > 0 and counts[2] == 0 and counts.sum() < 151_551
 
 

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from cohortloom.base.files import write_json
-from cohortloom.base.step import log, main
-from cohortloom.data.absent import absent
+from cohortloom.base.step import main
+from cohortloom.data.absent import has_demographics
 from cohortloom.data.coded import encode, sample_patients
 from cohortloom.data.visits import CODE_COLUMNS, read_visits
 from cohortloom.evaluation.classifier import two_sample
-from cohortloom.evaluation.records import record
+from cohortloom.evaluation.records import save_figures
 
 
 def evaluate_classifier(
@@ -28,20 +27,14 @@ def evaluate_classifier(
     Of `train` only the frequency of codes is used. `seed` is the run's own and only written down;
     `sample_seed` draws samples, folds and the classifiers.
     """
-    reference, held_out, everyone = (read_visits(path) for path in (train, test, synthetic))
-    known = not {"age", "sex"} & absent(synthetic)
-    size = min(visits, held_out.num_rows, everyone.num_rows)
-    parts = [reference, *(sample_patients(part, size, sample_seed) for part in (held_out, everyone))]
-    found = []
+    reference, held_out, release = (read_visits(path) for path in (train, test, synthetic))
+    size = min(visits, held_out.num_rows, release.num_rows)
+    parts = [reference, *(sample_patients(part, size, sample_seed) for part in (held_out, release))]
+    figures = []
     for column in CODE_COLUMNS:
-        (counted, real, scored), names = encode(parts, column)
-        figures = two_sample(counted, real, scored, len(names), sample_seed, known)
-        for metric, subset, part, n_reference, better in figures:
-            ends = (part.value, part.low, part.high, part.n)
-            found.append(record(run, seed, mode, metric, subset, *ends, n_reference, better))
-    write_json(records, found)
-    for row in found:
-        log.info("%s: %s %s, n %d beside %d real", run, row["metric"], row["value"], row["n"], real.n_visits)
+        coded, names = encode(parts, column)
+        figures += two_sample(*coded, len(names), sample_seed, has_demographics(synthetic))
+    save_figures(records, figures, run, seed, mode)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from cohortloom.base.files import write_json
-from cohortloom.base.step import log, main
+from cohortloom.base.step import main
 from cohortloom.data.absent import absent
 from cohortloom.data.coded import encode, sample_patients
 from cohortloom.data.visits import CODE_COLUMNS, read_visits
 from cohortloom.evaluation.fidelity import fidelity
-from cohortloom.evaluation.records import record
+from cohortloom.evaluation.records import save_figures
 
 
 def evaluate_fidelity(
@@ -27,39 +26,12 @@ def evaluate_fidelity(
     `seed` is the run's own and only written down; `sample_seed` draws the sample and the groups of the
     intervals.
     """
-    everyone, reference, lacking = read_visits(synthetic), read_visits(train), absent(synthetic)
-    sample = sample_patients(everyone, visits, sample_seed)
-    found = []
+    parts = [read_visits(train), sample_patients(read_visits(synthetic), visits, sample_seed)]
+    figures = []
     for column in CODE_COLUMNS:
-        (known, scored), codes = encode([reference, sample], column)
-        figures = fidelity(known, scored, len(codes), sample_seed, lacking)
-        for metric, subset, part, n_reference, better in figures:
-            found.append(
-                record(
-                    run,
-                    seed,
-                    mode,
-                    metric,
-                    subset,
-                    part.value,
-                    part.low,
-                    part.high,
-                    part.n,
-                    n_reference,
-                    better,
-                )
-            )
-    write_json(records, found)
-    shown = {row["metric"]: row["value"] for row in found if not row["subset"]}
-    log.info(
-        "%s: %d of %d visits against %d, js_distance %s, bigram_r2 %s",
-        run,
-        sample.num_rows,
-        everyone.num_rows,
-        reference.num_rows,
-        shown["js_distance"],
-        shown["bigram_r2"],
-    )
+        coded, names = encode(parts, column)
+        figures += fidelity(*coded, len(names), sample_seed, absent(synthetic))
+    save_figures(records, figures, run, seed, mode)
 
 
 if __name__ == "__main__":

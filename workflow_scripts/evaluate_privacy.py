@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from cohortloom.base.files import write_json
 from cohortloom.base.step import log, main
-from cohortloom.data.absent import absent
+from cohortloom.data.absent import has_demographics
 from cohortloom.data.coded import encode, sample_patients
 from cohortloom.data.visits import CODE_COLUMNS, patient_starts, read_visits
 from cohortloom.evaluation import privacy
-from cohortloom.evaluation.records import record
+from cohortloom.evaluation.records import Figure, save_figures
 
 
 def evaluate_privacy(
@@ -40,53 +39,33 @@ def evaluate_privacy(
     sizes = [len(patient_starts(part)) for part in (known, held_out, read_visits(val))]
     fraction = sampling_fraction or sizes[0] / sum(sizes)
     size = min(visits, known.num_rows, held_out.num_rows)
-    # Seeds of their own: `copy` is drawn from the very table that the members are drawn from.
-    members, others = sample_patients(known, size, sample_seed), sample_patients(held_out, size, sample_seed)
-    parts = [known, members, others, sample_patients(release, visits, sample_seed + 1), release]
+    attacked = [sample_patients(part, size, sample_seed) for part in (known, held_out)]
+    # A seed of its own: `copy` is drawn from the very table that the members are drawn from.
+    parts = [known, *attacked, sample_patients(release, visits, sample_seed + 1), release]
     if control:
         leaking = privacy.plant(release, known, planted, sample_seed)
         parts += [sample_patients(leaking, visits, sample_seed + 1), leaking]
-    found = []
+    log.info("%s: %d training patients and %d others attacked", run, *map(len, map(patient_starts, attacked)))
+    figures: list[Figure] = []
     for column in CODE_COLUMNS:
-        coded, names = encode(parts, column)
-        figures = _figures(
-            *coded[:5], len(names), fraction, sample_seed, not {"age", "sex"} & absent(synthetic)
-        )
+        (training, members, others, sample, whole, *leak), names = encode(parts, column)
+        sides, n_codes = (members, others), len(names)
+        figures += privacy.membership(*sides, sample, n_codes, sample_seed, fraction)
+        figures += privacy.adversarial_accuracy(*sides, sample, n_codes, sample_seed)
+        figures += privacy.copy_share(training, whole, n_codes, sample_seed)
+        if has_demographics(synthetic):
+            figures += privacy.attribute_inference(training, *sides, sample, n_codes, sample_seed)
         if control:
-            figures += _control(*coded[:3], *coded[5:], len(names), fraction, sample_seed)
-        for metric, subset, part, n_reference, better in figures:
-            ends = (part.value, part.low, part.high, part.n)
-            found.append(record(run, seed, mode, metric, subset, *ends, n_reference, better))
-    write_json(records, found)
-    log.info(
-        "%s: %d training patients and %d others attacked", run, *(len(patient_starts(p)) for p in parts[1:3])
-    )
-    for row in found:
-        log.info("%s: %s %s (%s to %s)", run, row["metric"], row["value"], row["ci_low"], row["ci_high"])
-
-
-def _figures(train, members, others, sample, release, n_codes, fraction, seed, demographics) -> list:
-    found = [
-        *privacy.membership(members, others, sample, n_codes, seed, fraction),
-        *privacy.adversarial_accuracy(members, others, sample, n_codes, seed),
-        *privacy.copy_share(train, release, n_codes, seed),
-    ]
-    if demographics:
-        found += privacy.attribute_inference(train, members, others, sample, n_codes, seed)
-    return found
-
-
-def _control(train, members, others, sample, release, n_codes, fraction, seed) -> list:
-    """The same figures of a release with planted training patients, under names of their own."""
-    found = [
-        *privacy.membership(members, others, sample, n_codes, seed, fraction),
-        *privacy.copy_share(train, release, n_codes, seed),
-    ]
-    return [
-        (f"{metric}_control", subset, part, n_reference, None)
-        for metric, subset, part, n_reference, _ in found
-        if metric in ("membership_auc", "copy_share")
-    ]
+            found = [
+                *privacy.membership(*sides, leak[0], n_codes, sample_seed, fraction),
+                *privacy.copy_share(training, leak[1], n_codes, sample_seed),
+            ]
+            figures += [
+                one._replace(metric=f"{one.metric}_control", higher_is_better=None)
+                for one in found
+                if one.metric in ("membership_auc", "copy_share")
+            ]
+    save_figures(records, figures, run, seed, mode)
 
 
 if __name__ == "__main__":

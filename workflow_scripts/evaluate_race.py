@@ -1,18 +1,15 @@
-"""Audit the removal of race: what the kept columns still tell of it, as records of rates, nothing of a
-patient.
-"""
+"""Audit the removal of race: how well the kept columns predict it, as records of rates, none of a patient."""
 
 from pathlib import Path
 from typing import Literal
 
-from cohortloom.base.files import write_json
 from cohortloom.base.step import log, main
-from cohortloom.data.absent import absent
+from cohortloom.data.absent import has_demographics
 from cohortloom.data.coded import encode, sample_patients
 from cohortloom.data.visits import CODE_COLUMNS, read_visits
 from cohortloom.evaluation.race import audit
-from cohortloom.evaluation.records import record
-from cohortloom.sources.race import GROUPS, groups_of_patients, groups_of_visits
+from cohortloom.evaluation.records import save_figures
+from cohortloom.sources.race import RACES, race_of_patients, race_of_visits
 
 
 def evaluate_race(
@@ -31,29 +28,24 @@ def evaluate_race(
     control: bool = False,
     sample_seed: int = 0,
 ) -> None:
-    """Read race from the raw tables, hold it in memory, and write how far the visits tell of it.
+    """Read race from the raw tables, hold it in memory, and write how well the visits predict it.
 
-    Groups of fewer than `least_patients` are not reported. `control`: the release is real, and how well race
-    is told from held-out visits is among the records. At most `visits` of each set, in whole patients.
+    A race with fewer than `least_patients` is not reported. `control`: the release is real, and how well race
+    is predicted from held-out visits is among the records. At most `visits` of each set, in whole patients.
     `seed` is the run's own and only written down; `sample_seed` draws samples and the groups of the
     intervals.
     """
-    known = groups_of_patients(source, raw_dir)
-    found = []
-    if known is None or {"age", "sex"} & absent(synthetic):
-        log.info("%s: nothing to audit: the tables tell no race, or the visits no age and sex", run)
+    recorded = race_of_patients(source, raw_dir)
+    figures = []
+    if recorded is None or not has_demographics(synthetic):
+        log.info("%s: nothing to audit: no table records race, or the visits have no age and sex", run)
     else:
         parts = [sample_patients(read_visits(path), visits, sample_seed) for path in (train, test, synthetic)]
-        groups = tuple(groups_of_visits(part, known) for part in parts[:2])
+        race = tuple(race_of_visits(part, recorded) for part in parts[:2])
         for column in CODE_COLUMNS:
             coded, names = encode(parts, column)
-            figures = audit(*coded, groups, GROUPS, len(names), sample_seed, least_patients, control)
-            for metric, subset, part, n_reference, better in figures:
-                ends = (part.value, part.low, part.high, part.n)
-                found.append(record(run, seed, mode, metric, subset, *ends, n_reference, better))
-    write_json(records, found)
-    for row in found:
-        log.info("%s: %s %s %.4f, n %d", run, row["metric"], row["subset"], row["value"], row["n"])
+            figures += audit(*coded, race, RACES, len(names), sample_seed, least_patients, control)
+    save_figures(records, figures, run, seed, mode)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from cohortloom.base.files import write_json
-from cohortloom.base.step import log, main
+from cohortloom.base.step import main
 from cohortloom.data.visits import read_visits
 from cohortloom.evaluation.reconstruction import reconstruction
-from cohortloom.evaluation.records import record
+from cohortloom.evaluation.records import save_figures
 
 
 def evaluate_reconstruction(
@@ -16,16 +15,8 @@ def evaluate_reconstruction(
 
     `seed` is the run's own and only written down; `group_seed` draws the groups of the intervals.
     """
-    written, real = read_visits(reconstruct), read_visits(test)
-    found = [
-        record(run, seed, "reconstruct", metric, "", part.value, part.low, part.high, part.n, None, better)
-        for metric, part, better in reconstruction(written, real, reconstruct, group_seed)
-    ]
-    write_json(records, found)
-    shown = {row["metric"]: row["value"] for row in found}
-    log.info(
-        "%s: %d visits, jaccard %.4f, hidden F1 %s", run, real.num_rows, shown["jaccard"], shown["hidden_f1"]
-    )
+    figures = reconstruction(read_visits(reconstruct), read_visits(test), reconstruct, group_seed)
+    save_figures(records, figures, run, seed, "reconstruct")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from cohortloom.base.files import write_json
-from cohortloom.base.step import log, main
-from cohortloom.data.absent import absent
+from cohortloom.base.step import main
+from cohortloom.data.absent import has_demographics
 from cohortloom.data.coded import encode, sample_patients
 from cohortloom.data.visits import CODE_COLUMNS, read_visits
-from cohortloom.evaluation.records import record
+from cohortloom.evaluation.records import save_figures
 from cohortloom.evaluation.utility import prediction
 
 
@@ -29,19 +28,12 @@ def evaluate_utility(
     `sample_seed` draws the samples and the groups of the intervals.
     """
     reference, held_out, release = (read_visits(path) for path in (train, test, synthetic))
-    known = not {"age", "sex"} & absent(synthetic)
     parts = [reference, *(sample_patients(part, visits, sample_seed) for part in (held_out, release))]
-    found = []
+    figures = []
     for column in CODE_COLUMNS:
-        (counted, real, made), names = encode(parts, column)
-        for metric, subset, part, n_reference, better in prediction(
-            counted, real, made, names, sample_seed, known
-        ):
-            ends = (part.value, part.low, part.high, part.n)
-            found.append(record(run, seed, mode, metric, subset, *ends, n_reference, better))
-    write_json(records, found)
-    for row in found[:1]:
-        log.info("%s: mean AUC %.4f of %d codes", run, row["value"], len(found) - 1)
+        coded, names = encode(parts, column)
+        figures += prediction(*coded, names, sample_seed, has_demographics(synthetic))
+    save_figures(records, figures, run, seed, mode)
 
 
 if __name__ == "__main__":

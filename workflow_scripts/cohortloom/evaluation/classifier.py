@@ -17,14 +17,14 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from cohortloom.data.coded import Coded
 from cohortloom.evaluation.features import code_matrix, demographics, frequent
-from cohortloom.evaluation.intervals import Estimate, interval
+from cohortloom.evaluation.intervals import interval
+from cohortloom.evaluation.records import Figure
 from cohortloom.evaluation.scores import auc, replicates
 
 TOP = 500
 FOLDS = 5
 # Half of sklearn's rounds at twice its rate: half the time, and markov of the demo scores 0.61 either way.
 BOOSTING = {"max_iter": 50, "learning_rate": 0.2, "early_stopping": False}
-Figure = tuple[str, str, Estimate, int, bool | None]
 
 
 def two_sample(
@@ -57,7 +57,7 @@ def two_sample(
 
     kept = replicates(mean_of_folds, groups, n_groups)
     found = interval(kept[0] + np.sqrt(2) * (kept - kept[0]), scored.n_visits, 0.0, 1.0)
-    yield "classifier_auc", "", found, real.n_visits, False
+    yield Figure("classifier_auc", "", found, real.n_visits, False)
 
 
 def _features(visits: Coded, codes: np.ndarray, n_codes: int, known_demographics: bool) -> np.ndarray:

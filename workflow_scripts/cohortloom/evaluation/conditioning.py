@@ -22,12 +22,12 @@ from cohortloom.base.ragged import row_of_value
 from cohortloom.data import bands
 from cohortloom.data.coded import Coded, patient_groups
 from cohortloom.evaluation.features import code_matrix, frequent
-from cohortloom.evaluation.intervals import Estimate, interval, ratio, without_each
+from cohortloom.evaluation.intervals import interval, ratio, without_each
+from cohortloom.evaluation.records import Figure
 from cohortloom.evaluation.scores import auc, replicates
 
 FEATURES = 1000
 YOUNG, OLD = (18.0, 45.0), (65.0, 91.0)  # years; the two sides of the flip of age
-Figure = tuple[str, str, Estimate, int, bool | None]
 Codes = tuple[np.ndarray, np.ndarray]  # flat codes of n visits, offsets [n + 1]
 
 
@@ -42,16 +42,16 @@ def probes(train: Coded, scored: Coded, n_codes: int, seed: int) -> Iterator[Fig
     if len(np.unique(train.sex)) == 2:
         sex = LogisticRegression(max_iter=200).fit(known, train.sex).decision_function(rows)
     found = replicates(lambda kept: auc(men[kept], sex[kept]), groups, n_groups)
-    yield "probe_sex_auc", "", interval(found, n, 0.0, 1.0), n_train, None
+    yield Figure("probe_sex_auc", "", interval(found, n, 0.0, 1.0), n_train)
     age = np.clip(Ridge(alpha=1.0).fit(known, train.age).predict(rows), 0, 90)
 
     def fit(kept: np.ndarray) -> float:
         return r2_score(scored.age[kept], age[kept]) if kept.sum() > 1 else np.nan
 
-    yield "probe_age_r2", "", interval(replicates(fit, groups, n_groups), n, high=1.0), n_train, None
+    yield Figure("probe_age_r2", "", interval(replicates(fit, groups, n_groups), n, high=1.0), n_train)
     error = np.abs(scored.age - age)
     found = replicates(lambda kept: error[kept].mean() if kept.any() else np.nan, groups, n_groups)
-    yield "probe_age_error_years", "", interval(found, n, 0.0), n_train, None
+    yield Figure("probe_age_error_years", "", interval(found, n, 0.0), n_train)
 
 
 def pairs(age: np.ndarray, sex: np.ndarray, flip: str, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +122,7 @@ def flips(sides: Iterator[tuple[str, Codes, Codes]], n_codes: int, seed: int) ->
         if flip.startswith("same_seed_"):
             change = _change(one, other, n_codes)
             sums = np.bincount(groups, change, n_groups), np.bincount(groups, minlength=n_groups)
-            yield f"flip_{flip.removeprefix('same_seed_')}_change", "", ratio(*sums, n, 1.0), n, None
+            yield Figure(f"flip_{flip.removeprefix('same_seed_')}_change", "", ratio(*sums, n, 1.0), n)
             continue
         tables = []
         for codes, offsets in (one, other):
@@ -131,7 +131,7 @@ def flips(sides: Iterator[tuple[str, Codes, Codes]], n_codes: int, seed: int) ->
             tables.append(without_each(counts.reshape(n_codes, n_groups)).T)
         columns = zip(*tables, strict=True)
         found = [jensenshannon(p, q) if p.any() and q.any() else np.nan for p, q in columns]
-        yield f"flip_{flip}_js", "", interval(np.array(found), n, 0.0), n, None
+        yield Figure(f"flip_{flip}_js", "", interval(np.array(found), n, 0.0), n)
 
 
 def _change(one: Codes, other: Codes, n_codes: int) -> np.ndarray:

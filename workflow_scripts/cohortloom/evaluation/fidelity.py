@@ -13,14 +13,13 @@ from scipy.stats import ks_2samp
 from sklearn.metrics import r2_score
 
 from cohortloom.data import bands
+from cohortloom.data.absent import DEMOGRAPHICS
 from cohortloom.data.coded import Coded, count_by_group, pairs_across, pairs_within
-from cohortloom.evaluation.intervals import Estimate, interval, ratio, without_each
+from cohortloom.evaluation.intervals import interval, ratio, without_each
+from cohortloom.evaluation.records import Figure
 
 TOP = 100
 RARE_SHARE = 0.75
-Figure = tuple[
-    str, str, Estimate, int, bool | None
-]  # metric, subset, estimate, n_reference, higher is better
 
 
 def fidelity(
@@ -34,19 +33,19 @@ def fidelity(
     yield from code_figures(train, scored, n_codes, groups, n_groups)
     yield from pair_figures(train, scored, n_codes, groups, n_groups)
     yield from sequence_figures(train, scored, n_codes, groups, n_groups)
-    for metric, *figure in shape_figures(train, scored, groups, n_groups):
-        if not ("days" in absent and metric.endswith("gap_days")):
-            yield metric, *figure
-    if {"age", "sex"} & absent:
+    for figure in shape_figures(train, scored, groups, n_groups):
+        if not ("days" in absent and figure.metric.endswith("gap_days")):
+            yield figure
+    if DEMOGRAPHICS & absent:
         return
     for subset, of_train, of_scored in strata(train, scored):
         counts = np.bincount(train.codes[of_train[train.visit_of_code]], minlength=n_codes)
         table = code_table(scored, n_codes, groups, n_groups, of_scored)
         visits = np.bincount(groups[of_scored], minlength=n_groups)
         n, n_train = int(of_scored.sum()), int(of_train.sum())
-        yield "js_distance", subset, interval(distances(counts, table), n, 0.0), n_train, False
+        yield Figure("js_distance", subset, interval(distances(counts, table), n, 0.0), n_train, False)
         r2 = r2_of_shares(np.arange(n_codes), counts, n_train, np.arange(n_codes), table, visits)
-        yield "unigram_r2", subset, interval(r2, n, high=1.0), n_train, True
+        yield Figure("unigram_r2", subset, interval(r2, n, high=1.0), n_train, True)
 
 
 def strata(train: Coded, scored: Coded) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -77,24 +76,26 @@ def code_figures(
     table = code_table(scored, n_codes, groups, n_groups)
     visits = np.bincount(groups, minlength=n_groups)
     n, n_train, every = scored.n_visits, train.n_visits, np.arange(n_codes)
-    yield "js_distance", "", interval(distances(counts, table), n, 0.0), n_train, False
-    yield "js_divergence", "", interval(distances(counts, table, base=2) ** 2, n, 0.0, 1.0), n_train, False
+    yield Figure("js_distance", "", interval(distances(counts, table), n, 0.0), n_train, False)
+    yield Figure(
+        "js_divergence", "", interval(distances(counts, table, base=2) ** 2, n, 0.0, 1.0), n_train, False
+    )
     top = np.array([top_overlap(counts, column) for column in without_each(table).T])
-    yield f"top{TOP}_overlap", "", interval(top, n, 0.0, 1.0), n_train, True
+    yield Figure(f"top{TOP}_overlap", "", interval(top, n, 0.0, 1.0), n_train, True)
     r2 = r2_of_shares(every, counts, n_train, every, table, visits)
-    yield "unigram_r2", "", interval(r2, n, high=1.0), n_train, True
+    yield Figure("unigram_r2", "", interval(r2, n, high=1.0), n_train, True)
     rare = rarest(counts)
     r2 = r2_of_shares(rare, counts[rare], n_train, rare, table[rare], visits)
-    yield "rare_unigram_r2", "", interval(r2, n, high=1.0), n_train, True
+    yield Figure("rare_unigram_r2", "", interval(r2, n, high=1.0), n_train, True)
     distinct = (without_each(table) > 0).sum(axis=0)
-    yield "distinct_codes", "", interval(distinct, n, 0.0), n_train, None
+    yield Figure("distinct_codes", "", interval(distinct, n, 0.0), n_train)
     order = np.argsort(-counts[counts > 0], kind="stable")
     for number, part in enumerate(np.array_split(np.flatnonzero(counts > 0)[order], 10), start=1):
         share = counts[part].sum() / n_train
         found = ratio(table[part].sum(axis=0), visits * share, n)
-        yield "prevalence_ratio", f"decile {number}", found, n_train, None
+        yield Figure("prevalence_ratio", f"decile {number}", found, n_train)
         seen = (without_each(table[part]) > 0).mean(axis=0) if len(part) else np.full(n_groups + 1, np.nan)
-        yield "seen_codes", f"decile {number}", interval(seen, n, 0.0, 1.0), n_train, True
+        yield Figure("seen_codes", f"decile {number}", interval(seen, n, 0.0, 1.0), n_train, True)
 
 
 def distances(counts: np.ndarray, table: np.ndarray, base: float | None = None) -> np.ndarray:
@@ -159,7 +160,7 @@ def pair_figures(
     found, table = count_by_group(pairs, groups[owner], n_groups)
     visits = np.bincount(groups, minlength=n_groups)
     r2 = r2_of_shares(keys, counts, train.n_visits, found, table, visits)
-    yield "bigram_r2", "", interval(r2, scored.n_visits, high=1.0), train.n_visits, True
+    yield Figure("bigram_r2", "", interval(r2, scored.n_visits, high=1.0), train.n_visits, True)
     # Real's own figure, on training: a pair is counted in the visits of the other patients.
     own = _per_patient(train.patient[train_owner], inverse, len(keys))
     real = visit_means(counts[inverse] - own, train_owner, train.n_visits)
@@ -170,7 +171,7 @@ def pair_figures(
     held = ~np.isnan(means)
     above = np.bincount(groups[held], weights=means[held], minlength=n_groups)
     below = np.bincount(groups[held], minlength=n_groups) * real
-    yield "cooccurrence_ratio", "", ratio(above, below, int(held.sum())), train.n_visits, None
+    yield Figure("cooccurrence_ratio", "", ratio(above, below, int(held.sum())), train.n_visits)
 
 
 def _per_patient(patients: np.ndarray, pairs: np.ndarray, n_pairs: int) -> np.ndarray:
@@ -196,11 +197,11 @@ def sequence_figures(
     found, table = count_by_group(pairs, groups[owner], n_groups)
     steps = np.bincount(groups[scored.followed], minlength=n_groups)
     r2 = r2_of_shares(keys, counts, n_train, found, table, steps)
-    yield "sequential_bigram_r2", "", interval(r2, n, high=1.0), n_train, True
+    yield Figure("sequential_bigram_r2", "", interval(r2, n, high=1.0), n_train, True)
     same = pairs // n_codes == pairs % n_codes
     carried = np.bincount(groups[owner[same]], minlength=n_groups)
     passed = np.bincount(groups[scored.followed], weights=scored.lengths[scored.followed], minlength=n_groups)
-    yield "carried_codes", "", ratio(carried, passed, n, 1.0), n_train, None
+    yield Figure("carried_codes", "", ratio(carried, passed, n, 1.0), n_train)
 
 
 def shape_figures(train: Coded, scored: Coded, groups: np.ndarray, n_groups: int) -> Iterator[Figure]:
@@ -218,9 +219,9 @@ def shape_figures(train: Coded, scored: Coded, groups: np.ndarray, n_groups: int
     }
     for metric, (reference, values, group) in parts.items():
         found = ks_distances(reference, values, group, n_groups)
-        yield f"ks_{metric}", "", interval(found, len(values), 0.0, 1.0), len(reference), False
+        yield Figure(f"ks_{metric}", "", interval(found, len(values), 0.0, 1.0), len(reference), False)
         sums = np.bincount(group, values, n_groups), np.bincount(group, minlength=n_groups)
-        yield f"mean_{metric}", "", ratio(*sums, len(values)), len(reference), None
+        yield Figure(f"mean_{metric}", "", ratio(*sums, len(values)), len(reference))
 
 
 def gaps(visits: Coded) -> np.ndarray:

@@ -16,6 +16,7 @@ from cohortloom.data.coded import patient_groups
 from cohortloom.data.validity import Rules, Violations
 from cohortloom.data.visits import code_lists, sex_index
 from cohortloom.evaluation.intervals import Estimate, ratio
+from cohortloom.evaluation.records import Figure
 
 WORST = 10
 PER = 100_000
@@ -23,7 +24,6 @@ BIRTH = r"^V3[0-9]"
 # Families of chronic disease that a newborn cannot have: diabetes, lipids, senile psychoses, hypertension,
 # coronary disease, chronic bronchitis and emphysema, chronic airway obstruction, prostate, osteoarthrosis.
 ADULT_CHRONIC = r"^(250|272|290|40[1-5]|41[0-4]|49[0-2]|496|600|715)"
-Figure = tuple[str, str, Estimate, bool | None]  # metric, subset, estimate, higher is better
 
 
 def medical_validity(table: pa.Table, rules: Rules, seed: int, column: str = "diagnoses") -> Iterator[Figure]:
@@ -45,13 +45,13 @@ def medical_validity(table: pa.Table, rules: Rules, seed: int, column: str = "di
     all_codes, all_visits = codes(everything), np.bincount(groups, minlength=n_groups)
     restricted = codes(found.restricted)
     for metric, mask in (("age", found.age), ("sex", found.sex), ("any", found.any), ("hard", found.hard)):
-        yield f"{metric}_violation_rate", "", ratio(codes(mask), all_codes, n_visits, 1.0), False
+        yield _lower_is_better(f"{metric}_violation_rate", "", ratio(codes(mask), all_codes, n_visits, 1.0))
     for metric, mask in (("any", found.any), ("hard", found.hard)):
         rate = ratio(codes(mask), restricted, n_visits, 1.0)
-        yield f"{metric}_per_restricted_code", "", rate, False
+        yield _lower_is_better(f"{metric}_per_restricted_code", "", rate)
         rate = ratio(visits(mask), all_visits, n_visits, PER, PER)
-        yield f"{metric}_per_100k_visits", "", rate, False
-    yield "restricted_share", "", ratio(restricted, all_codes, n_visits, 1.0), None
+        yield _lower_is_better(f"{metric}_per_100k_visits", "", rate)
+    yield Figure("restricted_share", "", ratio(restricted, all_codes, n_visits, 1.0))
     yield from newborns(values, owner, groups, n_groups)
     yield from offenders(values, found, owner, groups, n_groups, all_visits)
 
@@ -63,7 +63,7 @@ def newborns(values: pa.Array, owner: np.ndarray, groups: np.ndarray, n_groups: 
     chronic[owner[_matches(values, ADULT_CHRONIC)]] = True
     both = np.bincount(groups[birth & chronic], minlength=n_groups)
     births = np.bincount(groups[birth], minlength=n_groups)
-    yield "newborn_chronic_rate", "", ratio(both, births, int(birth.sum()), 1.0), False
+    yield _lower_is_better("newborn_chronic_rate", "", ratio(both, births, int(birth.sum()), 1.0))
 
 
 def offenders(
@@ -80,16 +80,24 @@ def offenders(
         inside = found.category == category
         bad = np.bincount(groups[owner[inside & found.any]], minlength=n_groups)
         among = np.bincount(groups[owner[inside]], minlength=n_groups)
-        yield "category_violation_rate", category, ratio(bad, among, n_visits, 1.0), False
-        yield "category_per_100k_visits", category, ratio(bad, all_visits, n_visits, per=PER), False
+        yield _lower_is_better("category_violation_rate", category, ratio(bad, among, n_visits, 1.0))
+        yield _lower_is_better(
+            "category_per_100k_visits", category, ratio(bad, all_visits, n_visits, per=PER)
+        )
     encoded = values.dictionary_encode()
     names, index = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
     counts = np.bincount(index[found.any], minlength=len(names))
     for code in sorted(range(len(names)), key=lambda i: (-counts[i], names[i]))[:WORST]:
         if counts[code]:
             bad = np.bincount(groups[owner[found.any & (index == code)]], minlength=n_groups)
-            yield "code_per_100k_visits", names[code], ratio(bad, all_visits, n_visits, per=PER), False
+            yield _lower_is_better(
+                "code_per_100k_visits", names[code], ratio(bad, all_visits, n_visits, per=PER)
+            )
 
 
 def _matches(values: pa.Array, pattern: str) -> np.ndarray:
     return pc.match_substring_regex(values, pattern).to_numpy(zero_copy_only=False)
+
+
+def _lower_is_better(metric: str, subset: str, rate: Estimate) -> Figure:
+    return Figure(metric, subset, rate, higher_is_better=False)

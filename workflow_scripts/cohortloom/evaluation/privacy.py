@@ -16,13 +16,13 @@ from cohortloom.data import bands
 from cohortloom.data.coded import Coded, patient_groups
 from cohortloom.data.visits import CODE_COLUMNS
 from cohortloom.evaluation.features import frequent
-from cohortloom.evaluation.intervals import Estimate, interval, ratio
+from cohortloom.evaluation.intervals import interval, ratio
 from cohortloom.evaluation.neighbours import nearest, set_matrix
+from cohortloom.evaluation.records import Figure
 from cohortloom.evaluation.scores import auc, gain, hits_at, replicates
 
 COPY_CODES = 5  # shorter visits coincide by chance
 COMMON = 50  # codes that an attacker is taken to know of a patient
-Figure = tuple[str, str, Estimate, int, bool | None]
 
 
 def membership(
@@ -53,7 +53,7 @@ def attack(
     for statistic, of_kept in statistics.items():
         found = replicates(of_kept, groups, int(groups.max(initial=-1)) + 1)
         low = -np.inf if statistic == "gain" else 0.0
-        yield f"{name}_{statistic}", "", interval(found, len(score), low, 1.0), n_reference, False
+        yield Figure(f"{name}_{statistic}", "", interval(found, len(score), low, 1.0), n_reference, False)
 
 
 def adversarial_accuracy(
@@ -88,8 +88,8 @@ def adversarial_accuracy(
         ]
 
     training, test = np.array([accuracies(without) for without in range(-1, n_groups)]).T
-    yield "adversarial_accuracy", "", interval(test, n, 0.0, 1.0), n, None
-    yield "adversarial_risk", "", interval(test - training, n, -1.0, 1.0), n, False
+    yield Figure("adversarial_accuracy", "", interval(test, n, 0.0, 1.0), n)
+    yield Figure("adversarial_risk", "", interval(test - training, n, -1.0, 1.0), n, False)
 
 
 def one_visit(visits: Coded, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,10 +132,10 @@ def attribute_inference(
         [[f1(part, without) for part in sums] for without in range(-1, n_groups)]
     ).T
     n = members.n_visits
-    yield "attribute_f1", "", interval(of_members, n, 0.0, 1.0), release.n_visits, None
+    yield Figure("attribute_f1", "", interval(of_members, n, 0.0, 1.0), release.n_visits)
     with np.errstate(divide="ignore", invalid="ignore"):
         risk = (of_members - of_others) / (1 - of_others)
-    yield "attribute_risk", "", interval(risk, n, high=1.0), release.n_visits, False
+    yield Figure("attribute_risk", "", interval(risk, n, high=1.0), release.n_visits, False)
 
 
 def _known(visits: Coded, common: np.ndarray):
@@ -162,7 +162,7 @@ def copy_share(train: Coded, release: Coded, n_codes: int, seed: int) -> Iterato
     copied = long & np.isin(made, known[train.lengths >= COPY_CODES])
     groups, n_groups = release.groups(seed)
     sums = [np.bincount(groups[mask], minlength=n_groups) for mask in (copied, long)]
-    yield "copy_share", "", ratio(*sums, int(long.sum()), 1.0), train.n_visits, False
+    yield Figure("copy_share", "", ratio(*sums, int(long.sum()), 1.0), train.n_visits, False)
 
 
 def _fingerprints(visits: Coded, names: np.ndarray) -> np.ndarray:

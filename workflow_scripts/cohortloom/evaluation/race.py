@@ -14,73 +14,63 @@ from sklearn.linear_model import LogisticRegression
 from cohortloom.data.coded import Coded
 from cohortloom.evaluation.features import code_matrix, demographics, frequent
 from cohortloom.evaluation.fidelity import code_table, distances
-from cohortloom.evaluation.intervals import Estimate, interval, ratio
+from cohortloom.evaluation.intervals import interval, ratio
+from cohortloom.evaluation.records import Figure
 from cohortloom.evaluation.scores import auc, replicates
 
 FEATURES = 500
-Figure = tuple[str, str, Estimate, int, bool | None]
 
 
 def audit(
     train: Coded,
     test: Coded,
     release: Coded,
-    groups: tuple[np.ndarray, np.ndarray],
+    race: tuple[np.ndarray, np.ndarray],
     names: Sequence[str],
     n_codes: int,
     seed: int,
-    least: int,
+    min_patients: int,
     real: bool,
 ) -> Iterator[Figure]:
-    """Figures by group; `groups` are those of the training and test visits, below 0 where unknown.
+    """Figures by race, in the order of `names`.
 
-    A group of fewer than `least` patients in either set is not reported, and counts among nobody. How well
-    race is told is a figure of the real data: it is given where the release is `real`.
+    `race` are indices into `names` of the training and test visits [n_visits], negative where unknown. A
+    race with fewer than `min_patients` in either set is not reported and not learnt. How well race is
+    predicted is a figure of the real data: it is given where the release is `real`.
     """
-    of_train, of_test = groups
-    shown = [
+    of_train, of_test = race
+    sides = ((train.patient, of_train), (test.patient, of_test))
+    reported = [
         number
         for number in range(len(names))
-        if min(
-            len(np.unique(part.patient[of == number])) for part, of in ((train, of_train), (test, of_test))
-        )
-        >= least
+        if all(len(np.unique(patient[of == number])) >= min_patients for patient, of in sides)
     ]
-    if len(shown) < 2:
+    if len(reported) < 2:
         return
     codes = frequent(train, n_codes, FEATURES)
-    rows = {name: _features(part, codes, n_codes) for name, part in (("train", train), ("test", test))}
-    known = np.isin(of_train, shown)
-    model = LogisticRegression(max_iter=100).fit(rows["train"][known], of_train[known])
+    known = np.isin(of_train, reported)
+    n_known = int(known.sum())
+    model = LogisticRegression(max_iter=100).fit(_features(train, codes, n_codes)[known], of_train[known])
     if real:
-        inside = np.isin(of_test, shown)
-        chance = model.predict_proba(rows["test"][inside])
-        jackknife, n_groups = test.groups(seed)
+        scored = np.isin(of_test, reported)
+        probability = model.predict_proba(_features(test, codes, n_codes)[scored])
+        groups, n_groups = test.groups(seed)
         for column, number in enumerate(model.classes_):
-            truth, score = of_test[inside] == number, chance[:, column]
-            found = replicates(
-                lambda kept, t=truth, s=score: auc(t[kept], s[kept]), jackknife[inside], n_groups
-            )
-            yield "race_auc", names[number], interval(found, len(truth), 0.0, 1.0), int(known.sum()), None
-    jackknife, n_groups = release.groups(seed)
-    chance = model.predict_proba(_features(release, codes, n_codes))
-    visits = np.bincount(jackknife, minlength=n_groups)
+            truth, score = of_test[scored] == number, probability[:, column]
+            found = replicates(lambda kept, t=truth, s=score: auc(t[kept], s[kept]), groups[scored], n_groups)
+            yield Figure("race_auc", names[number], interval(found, len(truth), 0.0, 1.0), n_known)
+    groups, n_groups = release.groups(seed)
+    probability = model.predict_proba(_features(release, codes, n_codes))
+    visits = np.bincount(groups, minlength=n_groups)
     for column, number in enumerate(model.classes_):
-        share = ratio(np.bincount(jackknife, chance[:, column], n_groups), visits, release.n_visits, 1.0)
-        yield "race_predicted_share", names[number], share, int(known.sum()), None
+        share = ratio(np.bincount(groups, probability[:, column], n_groups), visits, release.n_visits, 1.0)
+        yield Figure("race_predicted_share", names[number], share, n_known)
     counts = np.bincount(release.codes, minlength=n_codes)
-    of_patient, n_groups = test.groups(seed)
-    for number in shown:
-        chosen = of_test == number
-        table = code_table(test, n_codes, of_patient, n_groups, chosen)
-        n = int(chosen.sum())
-        yield (
-            "race_js_distance",
-            names[number],
-            interval(distances(counts, table), n, 0.0),
-            release.n_visits,
-            False,
-        )
+    groups, n_groups = test.groups(seed)
+    for number in reported:
+        table = code_table(test, n_codes, groups, n_groups, of_test == number)
+        distance = interval(distances(counts, table), int((of_test == number).sum()), 0.0)
+        yield Figure("race_js_distance", names[number], distance, release.n_visits, False)
 
 
 def _features(visits: Coded, codes: np.ndarray, n_codes: int) -> sparse.csr_matrix:

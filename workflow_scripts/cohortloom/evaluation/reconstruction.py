@@ -18,9 +18,8 @@ from cohortloom.base.errors import UserError
 from cohortloom.base.ragged import patient_of_visit, row_of_value
 from cohortloom.data.coded import patient_groups
 from cohortloom.data.visits import code_lists
-from cohortloom.evaluation.intervals import Estimate, interval, ratio, without_each
-
-Figure = tuple[str, Estimate, bool | None]  # metric, estimate, higher is better
+from cohortloom.evaluation.intervals import interval, ratio, without_each
+from cohortloom.evaluation.records import Figure
 
 
 @dataclass(frozen=True)
@@ -50,18 +49,23 @@ def reconstruction(written: pa.Table, test: pa.Table, name: str | Path, seed: in
     union = sizes.real + sizes.written - sizes.common
     share = np.divide(sizes.common, union, out=np.ones(len(union)), where=union > 0)
     n = len(rows)
-    yield "jaccard", ratio(sums(share), np.bincount(groups, minlength=n_groups), n, 1.0), True
+    jaccard = ratio(sums(share), np.bincount(groups, minlength=n_groups), n, 1.0)
+    yield Figure("jaccard", "", jaccard, higher_is_better=True)
     everyone = np.ones(n, bool)
     for suffix, chosen in (("", everyone), ("_with_history", visit > 0), ("_without_history", visit == 0)):
         n = int(chosen.sum())
         right, hidden, guessed = (sums(part * chosen) for part in (sizes.right, sizes.hidden, sizes.guessed))
-        yield f"hidden_recall{suffix}", ratio(right, hidden, n, 1.0), True
-        yield f"hidden_precision{suffix}", ratio(right, guessed, n, 1.0), True
         with np.errstate(invalid="ignore"):
             f1 = 2 * without_each(right) / without_each(hidden + guessed)
-        yield f"hidden_f1{suffix}", interval(f1, n, 0.0, 1.0), True
+        scores = {
+            "recall": ratio(right, hidden, n, 1.0),
+            "precision": ratio(right, guessed, n, 1.0),
+            "f1": interval(f1, n, 0.0, 1.0),
+        }
+        for name, score in scores.items():
+            yield Figure(f"hidden_{name}{suffix}", "", score, higher_is_better=True)
     guesses = ratio(sums(sizes.guessed), sums(sizes.hidden), len(rows))
-    yield "guessed_per_hidden_code", guesses, None
+    yield Figure("guessed_per_hidden_code", "", guesses)
 
 
 def source_rows(written: pa.Table, test: pa.Table, name: str | Path) -> np.ndarray:

@@ -1,7 +1,13 @@
-"""The one shape of a measured figure: a flat record."""
+"""A measured figure, and the one flat record that it is written as."""
 
 import math
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cohortloom.base.files import write_json
+from cohortloom.base.step import log
+from cohortloom.evaluation.intervals import Estimate
 
 FIELDS = (
     "run",
@@ -21,6 +27,27 @@ FIELDS = (
     "target",
     "pass",
 )
+
+
+class Figure(NamedTuple):
+    """A figure as an evaluation measures it; the arguments of `record` say what they mean."""
+
+    metric: str
+    subset: str
+    estimate: Estimate
+    n_reference: int | None = None
+    higher_is_better: bool | None = None
+
+
+def save_figures(path: Path, figures: Iterable[Figure], run: str, seed: int, mode: str) -> None:
+    """Write figures as records, in their order, and log those of the whole set."""
+    records = []
+    for metric, subset, figure, n_reference, better in figures:
+        ends = (figure.value, figure.low, figure.high)
+        records.append(record(run, seed, mode, metric, subset, *ends, figure.n, n_reference, better))
+        if not subset:
+            log.info("%s: %s %.5g (%.5g to %.5g), n %d", run, metric, *ends, figure.n)
+    write_json(path, records)
 
 
 def record(

@@ -17,7 +17,8 @@ from scipy.stats import rankdata
 
 from cohortloom.data.coded import Coded
 from cohortloom.evaluation.features import code_matrix, demographics, frequent
-from cohortloom.evaluation.intervals import Estimate, interval
+from cohortloom.evaluation.intervals import interval
+from cohortloom.evaluation.records import Figure
 
 PREDICTED = 50
 FEATURES = 500
@@ -25,7 +26,6 @@ FEATURES = 500
 # with 300 0.80, and by logistic regression (sklearn's defaults) 0.78.
 PENALTY = 100.0
 LEAST = 5  # visits with and without a code, below which nothing is learnt or tested
-Figure = tuple[str, str, Estimate, int, bool | None]
 
 
 def prediction(
@@ -49,9 +49,10 @@ def prediction(
         weights = ridge_weights(made[learnt], len(codes[:PREDICTED]))
         found.append(aucs(truth[kept][:, tested], (held[kept] @ weights)[:, tested]))
     n, n_reference = real.n_visits, release.n_visits
-    yield "prediction_auc", "", interval(np.mean(found, axis=1), n, 0.0, 1.0), n_reference, True
+    yield Figure("prediction_auc", "", interval(np.mean(found, axis=1), n, 0.0, 1.0), n_reference, True)
     for column, part in zip(tested, np.transpose(found), strict=True):
-        yield "code_prediction_auc", names[codes[column]], interval(part, n, 0.0, 1.0), n_reference, True
+        estimate = interval(part, n, 0.0, 1.0)
+        yield Figure("code_prediction_auc", names[codes[column]], estimate, n_reference, True)
 
 
 def ridge_weights(rows: sparse.csr_matrix, predicted: int) -> np.ndarray:

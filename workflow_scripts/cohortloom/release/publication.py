@@ -173,7 +173,7 @@ def cohort_records(cohort: pa.Table, train: pa.Table, test: pa.Table, rules: Pat
     edits, found = load_rules(rules), []
     coded, names = encode([train, cohort, test])
     for run, table, release in ((COHORT, cohort, coded[1]), (REAL, test, coded[2])):
-        for metric, subset, part, better in medical_validity(table, edits, seed):
+        for metric, subset, part, _, better in medical_validity(table, edits, seed):
             ends = (part.value, part.low, part.high, part.n)
             found.append(record(run, 0, "synthesize", metric, subset, *ends, None, better))
         for metric, subset, part, n_reference, better in privacy.copy_share(

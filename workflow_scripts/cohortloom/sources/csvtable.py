@@ -20,6 +20,12 @@ MOST = 2**63  # what an integer of 64 bits can tell apart
 DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
+def header(path: Path) -> set[str]:
+    """Column names of a CSV or CSV.GZ table in upper case, without parsing its rows."""
+    first = read_bytes(path)[0].removeprefix(BOM).split(b"\n", 1)[0].decode("utf-8", "replace")
+    return {name.strip().strip('"').upper() for name in first.split(",")}
+
+
 class CsvTable:
     """Allowed columns of one CSV or CSV.GZ table as trimmed strings [n_rows], by upper-case name.
 

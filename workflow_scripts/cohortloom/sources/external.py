@@ -22,17 +22,16 @@ import pyarrow.parquet as pq
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.ragged import patient_of_visit, positions_in_rows, row_of_value
+from cohortloom.data.absent import DEMOGRAPHICS
 from cohortloom.data.visits import SEXES, check_visits, code_lists
 from cohortloom.sources import mimic3
 from cohortloom.sources.cohort import Audit, assemble, clean_codes
-from cohortloom.sources.csvtable import DATE, CsvTable
+from cohortloom.sources.csvtable import DATE, CsvTable, header
 from cohortloom.sources.locate import MIMIC3
-from cohortloom.sources.rawfile import BOM, read_bytes
 
 NEEDED = ("patient_id", "visit", "diagnoses")
 LONG = ("ID", "TIME", "VISIT_CODES")
 BETWEEN = r"[\s,;|\[\]()'\"]+"  # what may stand between codes of a cell, brackets of a list included
-DEMOGRAPHICS = frozenset({"age", "sex"})
 
 
 def read(path: Path, audit: Audit) -> tuple[pa.Table, frozenset[str]]:
@@ -77,10 +76,8 @@ def _parquet(path: Path, audit: Audit) -> tuple[pa.Table, frozenset[str]]:
 
 
 def _long(path: Path, audit: Audit) -> tuple[pa.Table, frozenset[str]]:
-    content, _ = read_bytes(path)
-    first = content.removeprefix(BOM).split(b"\n", 1)[0].decode("utf-8", "replace")
-    header = {name.strip().strip('"').upper() for name in first.split(",")}
-    known = [name for name in ("AGE", "SEX") if name in header]
+    columns = header(path)
+    known = [name for name in ("AGE", "SEX") if name in columns]
     table = CsvTable("long", path, (*LONG, *known), audit)
     for column in (*LONG[:2], *known):
         table.refuse(

@@ -50,7 +50,7 @@ def read(tables: dict[str, Path], audit: Audit) -> pa.Table:
     Raises UserError for a line of another width, an unknown sex or age unit, or an age that is no number.
     """
     path = tables["NHDS"]
-    lines, digest = _lines(path, audit)
+    lines, digest = read_lines(path, audit)
     audit.read("NHDS", path, digest, len(lines), KEPT, [name for name in LAYOUT if name not in KEPT])
     columns = {name: lines[:, LAYOUT[name][0] : sum(LAYOUT[name])].copy() for name in KEPT}
     del lines  # from here on only the allowed columns are in memory
@@ -72,10 +72,8 @@ def read(tables: dict[str, Path], audit: Audit) -> pa.Table:
     fields, used = _codes(columns["diagnoses"])
     codes = clean_codes(fields.filter(pa.array(used)), audit)
     whole = codes.is_valid()
-    width = len(str(n))
-    ids = np.char.add("nhds2010-", np.char.zfill(np.arange(1, n + 1).astype(str), width))
     return assemble(
-        pa.array(ids.tolist(), pa.string()),
+        pa.array(patient_ids(n), pa.string()),
         np.zeros(n, np.int64),
         age,
         (sex == ord("1")).astype(np.int8),
@@ -85,7 +83,12 @@ def read(tables: dict[str, Path], audit: Audit) -> pa.Table:
     )
 
 
-def _lines(path: Path, audit: Audit) -> tuple[np.ndarray, str]:
+def patient_ids(n: int) -> list[str]:
+    """Ids of the patients of n discharges, by the number of the line: the survey has none."""
+    return [f"nhds2010-{line:0{len(str(n))}d}" for line in range(1, n + 1)]
+
+
+def read_lines(path: Path, audit: Audit) -> tuple[np.ndarray, str]:
     """Bytes of the file as [n_lines, WIDTH] uint8, and its sha256."""
     content, digest = read_bytes(path)
     if content.startswith(BOM):
