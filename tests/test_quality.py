@@ -17,8 +17,7 @@ from cohortloom.config.check import (
 )
 from cohortloom.data.visits import read_visits, write_visits
 from cohortloom.evaluation.records import record
-from cohortloom.reporting.quality import Sample, read_targets, table
-from cohortloom.reporting.quality_words import page, verdict
+from cohortloom.reporting.quality import Sample, page, read_targets, table, verdict
 from cohortloom.reporting.scorecard import read_metrics
 from conftest import REPOSITORY
 from generate_naive import generate_naive

@@ -9,13 +9,17 @@ import pyarrow as pa
 import pytest
 
 from cohortloom.base.errors import UserError
+from cohortloom.data.coded import encode
+from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import write_visits
-from cohortloom.reporting import report, report_examples, report_figures, report_words, scorecard
-from cohortloom.reporting.report_examples import choose, copies
+from cohortloom.evaluation.neighbours import copied
+from cohortloom.reporting import examples, figures, report, scorecard
+from cohortloom.reporting.sentences import sentences
 from summarize import summarize
 from summarize_inputs import REAL_VISITS, RESOURCES, SYNTHETIC_VISITS, figure, visits, write_inputs
 
-EXAMPLES = {"titles": RESOURCES / "icd9_titles.csv", "validity": RESOURCES / "icd9_validity.csv"}
+TITLES = examples.read_titles(RESOURCES / "icd9_titles.csv")
+RULES = load_rules(RESOURCES / "icd9_validity.csv")
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +89,13 @@ def test_every_column_of_a_row_is_filled(page):
 
 def test_violations_by_kind_name_every_set():
     kinds = [
-        figure(run, report_figures.VIOLATIONS, value, subset="newborn", half=1)
+        figure(run, figures.VIOLATIONS, value, subset="newborn", half=1)
         for run, value in (("multitask", 40.0), ("real", 2.0), ("markov", 90.0))
     ]
-    drawn = report_figures.violations(kinds, "multitask")
-    assert "real, held out, synthetic (multitask), markov (naive)" in drawn[0]["alt"]
-    assert report_figures.violations(kinds[1:], "multitask") == []
-    assert report_figures.violations(kinds[::2], "multitask") == []
+    drawn = figures.violations(kinds, "multitask")["violations"]
+    assert drawn["shows"] == "real, held out, synthetic (multitask), markov (naive)"
+    assert figures.violations(kinds[1:], "multitask") == {}
+    assert figures.violations(kinds[::2], "multitask") == {}
 
 
 def test_unequal_sizes_are_marked(tmp_path):
@@ -113,7 +117,7 @@ def test_figures_are_drawn_with_their_alternative_texts(page):
 
 
 def test_examples_are_synthetic_and_no_copies():
-    found = choose(SYNTHETIC_VISITS, [REAL_VISITS], **EXAMPLES)
+    found = examples.choose(SYNTHETIC_VISITS, [REAL_VISITS], TITLES, RULES)
     assert [patient["id"] for patient in found] == ["synthetic-0000002", "synthetic-0000003"]
     assert found[0]["who"] == "Female, newborn at the first visit"
     codes = found[0]["visits"][0]["codes"]
@@ -123,7 +127,8 @@ def test_examples_are_synthetic_and_no_copies():
 
 
 def test_a_visit_in_another_order_is_a_copy_and_a_short_one_is_not():
-    assert copies(SYNTHETIC_VISITS, [REAL_VISITS]).tolist() == [True, False, False, False]
+    (synthetic, real), names = encode([SYNTHETIC_VISITS, REAL_VISITS])
+    assert copied(synthetic, real, len(names)).tolist() == [True, False, False, False]
 
 
 def test_a_code_cannot_inject_markup(page):
@@ -131,30 +136,31 @@ def test_a_code_cannot_inject_markup(page):
 
 
 def test_ages_in_words():
-    words = [report_examples._age(age) for age in (0, 0.02, 0.5, 1, 44, 90)]
-    assert words == ["newborn", "1 months", "6 months", "1 year", "44 years", "90 or older"]
+    words = [examples.age_in_words(age) for age in (0, 0.02, 0.5, 1, 44, 90)]
+    assert words == ["newborn", "1 month", "6 months", "1 year", "44 years", "90 or older"]
 
 
 def test_shares_of_visits_by_code():
-    shares = report_figures.code_shares(REAL_VISITS)
+    shares = figures.code_shares(REAL_VISITS)
     assert shares["4019"] == 0.5 and shares["V3000"] == 0.25
-    assert report_figures.visits_each(REAL_VISITS).tolist() == [2, 1, 1]
-    assert report_figures.lengths(REAL_VISITS).tolist() == [5, 2, 1, 2]
+    assert figures.visits_per_patient(REAL_VISITS).tolist() == [2, 1, 1]
 
 
 def test_histories_leave_out_what_is_empty_or_unknown(tmp_path):
     rows = [{"split": "val", "tokens": "10", "sex_loss": "nan", "lm_loss": "3.5", "other": "x"}]
-    tokens, loss = report_figures._points(rows, "val", "lm_loss")
+    tokens, loss = figures.loss_points(rows, "val", "lm_loss")
     assert (tokens.tolist(), loss.tolist()) == ([10.0], [3.5])
-    assert not np.size(report_figures._points(rows, "val", "sex_loss")[0])
+    assert not np.size(figures.loss_points(rows, "val", "sex_loss")[0])
     with pytest.raises(UserError, match="train the run again"):
-        report_figures.read_history(tmp_path / "history.csv")
+        figures.read_history(tmp_path / "history.csv")
 
 
 def test_a_cohort_without_several_visits_has_no_figure_of_them():
     single = REAL_VISITS.filter(pa.compute.equal(REAL_VISITS["visit"], 0))
-    titles = [f["title"] for f in report_figures.synthetic(single, single, single, {}, "multitask")]
-    assert "Visits of a patient" not in titles and "Diagnoses in a visit" in titles
+    sets = dict.fromkeys(("training", "test", "synthetic"), single)
+    found = figures.of_visits(sets, {}, "multitask")
+    assert set(found) == {"prevalence", "prevalence_real", "codes_per_visit"}
+    assert "visits_per_patient" in figures.of_visits(sets | {"test": REAL_VISITS}, {}, "multitask")
 
 
 def test_each_of_three_readers_has_a_part(page):
@@ -171,9 +177,13 @@ def test_each_of_three_readers_has_a_part(page):
 METRICS = scorecard.read_metrics(RESOURCES / "metrics.csv")
 
 
-def test_every_sentence_speaks_of_a_metric_that_is_explained():
-    for wanted in (report_words.PHYSICIAN, report_words.STEWARD, report_words.CONTROLS):
-        assert set(wanted) <= set(METRICS)
+def test_a_sentence_has_a_reader_and_names_only_what_a_record_holds():
+    readers = {metric["reader"] for metric in METRICS.values() if metric["sentence"]}
+    assert readers == {"physician", "steward", "control"}
+    for metric in METRICS.values():
+        assert bool(metric["sentence"]) == bool(metric["reader"])
+        assert "{value}" in metric["sentence"] or not metric["sentence"]
+        assert set(re.findall(r"{(.*?)}", metric["sentence"])) <= {"value", "real", "low", "high"}
 
 
 def test_a_sentence_gives_the_value_and_real_and_the_verdict_of_the_record():
@@ -182,12 +192,12 @@ def test_a_sentence_gives_the_value_and_real_and_the_verdict_of_the_record():
         figure("real", "copy_share", 0.01, half=0.005),
         figure("multitask", "copy_share", 0.9, subset="male"),
     ]
-    (found,) = report_words.sentences(
-        scorecard.join(records, METRICS), "multitask", report_words.STEWARD, METRICS
-    )
+    joined = scorecard.join(records, METRICS)
+    (found,) = sentences(joined, "multitask", "steward", METRICS)
     assert "25.0%" in found["text"] and "(20.0% to 30.0%)" in found["text"] and "1.00%" in found["text"]
     assert found["verdict"] == "FAIL"
-    assert report_words.sentences(records[1:2], "multitask", report_words.STEWARD, METRICS) == []
+    assert sentences(joined[1:2], "multitask", "steward", METRICS) == []
+    assert sentences(joined, "multitask", "physician", METRICS) == []
 
 
 def test_planted_patients_have_a_row_for_each_number_of_repeats():
@@ -196,14 +206,16 @@ def test_planted_patients_have_a_row_for_each_number_of_repeats():
     for subset in ("", "repeats 16", "repeats 4"):
         records += [figure("spy", "canary_auc", 0.9, subset=subset, n=50)]
         records += [figure("spy", metric, value, subset=subset, n=50) for metric, value in shown]
-    found = report_words.planted_patients(scorecard.join(records, METRICS), METRICS)
+    found = report.planted_patients(scorecard.join(records, METRICS), METRICS)
     assert (found["run"], found["held_out"], found["ceiling"]) == ("spy", "800", "9.65")
-    first, second = found["rows"]
-    assert (first["times"], second["times"]) == ("4", "16")
-    assert (first["verdict"], second["verdict"]) == ("not judged", "FAIL")  # real's is of 16 alone
-    assert (second["canary_auc"], second["real"], second["interval"]) == ("0.900", "0.500", "0.890 to 0.910")
-    assert (second["canary_exposure"], second["canary_extracted"]) == ("3.50", "25.0%")
-    assert report_words.planted_patients(records[:1], METRICS) is None
+    assert list(found["rows"]) == [4, 16]
+    row = found["rows"][16]
+    auc = row["canary_auc"]
+    assert (auc["value"], auc["real"], auc["interval"]) == ("0.900", "0.500", "0.890 to 0.910")
+    assert auc["verdict"] == "FAIL"
+    assert found["rows"][4]["canary_auc"]["verdict"] == "not judged"  # real's is of 16 alone
+    assert (row["canary_exposure"]["value"], row["canary_extracted"]["value"]) == ("3.50", "25.0%")
+    assert report.planted_patients(records[:1], METRICS) is None
 
 
 def test_a_page_with_attacks_audit_seeds_and_a_void_measure(tmp_path):

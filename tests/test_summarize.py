@@ -9,7 +9,7 @@ import pytest
 import show_scorecard as terminal
 from cohortloom.base.errors import UserError
 from cohortloom.evaluation.records import FIELDS
-from cohortloom.reporting import provenance, scorecard, wording
+from cohortloom.reporting import provenance, scorecard, sentences
 from summarize import summarize
 from summarize_inputs import RESOURCES, figure, write_inputs
 
@@ -266,4 +266,4 @@ def test_the_terminal_names_a_missing_scorecard(tmp_path):
     ],
 )
 def test_numbers_in_words(value, unit, text):
-    assert wording.number(value, unit) == text
+    assert sentences.number(value, unit) == text

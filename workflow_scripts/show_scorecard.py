@@ -8,10 +8,11 @@ from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json
 from cohortloom.base.step import main
 from cohortloom.reporting.scorecard import MEANINGFUL_VISITS, read_metrics
-from cohortloom.reporting.wording import interval, number, target, verdict
+from cohortloom.reporting.sentences import in_words
 
 METRICS = Path(__file__).resolve().parents[1] / "resources" / "metrics.csv"
 HEAD = ("criterion", "value", "95% interval", "target", "verdict", "real", "naive", "n")
+CELLS = ("title", "value", "interval", "target", "verdict", "real", "naive", "n")
 
 
 def show_scorecard(*, results: Path = Path("results/demo")) -> None:
@@ -20,7 +21,8 @@ def show_scorecard(*, results: Path = Path("results/demo")) -> None:
     if not scorecard.is_file():
         raise UserError(f"{scorecard}: no such file; run `snakemake evaluate_all` first")
     card, metrics = read_json(scorecard), read_metrics(METRICS)
-    rows = [row(record, metrics[record["metric"]]) for record in card["criteria"]]
+    words = [in_words(record, metrics[record["metric"]]) for record in card["criteria"]]
+    rows = [tuple(cells[name] for name in CELLS) for cells in words]
     passed = sum(record["pass"] is True for record in card["criteria"])
     title = f"{card['experiment']}, run {card['criteria'][0]['run']}: {passed} of {len(rows)} criteria pass"
     print_table(title, rows)
@@ -29,21 +31,6 @@ def show_scorecard(*, results: Path = Path("results/demo")) -> None:
     if visits is not None and visits < MEANINGFUL_VISITS:
         print(f"WARNING: only {visits:,} test visits; figures mean nothing at this size.")
     print(f"report: {(results / 'report.html').resolve()}")
-
-
-def row(record: dict, metric: dict[str, str]) -> tuple[str, ...]:
-    """One criterion in words: the cells of HEAD."""
-    unit = metric["unit"]
-    return (
-        metric["title"],
-        number(record["value"], unit),
-        interval(record, unit),
-        target(metric["target"], unit),
-        verdict(record["pass"]),
-        number(record["real"], unit),
-        number(record["naive"], unit),
-        number(record["n"], "count"),
-    )
 
 
 def print_table(title: str, rows: list[tuple[str, ...]]) -> None:

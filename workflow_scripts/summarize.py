@@ -3,11 +3,15 @@
 import json
 from pathlib import Path
 
-from cohortloom.base.files import atomic, read_json, write_json
+from cohortloom.base.files import read_json, write_csv, write_json, write_text
 from cohortloom.base.step import main
+from cohortloom.data.validity import load_rules
+from cohortloom.data.visits import read_visits
+from cohortloom.evaluation.records import FIELDS
+from cohortloom.reporting import examples, figures
 from cohortloom.reporting import provenance as provenances
-from cohortloom.reporting import report as reports
 from cohortloom.reporting import scorecard as scorecards
+from cohortloom.reporting.report import render
 
 
 def summarize(
@@ -46,27 +50,26 @@ def summarize(
     card = scorecards.build(experiment, scorecards.read_records(records), main_run, table)
     account = read_json(audit)
     origin = provenances.collect(json.loads(config), account)
-    page = reports.render(
+    visits = {"training": read_visits(train), "test": read_visits(test), "synthetic": read_visits(synthetic)}
+    real = [visits["training"], visits["test"]]
+    methods = {path.parent.name: read_visits(path) for path in naive}
+    names = examples.read_titles(titles)
+    page = render(
+        template,
         card=card,
         metrics=table,
         main_id=main_run,
         runs=list(runs),
-        models=[Path(model) for model in models],
         audit=account,
-        synthetic=synthetic,
-        naive=list(naive),
-        train=train,
-        test=test,
-        titles=titles,
-        validity=validity,
-        template=template,
         provenance=origin,
+        visits=visits,
+        figures=figures.of_experiment(card["records"], main_run, list(models), visits, methods),
+        examples=examples.choose(visits["synthetic"], real, names, load_rules(validity)),
+        titles=names,
     )
     write_json(scorecard, card)
-    with atomic(scorecard_csv) as temporary:
-        scorecards.write_csv(temporary, card["records"])
-    with atomic(report) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_csv(scorecard_csv, FIELDS, card["records"])
+    write_text(report, page)
     write_json(provenance, origin)
 
 

@@ -1,13 +1,13 @@
 """Join the evaluations of the ablation's arms into one table and one figure, with a verdict in words."""
 
-import csv
 import json
 from pathlib import Path
 
 from cohortloom.base.errors import UserError
-from cohortloom.base.files import atomic, write_json
+from cohortloom.base.files import atomic, write_csv, write_json
 from cohortloom.base.step import log, main
-from cohortloom.reporting import ablation, ablation_figure
+from cohortloom.reporting import ablation
+from cohortloom.reporting.figures import draw_ablation
 from cohortloom.reporting.scorecard import read_metrics, read_records
 
 
@@ -39,11 +39,8 @@ def summarize_ablation(
     words = ablation.in_words(rows, titles)
     content = {"experiment": experiment, "reference": reference, "verdict": words, "rows": rows}
     with atomic(figure) as temporary:
-        ablation_figure.draw(rows, titles, reference, temporary, figure.suffix[1:])
-    with atomic(table_csv) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ablation.COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        draw_ablation(rows, titles, reference, temporary, figure.suffix[1:])
+    write_csv(table_csv, ablation.COLUMNS, rows)
     write_json(table, content)
     for sentence in words:
         log.info("%s", sentence)

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from cohortloom.base.errors import UserError
-from cohortloom.base.files import atomic, write_json
+from cohortloom.base.files import write_csv, write_json
 from cohortloom.base.step import log, main
+from cohortloom.evaluation.records import FIELDS
 from cohortloom.reporting import scorecard as scorecards
-from cohortloom.reporting import wording
+from cohortloom.reporting.sentences import in_words
 
 SHOWN = ("js_distance", "bigram_r2", "classifier_auc", "any_per_100k_visits", "prediction_auc", "copy_share")
 
@@ -30,21 +31,11 @@ def summarize_external(
     table = scorecards.read_metrics(metrics)
     joined = scorecards.join(scorecards.read_records(records), table)
     write_json(scorecard, {"experiment": experiment, "external": list(names), "records": joined})
-    with atomic(scorecard_csv) as temporary:
-        scorecards.write_csv(temporary, joined)
-    for name in names:
-        for record in joined:
-            if record["run"] == name and record["metric"] in SHOWN and not record["subset"]:
-                unit = table[record["metric"]]["unit"]
-                value, real = (wording.number(record[key], unit) for key in ("value", "real"))
-                log.info(
-                    "%s: %s %s (real %s): %s",
-                    name,
-                    record["metric"],
-                    value,
-                    real,
-                    wording.verdict(record["pass"]),
-                )
+    write_csv(scorecard_csv, FIELDS, joined)
+    for record in joined:
+        if record["run"] in names and record["metric"] in SHOWN and not record["subset"]:
+            row = in_words(record, table[record["metric"]])
+            log.info("{run}: {metric} {value} (real {real}): {verdict}".format(run=record["run"], **row))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 from cohortloom.base.errors import UserError
-from cohortloom.base.files import atomic, write_json
+from cohortloom.base.files import write_json, write_text
 from cohortloom.base.step import log, main
-from cohortloom.reporting import provenance, quality, quality_words
+from cohortloom.reporting import provenance, quality
 from cohortloom.reporting.scorecard import read_metrics, read_records
 
 
@@ -54,10 +54,9 @@ def summarize_quality(
         "hardware": provenance.hardware(),
         "rows": rows,
     }
-    with atomic(table_md) as temporary:
-        temporary.write_text(quality_words.page(content, meanings), encoding="utf-8")
+    write_text(table_md, quality.page(content, meanings))
     write_json(table, content)
-    for line in quality_words.verdict(rows, made[0].source, meanings):
+    for line in quality.verdict(rows, made[0].source, meanings):
         log.info("%s", line)
 
 

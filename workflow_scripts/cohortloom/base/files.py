@@ -1,9 +1,10 @@
 """Reading and writing files so that what is half-written never looks finished."""
 
+import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,24 @@ def read_json(path: Path) -> Any:
         return json.load(file)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as UTF-8, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Write a flat table atomically, a line a row; null is an empty field, a truth value true or false."""
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({n: str(v).lower() if isinstance(v, bool) else v for n, v in row.items()})
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with sorted-as-given keys and a final newline, atomically."""
-    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def sha256(path: Path) -> str:

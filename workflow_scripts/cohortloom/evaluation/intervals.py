@@ -9,6 +9,7 @@ real against real (60 samples of 2,000 NHDS visits) it covers in 98% for distanc
 means, 90% for the rarest deciles of codes, and is twice too wide for overlaps of top codes.
 """
 
+import statistics
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,3 +65,16 @@ def ratio(
     if above[0] == 0 and below[0] > 0:
         return Estimate(0.0, 0.0, float(min(high, per * 3.0 / below[0])), n)
     return estimate
+
+
+def mean_interval(values: list[float], level: float = LEVEL) -> tuple[float, float, float]:
+    """Mean of figures of several seeds and Student's t interval over them; infinitely wide for one value.
+
+    >>> [round(x, 2) for x in mean_interval([1.0, 2.0, 3.0])]
+    [2.0, -0.48, 4.48]
+    """
+    mean, n = statistics.fmean(values), len(values)
+    if n < 2:
+        return mean, -np.inf, np.inf
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * statistics.stdev(values) / n**0.5
+    return mean, mean - half, mean + half

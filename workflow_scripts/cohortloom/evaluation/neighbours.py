@@ -1,4 +1,4 @@
-"""Nearest neighbours of sets by Jaccard distance, in blocks of sparse products.
+"""Copies of sets of codes, and nearest neighbours by Jaccard distance, in blocks of sparse products.
 
 Sets are the rows of 0/1 matrices. All pairs are compared, so the cost grows with the product of the numbers
 of rows: callers work on stated samples.
@@ -8,7 +8,9 @@ import numpy as np
 from scipy import sparse
 
 from cohortloom.base.ragged import row_of_value
+from cohortloom.data.coded import Coded
 
+COPY_CODES = 5  # shorter visits coincide by chance
 BLOCK = 20_000_000  # pairs compared at once: some hundred megabytes
 
 
@@ -48,3 +50,16 @@ def nearest(
         similarity[start + near] = best[near]
         index[start + near] = np.minimum.reduceat(first, starts)[best[held] > 0]
     return 1.0 - similarity, index
+
+
+def copied(release: Coded, known: Coded, n_codes: int) -> np.ndarray:
+    """Whether a released visit of 5 codes or more has the very set of codes of a known visit, [n_visits]."""
+    names = np.random.default_rng(0xC0B1).integers(0, 2**63, n_codes, dtype=np.uint64)
+    ours, theirs = (_fingerprints(part, names) for part in (release, known))
+    return (release.lengths >= COPY_CODES) & np.isin(ours, theirs[known.lengths >= COPY_CODES])
+
+
+def _fingerprints(visits: Coded, names: np.ndarray) -> np.ndarray:
+    """A number for each visit's set of codes: sums of random 64-bit numbers, equal for equal sets."""
+    sums = np.r_[np.uint64(0), np.cumsum(names[visits.codes], dtype=np.uint64)]
+    return sums[visits.offsets[1:]] - sums[visits.offsets[:-1]]

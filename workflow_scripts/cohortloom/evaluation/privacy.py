@@ -17,11 +17,10 @@ from cohortloom.data.coded import Coded, patient_groups
 from cohortloom.data.visits import CODE_COLUMNS
 from cohortloom.evaluation.features import frequent
 from cohortloom.evaluation.intervals import interval, ratio
-from cohortloom.evaluation.neighbours import nearest, set_matrix
+from cohortloom.evaluation.neighbours import COPY_CODES, copied, nearest, set_matrix
 from cohortloom.evaluation.records import Figure
 from cohortloom.evaluation.scores import auc, gain, hits_at, replicates
 
-COPY_CODES = 5  # shorter visits coincide by chance
 COMMON = 50  # codes that an attacker is taken to know of a patient
 
 
@@ -156,19 +155,10 @@ def _secret(visits: Coded, common: np.ndarray):
 
 def copy_share(train: Coded, release: Coded, n_codes: int, seed: int) -> Iterator[Figure]:
     """Share of released visits of 5 codes or more whose set of codes equals that of a training visit."""
-    names = np.random.default_rng(0xC0B1).integers(0, 2**63, n_codes, dtype=np.uint64)
-    known, made = (_fingerprints(part, names) for part in (train, release))
-    long = release.lengths >= COPY_CODES
-    copied = long & np.isin(made, known[train.lengths >= COPY_CODES])
+    copies, long = copied(release, train, n_codes), release.lengths >= COPY_CODES
     groups, n_groups = release.groups(seed)
-    sums = [np.bincount(groups[mask], minlength=n_groups) for mask in (copied, long)]
+    sums = [np.bincount(groups[mask], minlength=n_groups) for mask in (copies, long)]
     yield Figure("copy_share", "", ratio(*sums, int(long.sum()), 1.0), train.n_visits, False)
-
-
-def _fingerprints(visits: Coded, names: np.ndarray) -> np.ndarray:
-    """A number for each visit's set of codes: sums of random 64-bit numbers, equal for equal sets."""
-    sums = np.r_[np.uint64(0), np.cumsum(names[visits.codes], dtype=np.uint64)]
-    return sums[visits.offsets[1:]] - sums[visits.offsets[:-1]]
 
 
 def plant(release: pa.Table, train: pa.Table, share: float, seed: int) -> pa.Table:

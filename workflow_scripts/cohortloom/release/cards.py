@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pyarrow as pa
 import yaml
 
 from cohortloom.data.visits import SCHEMA
-from cohortloom.reporting import wording
-from cohortloom.reporting.scorecard import CRITERIA, MEANINGFUL_VISITS, REAL, Record, key
+from cohortloom.reporting.scorecard import MEANINGFUL_VISITS, REAL, Record, key
+from cohortloom.reporting.sentences import in_words
 
 # group in metrics.csv -> heading of its table
 GROUPS = {
@@ -36,10 +37,11 @@ COLUMNS = {
     "sex": "F or M",
     "diagnoses": "ICD-9-CM codes in upper case without dot, none twice in a visit",
 }
+Metrics = dict[str, dict[str, str]]
 TAGS = ["synthetic-data", "electronic-health-records", "icd-9-cm", "medical"]
 
 
-def model_card(template: Path, card: dict[str, Any], metrics: dict[str, dict[str, str]], **facts: Any) -> str:
+def model_card(template: Path, card: dict[str, Any], metrics: Metrics, **facts: Any) -> str:
     """README.md of the published model; `facts` is what the template names."""
     run = card["criteria"][0]["run"]
     mine = [r for r in card["records"] if r["run"] == run and not r["subset"] and r["value"] is not None]
@@ -48,7 +50,7 @@ def model_card(template: Path, card: dict[str, Any], metrics: dict[str, dict[str
 
     def rows(group: str) -> list[dict[str, str]]:
         inside = [r for r in mine if metrics[str(r["metric"])]["group"] == group]
-        return [_row(r, r["real"], metrics) for r in inside if group != "criteria" or r["target"] is not None]
+        return [_row(r, metrics) for r in inside if group != "criteria" or r["target"] is not None]
 
     front = {
         "license": facts["terms"]["license"],
@@ -71,9 +73,7 @@ def model_card(template: Path, card: dict[str, Any], metrics: dict[str, dict[str
     )
 
 
-def data_card(
-    template: Path, records: list[Record], metrics: dict[str, dict[str, str]], run: str, **facts: Any
-) -> str:
+def data_card(template: Path, records: list[Record], metrics: Metrics, run: str, **facts: Any) -> str:
     """README.md of the published cohort from its own records (those of `run`) and those of `real` beside."""
     real = {key(r): r for r in records if r["run"] == REAL}
     mine = {str(r["metric"]): r for r in records if r["run"] == run and not r["subset"]}
@@ -90,50 +90,33 @@ def data_card(
         template,
         front=_front(front),
         columns=[(field.name, _type(field), COLUMNS[field.name]) for field in SCHEMA],
-        figures=[_beside(mine[name], real[key(mine[name])], metrics) for name in COHORT_FIGURES],
+        figures=[_beside_real(mine[name], real[key(mine[name])], metrics) for name in COHORT_FIGURES],
         too_small=(mine["mean_codes_per_visit"]["n"] or 0) < MEANINGFUL_VISITS,
         **facts,
     )
 
 
-def _row(record: Record, real: float | None, metrics: dict[str, dict[str, str]]) -> dict[str, str]:
-    """A record in words."""
-    metric = metrics[str(record["metric"])]
-    unit = metric["unit"]
-    remark = [unit] if unit not in ("", "fraction", "count") else []
-    if record["mode"] == "reconstruct" and metric["group"] != "reconstruction":
-        remark += [] if CRITERIA.get(metric["metric"]) == "reconstruct" else ["half revealed"]
-    return {
-        "title": metric["title"] + (f" ({', '.join(remark)})" if remark else ""),
-        "value": wording.number(record["value"], unit),
-        "interval": wording.interval(record, unit),
-        "n": wording.number(record["n"], "count"),
-        "real": wording.number(real, unit),
-        "naive": wording.number(record["naive"], unit),
-        "target": wording.target(metric["target"], unit) if record["target"] is not None else "",
-        "verdict": wording.verdict(record["pass"]),
-    }
+def _row(record: Record, metrics: Metrics) -> dict[str, str]:
+    """A record in words, what is unusual about the figure in brackets after its title."""
+    row = in_words(record, metrics[str(record["metric"])])
+    remark = ", ".join(filter(None, (row["unit"], row["mode"])))
+    return row | {"title": f"{row['title']} ({remark})" if remark else row["title"]}
 
 
-def _beside(record: Record, real: Record, metrics: dict[str, dict[str, str]]) -> dict[str, str]:
-    """A record in words, with the interval of `real`."""
-    return {
-        **_row(record, real["value"], metrics),
-        "real_interval": wording.interval(real, metrics[str(record["metric"])]["unit"]),
-        "real_n": wording.number(real["n"], "count"),
-    }
+def _beside_real(record: Record, real: Record, metrics: Metrics) -> dict[str, str]:
+    """A record in words beside that of `real`, which its own columns do not hold."""
+    other = _row(real, metrics)
+    row = _row(record, metrics)
+    return row | {"real": other["value"], "real_interval": other["interval"], "real_n": other["n"]}
 
 
-def _type(field: Any) -> str:
-    name = str(field.type)
-    for start, words in (
-        ("dictionary<", "dictionary of string"),
-        ("list<", "list of string"),
-        ("float", "float32"),
-    ):
-        if name.startswith(start):
-            return words
-    return name
+def _type(field: pa.Field) -> str:
+    """The type of a column as the description of the visits table has it."""
+    if pa.types.is_dictionary(field.type):
+        return "dictionary of string"
+    if pa.types.is_list(field.type):
+        return "list of string"
+    return "float32" if pa.types.is_float32(field.type) else str(field.type)
 
 
 def _front(content: dict[str, Any]) -> str:

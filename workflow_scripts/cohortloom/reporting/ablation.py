@@ -12,9 +12,10 @@ import statistics
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtr
 
-LEVEL = 0.95
+from cohortloom.evaluation.intervals import LEVEL, mean_interval
+
 REAL = "real"
 # figure -> (mode of its records, the question it answers)
 FIGURES = {
@@ -28,22 +29,8 @@ FIGURES = {
     "removed_mass": ("synthesize", "constraint"),
 }
 COLUMNS = (
-    "arm",
-    "seed",
-    "metric",
-    "question",
-    "value",
-    "ci_low",
-    "ci_high",
-    "n",
-    "real",
-    "against",
-    "difference",
-    "difference_low",
-    "difference_high",
-    "p",
-    "p_holm",
-    "verdict",
+    *("arm", "seed", "metric", "question", "value", "ci_low", "ci_high", "n", "real"),
+    *("against", "difference", "difference_low", "difference_high", "p", "p_holm", "verdict"),
 )
 SHOWN, LEANS = "", "perhaps "
 SAME, NOT_SHOWN, NOT_JUDGED = "the same", "no difference shown", "not judged"
@@ -66,19 +53,6 @@ class Paired(NamedTuple):
     low: float
     high: float
     p: float
-
-
-def mean_interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and Student's t interval over seeds; infinitely wide for a single value.
-
-    >>> [round(x, 2) for x in mean_interval([1.0, 2.0, 3.0])]
-    [2.0, -0.48, 4.48]
-    """
-    mean, n = statistics.fmean(values), len(values)
-    if n < 2:
-        return mean, -math.inf, math.inf
-    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * statistics.stdev(values) / n**0.5
-    return mean, mean - half, mean + half
 
 
 def paired(differences: list[float]) -> Paired:
@@ -146,34 +120,32 @@ def pairs(trainings: list[Training], reference: str) -> list[tuple[str, str | No
     return made
 
 
-def _compared(arms, wanted, real) -> list[Row]:
-    made, tests = [], []
+def _compared(
+    arms: dict[str, dict[int, Row]], wanted: list[tuple[str, str | None]], real: Row | None
+) -> list[Row]:
+    """A row a pair (arm, the arm it is compared with), with Holm's p over them; records by arm and seed."""
+    values = {
+        arm: {seed: float(record["value"]) for seed, record in records.items()}
+        for arm, records in arms.items()
+    }
+    rows = []
     for arm, against in wanted:
         if arm not in arms:
             continue
-        values = {seed: float(record["value"]) for seed, record in arms[arm].items()}
-        mean, low, high = mean_interval(list(values.values()))
-        row = {"arm": arm, "value": mean, "ci_low": low, "ci_high": high, "n": len(values)}
-        test = Paired(math.nan, math.nan, math.nan, math.nan)
-        if against is not None:
-            row["against"] = against
-            other = {seed: float(record["value"]) for seed, record in arms.get(against, {}).items()}
-            if both := sorted({*values} & {*other}):
-                test = paired([values[seed] - other[seed] for seed in both])
-                better = next(iter(arms[arm].values()))["higher_is_better"]
-                row["word"] = _word(test.mean, better, real, statistics.fmean(other[s] for s in both))
-        row |= {
-            "difference": test.mean,
-            "difference_low": test.low,
-            "difference_high": test.high,
-            "p": test.p,
-        }
-        made.append(row)
-        tests.append(test.p)
-    for row, adjusted in zip(made, holm(tests), strict=True):
+        mean, low, high = mean_interval(list(values[arm].values()))
+        row = {"arm": arm, "value": mean, "ci_low": low, "ci_high": high, "n": len(values[arm])}
+        test, word = Paired(math.nan, math.nan, math.nan, math.nan), ""
+        if both := sorted({*values[arm]} & {*values.get(against, {})}):
+            test = paired([values[arm][seed] - values[against][seed] for seed in both])
+            better = next(iter(arms[arm].values()))["higher_is_better"]
+            word = _word(test.mean, better, real, statistics.fmean(values[against][s] for s in both))
+        row |= {"difference": test.mean, "difference_low": test.low, "difference_high": test.high}
+        rows.append(row | {"against": against, "p": test.p, "word": word})
+    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
-        row["verdict"] = verdict(row, row.pop("word", "")) if "against" in row else "reference"
-    return made
+        word = row.pop("word")
+        row["verdict"] = "reference" if row["against"] is None else verdict(row, word)
+    return rows
 
 
 def _word(difference: float, higher_is_better: bool | None, real: Row | None, other: float) -> str:

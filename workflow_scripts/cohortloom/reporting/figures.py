@@ -1,23 +1,33 @@
-"""The report's figures: small panels that stay readable on a phone, each returned as a data URI.
+"""The figures of the report, as data URIs, and the one of the ablation, as a file.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart; line styles and markers differ as well.
-Every figure is the same file for the same data: no date, no random ids.
+One panel a figure, readable on a phone. Colours are Okabe and Ito's, which colour-blind readers tell apart;
+line styles and markers differ as well. Equal data give an equal file: no date, no random ids. Titles and
+captions stand in resources/report.html.j2.
 """
 
 import base64
+import csv
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cohortloom.base.errors import UserError
+from cohortloom.data.visits import code_lists, patient_starts
+from cohortloom.reporting.scorecard import REAL, Record
 
 matplotlib.use("Agg")  # no display on a cluster
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: E402
 
-SIZE = (4.6, 3.5)  # inches; one panel a figure, so that panels stack on a phone
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-REAL, SYNTHETIC = "#000000", "#D55E00"
+BLUE, ORANGE, BLACK = COLORS[0], COLORS[1], COLORS[6]  # held-out real in a cloud, the model, real elsewhere
 STYLES = ("-", "--", "-.", ":")
 _RC = {
     "svg.hashsalt": "cohortloom",
@@ -26,19 +36,220 @@ _RC = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "legend.fontsize": 8,
 }
+# column of history.csv -> axis label
+LOSSES = {
+    "lm_loss": "loss (nats a code)",
+    "age_loss_years2": "squared error (years²)",
+    "sex_loss": "cross-entropy (nats)",
+}
+VIOLATIONS = "category_per_100k_visits"
+ATTACKS = {"membership_auc": "by distance", "likelihood_auc": "by the model"}
+# category of resources/icd9_validity.csv -> in words
+KINDS = {
+    "newborn": "newborn",
+    "pediatric": "child (0-17)",
+    "maternity": "maternity (12-55)",
+    "adult": "adult (15 and over)",
+    "female": "women only",
+    "male": "men only",
+}
+# The panels of the ablation's figure
+ABLATED = (
+    "any_violation_rate",
+    "hard_per_100k_visits",
+    "lm_loss",
+    "js_distance",
+    "bigram_r2",
+    "carried_codes",
+)
+Figures = dict[str, dict[str, str]]  # name -> uri, and `shows`: what it compares, for the alternative text
 
 
-def _panel(xlabel: str, ylabel: str, size: tuple[float, float] = SIZE):
+def of_experiment(
+    records: list[Record],
+    main_id: str,
+    models: list[Path],
+    visits: dict[str, pa.Table],
+    methods: dict[str, pa.Table],
+) -> Figures:
+    """All figures of the report; one whose data are missing is left out.
+
+    `models` are the folders of the runs, for their history.csv; `visits` the sets training, test and
+    synthetic; `methods` the visits of the naive methods.
+    """
+    found = losses(models) | of_visits(visits, methods, main_id)
+    return found | violations(records, main_id) | leaks(records, main_id)
+
+
+def losses(models: list[Path]) -> Figures:
+    """One figure a loss, with all runs, training dashed and validation solid."""
+    histories = {folder.name: read_history(folder / "history.csv") for folder in models}
+    found = {}
+    for column, ylabel in LOSSES.items():
+        curves = {
+            (run, split): curve
+            for run, rows in histories.items()
+            for split in ("train", "val")
+            if len((curve := loss_points(rows, split, column))[0])
+        }
+        if curves:
+            runs = ", ".join(dict.fromkeys(run for run, _ in curves))
+            found[column] = {"uri": _loss_curves(curves, ylabel), "shows": runs}
+    return found
+
+
+def read_history(path: Path) -> list[dict[str, str]]:
+    """Rows of a history.csv: step, tokens, split and a column a loss."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; train the run again") from None
+
+
+def loss_points(rows: list[dict[str, str]], split: str, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and loss of a split's rows that hold a number, both [n_points]."""
+    pairs = [(row["tokens"], row[column]) for row in rows if row.get("split") == split and row.get(column)]
+    tokens, loss = np.array(pairs, float).reshape(-1, 2).T
+    return tokens[np.isfinite(loss)], loss[np.isfinite(loss)]
+
+
+def of_visits(visits: dict[str, pa.Table], methods: dict[str, pa.Table], main_id: str) -> Figures:
+    """Prevalence (synthetic and real), codes a visit and, where patients return, visits a patient."""
+    synthetic, test = visits["synthetic"], visits["test"]
+    shares = code_shares(visits["training"])
+    reference = np.array([shares[code] for code in sorted(shares)])
+    floor = 1 / max(1, min(synthetic.num_rows, test.num_rows))
+    found = {}
+    for name, label, table, color in (
+        ("prevalence", "synthetic", synthetic, ORANGE),
+        ("prevalence_real", "held-out real", test, BLUE),
+    ):
+        other = code_shares(table)
+        scored = np.array([other.get(code, 0.0) for code in sorted(shares)])
+        found[name] = {"uri": _prevalence(reference, scored, floor, label, color)}
+        found[name]["shows"] = f"{table.num_rows:,} {label} visits"
+    sets = {"real, held out": test, f"synthetic ({main_id})": synthetic}
+    naive = {name: table for name, table in methods.items() if name != "copy"}
+    lengths = {name: np.diff(code_lists(table)[1]) for name, table in (sets | naive).items()}
+    shows = ", ".join(lengths)
+    found["codes_per_visit"] = {"uri": _histogram(lengths, "diagnosis codes in a visit"), "shows": shows}
+    returns = {name: visits_per_patient(table) for name, table in sets.items()}
+    if max(counts.max(initial=1) for counts in returns.values()) > 1:
+        uri = _histogram(returns, "visits of a patient")
+        found["visits_per_patient"] = {"uri": uri, "shows": ", ".join(returns)}
+    return found
+
+
+def code_shares(table: pa.Table) -> dict[str, float]:
+    """Share of visits that hold each code."""
+    counted = pc.value_counts(code_lists(table)[0])
+    pairs = zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True)
+    return {code: count / table.num_rows for code, count in pairs}
+
+
+def visits_per_patient(table: pa.Table) -> np.ndarray:
+    """Visits of each patient, [n_patients]."""
+    return np.diff(patient_starts(table), append=table.num_rows)
+
+
+def violations(records: list[Record], main_id: str) -> Figures:
+    """Codes that break a limit, by kind of limit: held-out real, the main run and the naive methods."""
+    found = {(r["run"], r["subset"]): r for r in records if r["metric"] == VIOLATIONS}
+    kinds = [kind for kind in KINDS if any(subset == kind for _, subset in found)]
+    runs = [run for run in (REAL, main_id, "prevalence", "markov") if any(name == run for name, _ in found)]
+    if not kinds or runs[:2] != [REAL, main_id]:
+        return {}
+    # A set without any code of a kind cannot break its limit: 0.
+    values = [
+        [[float(found.get((run, kind), {}).get(end) or 0) for end in _ENDS] for kind in kinds] for run in runs
+    ]
+    series = dict(zip((_label(run, main_id) for run in runs), np.array(values), strict=True))
+    uri = _bars([KINDS[kind] for kind in kinds], series, "codes out of place for 100,000 visits")
+    return {"violations": {"uri": uri, "shows": ", ".join(series)}}
+
+
+def leaks(records: list[Record], main_id: str) -> Figures:
+    """Attacks on the training patients: AUC and interval of the main run, real, copies and naive methods."""
+    found = {(r["metric"], r["run"]): r for r in records if r["metric"] in ATTACKS and not r["subset"]}
+    rows = {
+        f"{attack}: {_label(run, main_id)}": [found[metric, run][end] for end in _ENDS]
+        for metric, attack in ATTACKS.items()
+        for run in (main_id, REAL, "copy", "prevalence", "markov")
+        if found.get((metric, run), {}).get("value") is not None
+    }
+    if not rows:
+        return {}
+    uri = _points(list(rows), np.array(list(rows.values()), float), "probability of picking right")
+    return {"leaks": {"uri": uri, "shows": ", ".join(rows)}}
+
+
+def draw_ablation(
+    rows: list[dict[str, Any]], titles: dict[str, str], reference: str, path: Path, kind: str
+) -> None:
+    """Write the ablation's figure: a panel a figure, a line an arm; kind is svg or png.
+
+    rows are those of ablation.table. Each training with its interval over patients (thin), each arm's mean
+    with its t interval over seeds (thick), the reference's mean (dashed) and real held-out data (solid). An
+    axis spans the trainings' figures and real; an interval that leaves it is cut off.
+    """
+    arms = list(dict.fromkeys(row["arm"] for row in rows if row["seed"] is None))
+    size = (2.1 * len(ABLATED) + 1.2, 0.9 + 0.3 * len(arms))
+    with plt.rc_context(_RC | {"font.size": 8}):
+        figure, panels = plt.subplots(1, len(ABLATED), sharey=True, figsize=size)
+        for axes, metric in zip(panels, ABLATED, strict=True):
+            _arms(axes, [row for row in rows if row["metric"] == metric], arms, reference)
+            axes.set_title(textwrap.fill(titles.get(metric, metric), 24), fontsize=8)
+        panels[0].set_yticks(range(len(arms)), arms)
+        panels[0].invert_yaxis()
+        caption = f"thick: mean over seeds, thin: one training (95%); dashed: {reference}; black: real"
+        figure.supxlabel(caption, fontsize=8)
+        figure.tight_layout()
+        figure.savefig(path, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+        plt.close(figure)
+
+
+def _arms(axes, rows: list[dict[str, Any]], arms: list[str], reference: str) -> None:
+    """One panel of the ablation's figure."""
+    seeds = sorted({row["seed"] for row in rows if row["seed"] is not None})
+    for row in rows:
+        low, high = (row["value"] if row[end] is None else row[end] for end in _ENDS[1:])
+        at, mean = arms.index(row["arm"]), row["seed"] is None
+        if not mean:
+            at += 0.16 + 0.2 * seeds.index(row["seed"]) / len(seeds)
+        color = ORANGE if mean else COLORS[5]
+        axes.plot([low, high], [at, at], color=color, linewidth=2.2 if mean else 0.8, zorder=3 if mean else 2)
+        axes.plot(row["value"], at, "o" if mean else "|", color=color, markersize=4, zorder=4 if mean else 2)
+        if mean and row["arm"] == reference:
+            axes.axvline(row["value"], color=BLUE, linestyle="--", linewidth=0.9, zorder=1)
+    shown = [row["value"] for row in rows] + [row["real"] for row in rows if row["real"] is not None]
+    if shown:
+        margin = 0.12 * (max(shown) - min(shown)) or 0.01
+        axes.set_xlim(min(shown) - margin, max(shown) + margin)
+    for real in {row["real"] for row in rows} - {None}:
+        axes.axvline(real, color=BLACK, linewidth=0.8, zorder=1)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="x", labelrotation=30)
+
+
+_ENDS = ("value", "ci_low", "ci_high")
+
+
+def _label(run: str, main_id: str) -> str:
+    names = {main_id: f"synthetic ({main_id})", REAL: "real, held out", "copy": "copies of training"}
+    return names.get(run, f"{run} (naive)")
+
+
+def _panel(xlabel: str, ylabel: str, height: float = 3.5):
     with plt.rc_context(_RC):
-        figure, axes = plt.subplots(figsize=size)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.set_axisbelow(True)
+        figure, axes = plt.subplots(figsize=(4.6, height))  # inches
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     return figure, axes
 
 
@@ -52,81 +263,73 @@ def _uri(figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def loss_curve(curves: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]], ylabel: str) -> str:
-    """One loss over training; curves: (run, split) -> (target tokens, loss). Validation is the solid line."""
+def _loss_curves(curves: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]], ylabel: str) -> str:
+    """(run, split) -> (target tokens, loss)."""
     figure, axes = _panel("training so far (million code tokens)", ylabel)
     runs = list(dict.fromkeys(run for run, _ in curves))
-    lowest, highest = np.inf, 0.0
     for (run, split), (tokens, loss) in curves.items():
-        color = COLORS[runs.index(run) % len(COLORS)]
-        solid = split != "train"
-        marker = "o" if len(tokens) < 12 and solid else None
-        width, alpha = (1.8, 1.0) if solid else (1.0, 0.7)
+        validation = split == "val"
         axes.plot(
-            np.asarray(tokens) / 1e6,
+            tokens / 1e6,
             loss,
-            color=color,
-            linestyle="-" if solid else "--",
-            linewidth=width,
-            alpha=alpha,
-            marker=marker,
+            color=COLORS[runs.index(run) % len(COLORS)],
+            linestyle="-" if validation else "--",
+            linewidth=1.8 if validation else 1.0,
+            alpha=1.0 if validation else 0.7,
+            marker="o" if validation and len(tokens) < 12 else None,
             markersize=3,
-            label=f"{run}, {'validation' if solid else 'training'}",
+            label=f"{run}, {'validation' if validation else 'training'}",
         )
-        lowest, highest = min(lowest, np.min(loss)), max(highest, np.max(loss))
-    if lowest > 0 and highest / lowest > 30:  # a falling head loss spans decades
+    every = np.concatenate([loss for _, loss in curves.values()])
+    if every.min() > 0 and every.max() / every.min() > 30:  # a falling head loss spans decades
         axes.set_yscale("log")
     axes.legend()
     return _uri(figure)
 
 
-def prevalence(reference: np.ndarray, scored: np.ndarray, floor: float, ylabel: str, color: str) -> str:
-    """Share of visits that hold each code, training on x, scored on y, both logarithmic.
+def _prevalence(reference: np.ndarray, scored: np.ndarray, floor: float, label: str, color: str) -> str:
+    """Share of visits that hold each code, training on x, scored on y [n_codes], both logarithmic.
 
-    reference, scored [n_codes] shares; codes the scored set never has are drawn on a line below `floor`.
+    Codes that the scored set never has are drawn on a line below `floor`.
     """
-    figure, axes = _panel("share of training visits with the code", ylabel, (4.6, 4.3))
+    figure, axes = _panel(
+        "share of training visits with the code", f"share of {label} visits with the code", 4.3
+    )
     seen = scored > 0
-    lost = floor / 2
+    missed = int((~seen).sum())
     axes.plot([floor / 3, 1], [floor / 3, 1], color="#888888", linewidth=1, label="equal")
     axes.scatter(reference[seen], scored[seen], s=7, color=color, alpha=0.35, linewidths=0, rasterized=True)
-    missed = int((~seen).sum())
-    axes.scatter(
-        reference[~seen], np.full(missed, lost), s=9, marker="|", color="#555555", alpha=0.4, rasterized=True
-    )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    below = np.full(missed, floor / 2)
+    axes.scatter(reference[~seen], below, s=9, marker="|", color="#555555", alpha=0.4, rasterized=True)
+    axes.set(xscale="log", yscale="log", ylim=(floor / 3, 1))
     axes.set_xlim(min(floor, reference[reference > 0].min(initial=1.0)) / 1.5, 1)
-    axes.set_ylim(floor / 3, 1)
     axes.xaxis.set_major_formatter(FuncFormatter(_percent))
     axes.yaxis.set_major_formatter(FuncFormatter(_percent))
     if missed:
-        axes.text(
-            0.97, 0.03, f"{missed:,} codes never occur", transform=axes.transAxes, ha="right", fontsize=8
-        )
+        place = {"transform": axes.transAxes, "ha": "right", "fontsize": 8}
+        axes.text(0.97, 0.03, f"{missed:,} codes never occur", **place)
     axes.legend(loc="upper left")
     return _uri(figure)
 
 
-def histogram(counts: Mapping[str, np.ndarray], xlabel: str, real: str, synthetic: str) -> str:
-    """Shares of visits (or patients) by a whole number; counts: name -> numbers [n]."""
+def _histogram(counts: Mapping[str, np.ndarray], xlabel: str) -> str:
+    """Shares by a whole number; counts: name -> numbers [n], first real (bars), then the main run (thick)."""
     figure, axes = _panel(xlabel, "share")
     top = int(max(np.quantile(values, 0.995) if len(values) else 1 for values in counts.values())) + 1
     least = min(int(values.min(initial=top)) for values in counts.values())
-    others = [name for name in counts if name not in (real, synthetic)]
-    for name, values in counts.items():
+    colors = (None, ORANGE, COLORS[0], COLORS[2], COLORS[3], COLORS[5])
+    for number, (name, values) in enumerate(counts.items()):
         share = np.bincount(np.minimum(values, top), minlength=top + 1) / max(1, len(values))
-        if name == real:
+        if number == 0:
             axes.bar(np.arange(top + 1), share, width=0.9, color="#bbbbbb", label=name)
             continue
-        number = 0 if name == synthetic else 1 + others.index(name)
         axes.plot(
             np.arange(least, top + 1),
             share[least:],
-            color=SYNTHETIC if name == synthetic else COLORS[(0, 2, 3, 5)[(number - 1) % 4]],
-            linestyle=STYLES[number % len(STYLES)],
-            linewidth=2 if name == synthetic else 1.2,
-            marker="o" if name == synthetic else None,
+            color=colors[number % len(colors)],
+            linestyle=STYLES[(number - 1) % len(STYLES)],
+            linewidth=2 if number == 1 else 1.2,
+            marker="o" if number == 1 else None,
             markersize=3,
             label=name,
         )
@@ -137,58 +340,55 @@ def histogram(counts: Mapping[str, np.ndarray], xlabel: str, real: str, syntheti
     return _uri(figure)
 
 
-def bars(
-    labels: Sequence[str], series: Mapping[str, np.ndarray], xlabel: str, intervals: Mapping[str, np.ndarray]
-) -> str:
-    """Grouped horizontal bars; series: name -> values [n_labels]; intervals: name -> [n_labels, 2].
-
-    The first series is real data, the second the main run: they keep their colours in all figures.
-    """
-    figure, axes = _panel(xlabel, "", (4.6, 0.9 + 0.24 * len(labels) * (len(series) + 0.6)))
+def _bars(labels: Sequence[str], series: Mapping[str, np.ndarray], xlabel: str) -> str:
+    """Grouped horizontal bars; series: name -> value, low, high [n_labels, 3], first real, then the model."""
+    figure, axes = _panel(xlabel, "", 0.9 + 0.24 * len(labels) * (len(series) + 0.6))
     height = 0.8 / max(1, len(series))
-    hatches = ("", "", "///", "...", "xx")
-    for number, (name, values) in enumerate(series.items()):
-        color = (REAL, SYNTHETIC, *COLORS[:1], *COLORS[2:])[number % 8]
-        low, high = np.asarray(intervals[name], float).T
-        errors = np.nan_to_num(np.maximum(0, [values - low, high - values]))
+    place = np.arange(len(labels))
+    for number, (name, rows) in enumerate(series.items()):
+        values, errors = rows[:, 0], _errors(rows)
         axes.barh(
-            np.arange(len(labels)) + number * height,
+            place + number * height,
             values,
             height,
             xerr=errors,
-            color=color,
+            color=(BLACK, ORANGE, COLORS[0], *COLORS[2:])[number],
             ecolor="#555555",
             capsize=2,
             error_kw={"linewidth": 0.8},
-            hatch=hatches[number % len(hatches)],
+            hatch=("", "", "///", "...", "xx")[number],
             edgecolor="white",
             linewidth=0.3,
             label=name,
         )
         for row, value in enumerate(values):
-            if np.isfinite(value):
-                at = value + errors[1][row]
-                text = f" {value:,.0f}" if value >= 10 or value == 0 else f" {value:.2g}"
-                axes.text(at, row + number * height, text, va="center", fontsize=7)
-    axes.set_yticks(np.arange(len(labels)) + height * (len(series) - 1) / 2, labels)
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
+            text = f" {value:,.0f}" if value >= 10 or value == 0 else f" {value:.2g}"
+            axes.text(value + errors[1][row], row + number * height, text, va="center", fontsize=7)
     axes.margins(x=0.12)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0), ncols=2)
-    return _uri(figure)
+    return _labelled(figure, axes, labels, place + height * (len(series) - 1) / 2)
 
 
-def points(labels: Sequence[str], rows: np.ndarray, xlabel: str, line: float, name: str) -> str:
-    """A point and its interval a label; rows [n_labels, 3]: value, low, high. `line` is what chance gives."""
-    figure, axes = _panel(xlabel, "", (4.6, 1.1 + 0.27 * len(labels)))
+def _points(labels: Sequence[str], rows: np.ndarray, xlabel: str) -> str:
+    """A point and its interval a label, rows [n_labels, 3]: value, low, high; a line at 0.5, by guessing."""
+    figure, axes = _panel(xlabel, "", 1.1 + 0.27 * len(labels))
     place = np.arange(len(labels))
-    errors = np.nan_to_num(np.abs(rows[:, 1:].T - rows[:, 0]))
-    axes.errorbar(rows[:, 0], place, xerr=errors, fmt="o", color=SYNTHETIC, ecolor="#555555", capsize=3)
-    axes.axvline(line, color="#555555", linestyle="--", linewidth=1, label=name)
+    style = {"fmt": "o", "color": ORANGE, "ecolor": "#555555", "capsize": 3}
+    axes.errorbar(rows[:, 0], place, xerr=_errors(rows), **style)
+    axes.axvline(0.5, color="#555555", linestyle="--", linewidth=1, label="guessing")
+    return _labelled(figure, axes, labels, place)
+
+
+def _errors(rows: np.ndarray) -> np.ndarray:
+    """Lengths of the error bars [2, n] of value, low, high [n, 3]; 0 where there is no interval."""
+    return np.nan_to_num(np.maximum(0, [rows[:, 0] - rows[:, 1], rows[:, 2] - rows[:, 0]]))
+
+
+def _labelled(figure, axes, labels: Sequence[str], place: np.ndarray) -> str:
+    """A finished figure of rows from top to bottom, the legend above it."""
     axes.set_yticks(place, labels)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0), ncols=2)
     return _uri(figure)
 
 

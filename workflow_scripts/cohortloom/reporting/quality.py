@@ -1,4 +1,4 @@
-"""The table of targets: each figure over generation seeds, beside real data, and whether it is met.
+"""The table of targets: each figure over generation seeds, beside real data, whether it is met, as a page.
 
 A figure is the mean over the generation seeds of one trained model, with Student's t interval (95%) over the
 seeds: how much it moves by chance of sampling alone. It says nothing of another training. Beside it stands
@@ -15,12 +15,14 @@ the first seed's own interval over patients. Targets are lines of resources/qual
 
 import csv
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cohortloom.base.errors import UserError
-from cohortloom.reporting.ablation import mean_interval
+from cohortloom.evaluation.intervals import mean_interval
 from cohortloom.reporting.scorecard import REAL, SAME_SIZE, VOID_UNLESS
+from cohortloom.reporting.sentences import NONE, interval, number
 
 COPY = "copy"
 PREVALENCE = "prevalence"
@@ -32,7 +34,9 @@ LEARNT_FROM = "prediction_auc"
 OF_THE_SAMPLE = ("carried_codes", "ks_visits_per_patient", "sequential_bigram_r2")
 COUNTS_VISITS = ("synthesize", "js_distance")
 CARRIED = {"metric": "carried_codes", "mode": "synthesize", "size": "base"}  # has a value: several visits
+MISSED = "**missed**"
 Row = dict[str, Any]
+Metrics = dict[str, dict[str, str]]
 
 
 class Sample(NamedTuple):
@@ -47,11 +51,11 @@ class Sample(NamedTuple):
 class Judged(NamedTuple):
     """What a figure is held to on this data: ends of the allowed range, what it rests on, why not judged."""
 
-    low: float | None
-    high: float | None
-    against: str | None
-    reference: float | None
-    reason: str | None
+    low: float | None = None
+    high: float | None = None
+    against: str | None = None
+    reference: float | None = None
+    reason: str | None = None
 
 
 def read_targets(path: Path) -> list[dict[str, str]]:
@@ -150,9 +154,9 @@ def _mean(records: list[Row]) -> float | None:
 def _judge(target, cohort: str, size: int | None, real: Row | None, figures) -> Judged:
     """The range in which the figure has to lie, or the reason why there is none."""
     if target["cohort"] not in ("", cohort):
-        return Judged(None, None, None, None, f"the target is for {target['cohort']}")
+        return Judged(reason=f"the target is for {target['cohort']}")
     if target["at_n"].isdecimal() and not _same(size, int(target["at_n"])):
-        return Judged(None, None, None, None, f"the target is for n = {int(target['at_n']):,}")
+        return Judged(reason=f"the target is for n = {int(target['at_n']):,}")
     against, reference = None, None
     if target["of"] == REAL:
         against, reference = (REAL, real["value"]) if real else (COPY, None)
@@ -163,15 +167,15 @@ def _judge(target, cohort: str, size: int | None, real: Row | None, figures) -> 
     elif target["of"]:
         reference = float(target["of"])
     if target["of"] and reference is None:
-        return Judged(None, None, None, None, f"nothing to compare with: no figure of {target['of']}")
+        return Judged(reason=f"nothing to compare with: no figure of {target['of']}")
     if (reason := _void(target["metric"], figures)) is not None:
-        return Judged(None, None, None, None, reason)
+        return Judged(reason=reason)
     bound = float(target["bound"])
     if target["comparison"] == "within":
-        return Judged(reference - bound, reference + bound, against, reference, None)
+        return Judged(reference - bound, reference + bound, against, reference)
     end = bound if reference is None else bound * reference
     low, high = (end, None) if target["comparison"] == ">=" else (None, end)
-    return Judged(low, high, against, reference, None)
+    return Judged(low, high, against, reference)
 
 
 def _void(metric: str, figures: dict[str, list[Row]]) -> str | None:
@@ -230,3 +234,113 @@ def _passes(row: Row, judged: Judged, metric: str) -> bool | None:
     above = judged.low is None or row["mean"] >= judged.low
     below = judged.high is None or row["mean"] <= judged.high
     return bool(above and below)
+
+
+def page(content: dict[str, Any], metrics: Metrics) -> str:
+    """quality.md from the content of quality.json and the rows of metrics.csv by metric."""
+    rows, run, seeds = content["rows"], content["run"], content["seeds"]
+    hardware, git = content["hardware"], content["git"]
+    gpus = "".join(f", {gpu}" for gpu in hardware["gpus"])
+    commit = f" Commit {git['commit'][:12]}{' with changes' * git['modified']}." if git else ""
+    targets = "\n".join(f"- {sentence}" for sentence in verdict(rows, run, metrics))
+    return f"""# Quality of {content["experiment"]}
+
+Made by the target `quality`. Generation seeds {seeds[0]} to {seeds[-1]}, one trained model a run, \
+{content["patients"]:,} patients a seed with the ages and sexes of held-out patients; one sample of \
+{content["large"]:,} patients. Constrained decoding: {content["constrained"]}. \
+Machine: {hardware["processor"]}, {hardware["cores"]} cores, {hardware["memory_gib"]} GiB{gpus}.{commit}
+
+Seconds of generation, a mean over the seeds and for the large sample: {_times(content)}.
+
+## Means over generation seeds
+
+In brackets the 95% interval over generation seeds (Student's t); with † one sample was scored, or all gave \
+the same figure, and the interval is over the patients of the first. {MISSED}: the target is not met.
+
+{_table(content, metrics, _over_seeds)}
+
+## What {run} is held to
+
+{targets}
+
+## The first seed, with intervals over patients
+
+{_table(content, metrics, _over_patients)}
+"""
+
+
+def verdict(rows: list[Row], run: str, metrics: Metrics) -> list[str]:
+    """How many targets a run meets, which it misses and by what, and which are not judged and why."""
+    own = [row for row in rows if row["run"] == run]
+    judged = [row["pass"] for row in own if row["pass"] is not None]
+    sentences = [f"{sum(judged)} of {len(judged)} targets met."]
+    for row in own:
+        title, unit = metrics[row["metric"]]["title"], metrics[row["metric"]]["unit"]
+        if row["pass"] is False:
+            value = number(row["mean"], unit)
+            sentences.append(f"Missed: {title}, {value}; target {target_in_words(row, unit)}.")
+        elif row["pass"] is None:
+            sentences.append(f"Not judged: {title} ({row['reason'] or 'no figure'}).")
+    return sentences
+
+
+def target_in_words(row: Row, unit: str) -> str:
+    """A row's target, with the figure of what it is relative to; a dash where none applies.
+
+    >>> row = {"reason": None, "comparison": ">=", "bound": 0.9, "of": "real", "against": "copy"}
+    >>> target_in_words({**row, "target_low": 3638.5, "target_high": None, "reference": 4042.8}, "count")
+    ">= 3,638 (0.9 times copy's)"
+    """
+    if row["reason"]:
+        return NONE
+    low, high = (number(row[end], unit) for end in ("target_low", "target_high"))
+    if row["comparison"] == "within":
+        return f"{low} to {high}" + (f" ({row['against']}'s)" if row["against"] else "")
+    end = f"{row['comparison']} {low if row['comparison'] == '>=' else high}"
+    times = "" if row["bound"] == 1 else f"{row['bound']:g} times "
+    return f"{end} ({times}{row['against']}'s)" if row["against"] else end
+
+
+def _table(content: dict[str, Any], metrics: Metrics, cell: Callable[[Row, str], str]) -> str:
+    runs = list(dict.fromkeys(row["run"] for row in content["rows"]))
+    by_line: dict[tuple, dict[str, Row]] = {}
+    for row in content["rows"]:
+        by_line.setdefault((row["metric"], row["mode"], row["size"]), {})[row["run"]] = row
+    lines = [["figure", "n", "target", *runs], ["---"] * (3 + len(runs))]
+    for found in by_line.values():
+        first = next(iter(found.values()))
+        unit = metrics[first["metric"]]["unit"]
+        n = {"base": content["patients"], "large": content["large"]}.get(first["size"], first["n"])
+        if first["at_n"] and first["n"]:
+            n = min(n, first["n"])  # the classifier has no more than the held-out visits
+        head = [metrics[first["metric"]]["title"], number(n, "count"), target_in_words(first, unit)]
+        lines.append([*head, *(cell(found[run], unit) for run in runs)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _over_seeds(row: Row, unit: str) -> str:
+    low = row["ci_low"]
+    if low is not None and unit in ("fraction", "count"):
+        low = max(low, 0.0)  # Student's t knows no bounds
+    ends = interval({**row, "ci_low": low}, unit)
+    text = _over_patients(row, unit, " †") if ends == NONE else f"{number(row['mean'], unit)} ({ends})"
+    return f"{text} {MISSED}" if row["pass"] is False else text
+
+
+def _over_patients(row: Row, unit: str, mark: str = "") -> str:
+    ends = interval({"ci_low": row["patients_low"], "ci_high": row["patients_high"]}, unit)
+    return number(row["value"], unit) + ("" if ends == NONE else f" ({ends}{mark})")
+
+
+def _times(content: dict[str, Any]) -> str:
+    """Seconds of a source's samples: the mean of the ordinary ones, then the large one."""
+    seconds: dict[str, list[float]] = {}
+    large: dict[str, str] = {}
+    for name, spent in content["generation_seconds"].items():
+        source, _, part = name.removeprefix("quality-").rpartition("-")
+        if spent is not None and part == "large":
+            large[source] = f" and {spent:,.0f}"
+        elif spent is not None:
+            seconds.setdefault(source, []).append(spent)
+    means = [f"{source} {sum(s) / len(s):,.0f}{large.get(source, '')}" for source, s in seconds.items()]
+    return ", ".join(means) or "not kept"

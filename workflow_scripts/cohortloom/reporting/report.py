@@ -2,252 +2,220 @@
 
 It has a part for each of three readers: a physician (can I believe these patients?), a statistician (every
 figure, its floor and ceiling, when it misleads) and a data steward (what leaks, what was removed, what may
-be shared).
+be shared). Its text stands in resources/report.html.j2 and resources/metrics.csv; this module fills it in.
 
-The page holds rates and shares of real data, and rows of synthetic data only: it never opens
-reconstruct.parquet, which holds real codes.
+The page holds rates and shares of real data, and rows of synthetic data only: reconstruct.parquet, which
+holds real codes, is none of its inputs.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import pyarrow as pa
 
-from cohortloom.data.visits import patient_starts, read_visits
-from cohortloom.reporting import report_examples, report_figures, report_words, wording
+from cohortloom.data.visits import patient_starts
 from cohortloom.reporting.scorecard import (
-    CRITERIA,
     MEANINGFUL_VISITS,
     NAIVE,
     REAL,
+    VOID_UNLESS,
+    Key,
     Record,
     key,
     unequal_sizes,
     voided,
 )
+from cohortloom.reporting.sentences import NONE, dotted, in_words, number, sentences
 
-GROUPS = {
-    "medical validity": "Do ages, sexes and codes fit together?",
-    "reconstruction": "Half of the codes of a real visit are shown. Does the model find the hidden rest?",
-    "fidelity": "Do the synthetic visits, taken together, look like the real ones?",
-    "conditioning": "Do age and sex decide what is written?",
-    "utility": "Does a method that learned on synthetic visits work on real ones?",
-    "privacy": "What do the synthetic visits, or the model, say about the patients it learned from?",
-    "removed columns": "What do the kept columns still tell of race, which was removed?",
-    "heads": "What the model's own heads make of age and sex on real test visits.",
-    "generation": "What generation put out before anything was written.",
-}
+Metrics = dict[str, dict[str, str]]
 
 
 def render(
+    template: Path,
     *,
     card: dict[str, Any],
-    metrics: dict[str, dict[str, str]],
+    metrics: Metrics,
     main_id: str,
     runs: list[str],
-    models: list[Path],
     audit: dict[str, Any],
-    synthetic: Path,
-    naive: list[Path],
-    train: Path,
-    test: Path,
-    titles: Path,
-    validity: Path,
-    template: Path,
     provenance: dict[str, Any],
+    visits: dict[str, pa.Table],
+    figures: dict[str, dict[str, str]],
+    examples: list[dict[str, Any]],
+    titles: dict[str, str],
 ) -> str:
-    """The page as a string; see summarize for the files. Equal inputs give an equal page (no date in it)."""
-    made, real, training = read_visits(synthetic), read_visits(test), read_visits(train)
-    methods = {path.parent.name: read_visits(path) for path in naive}
+    """The page as a string; equal inputs give an equal page (no date in it).
+
+    `card` is the content of scorecard.json, `visits` the sets training, test and synthetic, `figures` those
+    of figures.of_experiment, `examples` those of examples.choose, `titles` the title of each code.
+    """
+    records = card["records"]
+    sizes = {name: {"visits": t.num_rows, "patients": len(patient_starts(t))} for name, t in visits.items()}
+    marks = unequal_sizes(records)
+    methods = [*runs, *(name for name in ("copy", *NAIVE, REAL) if any(r["run"] == name for r in records))]
+    emitted = {record["metric"] for record in records}
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["dotted"] = wording.dotted
-    environment.filters["count"] = lambda value: wording.number(value, "count")
-    marks = unequal_sizes(card["records"])
-    records = card["records"]
-    figures = {
-        "losses": report_figures.losses(models),
-        "synthetic": report_figures.synthetic(made, real, training, methods, main_id),
-        "violations": report_figures.violations(card["records"], main_id),
-        "leaks": report_figures.leaks(card["records"], main_id),
-    }
+    environment.filters |= {"dotted": dotted, "count": lambda value: number(value, "count")}
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         experiment=card["experiment"],
         main_id=main_id,
-        source=audit.get("source", "unknown"),
         simulated=audit.get("source") == "simulated",
-        too_small=real.num_rows < MEANINGFUL_VISITS,
+        too_small=sizes["test"]["visits"] < MEANINGFUL_VISITS,
         meaningful=MEANINGFUL_VISITS,
-        sizes={
-            "training": _size(training),
-            "held-out test": _size(real),
-            f"synthetic ({main_id})": _size(made),
-        },
+        sizes=sizes,
         criteria=[_row(record, metrics, marks) for record in card["criteria"]],
         passed=sum(record["pass"] is True for record in card["criteria"]),
-        runs=_runs(card["records"], metrics, runs),
-        groups=_groups(card["records"], metrics, main_id, marks, report_examples.read_titles(titles)),
-        methods=_side_by_side(card["records"], metrics, runs),
+        runs=runs,
+        criteria_by_run=_by_run([r for r in records if r["target"] is not None], runs, metrics),
+        groups=_groups([r for r in records if r["run"] == main_id], metrics, marks, titles),
+        methods=methods,
+        by_method=_by_run(records, methods, metrics),
         audit=audit,
         figures=figures,
-        examples=report_examples.choose(made, [training, real], titles, validity),
-        meanings=_meanings(card["records"], metrics),
-        physician=report_words.sentences(records, main_id, report_words.PHYSICIAN, metrics),
-        steward=report_words.sentences(records, main_id, report_words.STEWARD, metrics),
-        controls=report_words.sentences(records, REAL, report_words.CONTROLS, metrics),
-        planted=report_words.planted_patients(records, metrics),
-        removed=report_words.removed_columns(records, main_id, metrics),
-        sharing=report_words.SHARING,
-        seeds=report_words.seeds_table(card.get("over_seeds", []), metrics),
-        void=report_words.void_remarks(voided(records), metrics),
+        examples=examples,
+        meanings=[metric for name, metric in metrics.items() if name in emitted],
+        physician=sentences(records, main_id, "physician", metrics),
+        steward=sentences(records, main_id, "steward", metrics),
+        controls=sentences(records, REAL, "control", metrics),
+        planted=planted_patients(records, metrics),
+        removed=_removed_columns(records, main_id, metrics),
+        seeds=_over_seeds(card.get("over_seeds", []), metrics),
+        void=[
+            {"title": metrics[metric]["title"], "control": VOID_UNLESS[metric], "value": number(value, "")}
+            for _, metric, value in voided(records)
+        ],
         provenance=provenance,
         settings=_settings(provenance["config"]),
     )
 
 
-def _size(table) -> dict[str, int]:
-    return {"visits": table.num_rows, "patients": len(patient_starts(table))}
+_REFERENCES = {"real": "real", "copied": "copy", "naive": "naive"}  # cell of a row -> column of a record
 
 
-def _row(record: Record, metrics: dict[str, dict[str, str]], marks: dict) -> dict[str, Any]:
-    """A record in words, for any of the tables."""
-    metric = metrics[str(record["metric"])]
-    unit = metric["unit"]
+def _row(record: Record, metrics: Metrics, marks: dict[tuple[str, Key], list[str]]) -> dict[str, Any]:
+    """A record in words; what was computed on another number of cases bears a dagger."""
+    row = in_words(record, metrics[str(record["metric"])])
     off = marks.get((str(record["run"]), key(record)), [])
-    # `copied`, because in a template row.copy is the method of a dict
-    cells = {
-        cell: wording.number(record[name], unit) + ("†" if name in off else "")
-        for cell, name in (("real", "real"), ("copied", "copy"), ("naive", "naive"))
-    }
-    return {
-        "metric": record["metric"],
-        "title": metric["title"],
-        "unit": "" if unit in ("fraction", "count") else unit,
-        "mode": _mode(record, metric),
-        "subset": record["subset"] or "",
-        "value": wording.number(record["value"], unit),
-        "interval": wording.interval(record, unit),
-        "target": wording.target(metric["target"], unit) if record["target"] is not None else "",
-        "verdict": wording.verdict(record["pass"]),
-        "n": wording.number(record["n"], "count"),
-        "unequal": bool(off),
-        **cells,
-    }
+    row |= {cell: row[cell] + "†" for cell, name in _REFERENCES.items() if name in off}
+    return {**row, "unequal": bool(off)}
 
 
-def _mode(record: Record, metric: dict[str, str]) -> str:
-    """A remark where a figure that one expects of synthesize is of the other mode."""
-    expected = metric["group"] == "reconstruction" or CRITERIA.get(metric["metric"], "") in (
-        None,
-        "reconstruct",
-    )
-    return "half revealed" if record["mode"] == "reconstruct" and not expected else ""
-
-
-def _runs(records: list[Record], metrics: dict, runs: list[str]) -> dict[str, Any]:
-    """The six criteria of every model, a column a run."""
-    rows = []
-    for name, mode in CRITERIA.items():
-        found = {
-            r["run"]: r
-            for r in records
-            if r["metric"] == name and not r["subset"] and mode in (None, r["mode"])
-        }
-        unit = metrics[name]["unit"]
-        cells = [
-            {
-                "value": wording.number(found[run]["value"], unit),
-                "verdict": wording.verdict(found[run]["pass"]),
-            }
-            if run in found
-            else {"value": wording.NONE, "verdict": wording.verdict(None)}
-            for run in runs
-        ]
-        rows.append({"title": metrics[name]["title"], "cells": cells})
-    return {"names": runs, "rows": rows}
-
-
-def _ordered(records: list[Record], metrics: dict) -> list[Record]:
-    """Records in the order of metrics.csv, then by mode and subset."""
+def _ordered(records: list[Record], metrics: Metrics) -> list[Record]:
+    """Records in the order of metrics.csv, then by mode and subset, `decile 10` after `decile 9`."""
     order = {name: number for number, name in enumerate(metrics)}
-    return sorted(
-        records,
-        key=lambda r: (order[r["metric"]], r["mode"] == "reconstruct", _natural(str(r["subset"] or ""))),
-    )
+
+    def place(record: Record) -> tuple:
+        stem, _, last = str(record["subset"] or "").rpartition(" ")
+        part = (stem, int(last), "") if last.isdigit() and stem else (str(record["subset"]), 0, last)
+        return order[record["metric"]], record["mode"] == "reconstruct", part
+
+    return sorted(records, key=place)
 
 
-def _natural(subset: str) -> tuple:
-    """Sort key that puts `decile 10` behind `decile 9`."""
-    digits = "".join(c for c in subset if c.isdigit())
-    return (subset.rstrip("0123456789"), int(digits) if digits and len(digits) < 6 else 0, subset)
+def _by_run(records: list[Record], runs: list[str], metrics: Metrics) -> list[dict[str, Any]]:
+    """A row a figure of a whole set; `cells` has the record of each run in words, None where it has none."""
+    figures: dict[Key, dict[str, dict[str, str]]] = {}
+    for record in _ordered(records, metrics):
+        if not record["subset"]:
+            words = in_words(record, metrics[str(record["metric"])])
+            figures.setdefault(key(record), {})[str(record["run"])] = words
+    rows = []
+    for by_run in figures.values():
+        cells = [by_run.get(run) for run in runs]
+        if known := [cell for cell in cells if cell and cell["value"] != NONE]:
+            rows.append({"title": known[0]["title"], "mode": known[0]["mode"], "cells": cells})
+    return rows
 
 
-def _groups(
-    records: list[Record], metrics: dict, main_id: str, marks: dict, titles: dict[str, str]
-) -> list[dict[str, Any]]:
-    """The main run's records by group: whole figures, and those of a subset apart. Criteria join in."""
-    mine = _ordered([r for r in records if r["run"] == main_id], metrics)
-    found: dict[str, dict[str, Any]] = {}
-    for record in mine:
+def _groups(records: list[Record], metrics: Metrics, marks: dict, titles: dict[str, str]) -> list[dict]:
+    """The main run's records by group: figures of the whole set, and those of a subset apart.
+
+    The six criteria have a table of their own; the same rate in the other mode joins a group.
+    """
+    order = list(dict.fromkeys(metric["group"] for metric in metrics.values()))
+    groups: dict[str, dict[str, Any]] = {}
+    for record in _ordered(records, metrics):
         name = metrics[str(record["metric"])]["group"]
-        if name == "criteria":  # those that are not among the six, such as the same rate in the other mode
+        if name == "criteria":
             name = "generation" if record["metric"] == "duplicate_rate" else "medical validity"
-            if record["target"] is not None:
-                continue
-        group = found.setdefault(
-            name, {"name": name, "question": GROUPS.get(name, ""), "rows": [], "subsets": []}
-        )
-        if all(record[field] is None for field in ("value", "real", "naive")):
-            continue  # such as gaps between visits where nobody came twice
+        known = any(record[field] is not None for field in ("value", "real", "naive"))
+        if record["target"] is not None or not known:  # such as gaps where nobody comes twice
+            continue
         row = _row(record, metrics, marks)
         if row["subset"] in titles:
-            row["subset"] = f"{wording.dotted(row['subset'])} {titles[row['subset']]}"
+            row["subset"] = f"{dotted(row['subset'])} {titles[row['subset']]}"
+        group = groups.setdefault(name, {"name": name, "rows": [], "subsets": []})
         group["subsets" if record["subset"] else "rows"].append(row)
-    for group in found.values():
+    for group in groups.values():
         rows = group["rows"] + group["subsets"]
-        group["judged"] = any(row["real"] != wording.NONE for row in rows)
-        group["compared"] = any(row["naive"] != wording.NONE for row in rows)
-    known = [found[name] for name in GROUPS if name in found]
-    return known + [group for name, group in found.items() if name not in GROUPS]
+        group["judged"] = any(row["real"] != NONE for row in rows)
+        group["compared"] = any(row["naive"] != NONE for row in rows)
+    return sorted(groups.values(), key=lambda group: order.index(group["name"]))
 
 
-def _side_by_side(records: list[Record], metrics: dict, runs: list[str]) -> dict[str, Any]:
-    """Every whole figure of every run, naive method and real data: a row a metric, a column a method."""
-    columns = [*runs, *(name for name in ("copy", *NAIVE, REAL) if any(r["run"] == name for r in records))]
-    values = {(r["run"], key(r)): r for r in records if not r["subset"]}
-    rows = []
-    for record in _ordered(list({key(r): r for r in values.values()}.values()), metrics):
-        metric, there = metrics[str(record["metric"])], [(name, key(record)) for name in columns]
-        if all(values[place]["value"] is None for place in there if place in values):
-            continue
-        cells = [
-            wording.number(values[place]["value"], metric["unit"]) if place in values else ""
-            for place in there
-        ]
-        rows.append({"title": metric["title"], "mode": _mode(record, metric), "cells": cells})
-    return {"names": columns, "rows": rows}
+def planted_patients(records: list[Record], metrics: Metrics) -> dict[str, Any] | None:
+    """What each number of plantings reveals, of the first run with canaries; None where there is none.
+
+    `rows`: number of plantings -> metric -> its record in words.
+    """
+    runs = [r["run"] for r in records if r["metric"] == "canary_auc" and r["run"] != REAL]
+    rows: dict[int, dict[str, Record]] = {}
+    for record in records:
+        if record["run"] in runs[:1] and str(record["subset"]).startswith("repeats "):
+            rows.setdefault(int(record["subset"].split()[1]), {})[record["metric"]] = record
+    if not rows:
+        return None
+    held_out = next(iter(rows.values()))["canary_auc"]["n_reference"]
+    return {
+        "run": runs[0],
+        "held_out": number(held_out, "count"),
+        "ceiling": number(math.log2(held_out + 1), ""),
+        "rows": {
+            times: {name: in_words(record, metrics[name]) for name, record in figures.items()}
+            for times, figures in sorted(rows.items())
+        },
+    }
 
 
-def _meanings(records: list[Record], metrics: dict) -> list[dict[str, str]]:
-    """What each emitted metric means, in the order of metrics.csv."""
-    emitted = {r["metric"] for r in records}
-    better = {"true": "higher is better", "false": "lower is better", "": "neither side is better"}
+def _removed_columns(records: list[Record], run: str, metrics: Metrics) -> list[dict[str, Any]]:
+    """The audit of race, a row a group: AUC of real visits, predicted share and distance of the run."""
+    words = {(r["run"], r["metric"], r["subset"]): in_words(r, metrics[r["metric"]]) for r in records}
+    missing = dict.fromkeys(("value", "real", "n"), NONE)
     return [
-        {**metric, "better": better[metric["higher_is_better"]]}
-        for name, metric in metrics.items()
-        if name in emitted
+        {
+            "race": race,
+            "auc": auc,
+            "share": words.get((run, "race_predicted_share", race), missing),
+            "distance": words.get((run, "race_js_distance", race), missing),
+        }
+        for (name, metric, race), auc in words.items()
+        if (name, metric) == (REAL, "race_auc")
     ]
 
 
+def _over_seeds(spread: list[dict[str, Any]], metrics: Metrics) -> list[dict[str, str]]:
+    """Figures of the whole set over the trainings of each run."""
+    rows = []
+    for entry in _ordered([entry for entry in spread if not entry["subset"]], metrics):
+        metric = metrics[entry["metric"]]
+        cells = {n: number(entry[n], metric["unit"]) for n in ("mean", "sd", "min", "max", "real")}
+        passed = "" if entry["passed"] is None else f"{entry['passed']} of {entry['seeds']}"
+        mode = "half revealed" if entry["mode"] == "reconstruct" and metric["group"] == "generation" else ""
+        rows.append({"title": metric["title"], "run": entry["run"], "mode": mode, **cells, "passed": passed})
+    return rows
+
+
 def _settings(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """The config as (path, value) pairs; where the raw data lie is nobody else's business."""
+    """The config as (path, value) pairs, without where the raw data lie."""
     found = []
     for name, value in config.items():
         if isinstance(value, dict):
             found += _settings(value, f"{prefix}{name}.")
         elif name != "raw_dir":
-            found.append(
-                (f"{prefix}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-            )
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            found.append((f"{prefix}{name}", text))
     return found

@@ -18,10 +18,9 @@ import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
-from scipy.special import stdtrit
-
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json
+from cohortloom.evaluation.intervals import mean_interval
 from cohortloom.evaluation.records import FIELDS
 
 # The user's six, in the order in which they are asked for; None takes whichever mode the metric has.
@@ -211,8 +210,7 @@ def over_seeds(records: list[Record]) -> list[dict[str, object]]:
         if len(members) < 2:
             continue
         values = [float(record["value"]) for record in members]
-        mean, sd, n = statistics.fmean(values), statistics.stdev(values), len(values)
-        half = float(stdtrit(n - 1, 0.975)) * sd / n**0.5
+        mean, low, high = mean_interval(values)
         verdicts = [record["pass"] for record in members if record["pass"] is not None]
         found.append(
             {
@@ -220,13 +218,13 @@ def over_seeds(records: list[Record]) -> list[dict[str, object]]:
                 "mode": mode,
                 "metric": metric,
                 "subset": subset,
-                "seeds": n,
+                "seeds": len(values),
                 "mean": mean,
-                "sd": sd,
+                "sd": statistics.stdev(values),
                 "min": min(values),
                 "max": max(values),
-                "ci_low": mean - half,
-                "ci_high": mean + half,
+                "ci_low": low,
+                "ci_high": high,
                 **{name: members[0][name] for name in ("real", "naive", "target")},
                 "passed": sum(verdicts) if verdicts else None,
             }
@@ -246,13 +244,3 @@ def build(experiment: str, records: list[Record], main: str, metrics: dict[str, 
     card = {"experiment": experiment, "criteria": criteria(joined, main), "records": joined}
     spread = over_seeds(joined)
     return {**card, "over_seeds": spread} if spread else card  # one seed has no spread
-
-
-def write_csv(path: Path, records: list[Record]) -> None:
-    """The records as a flat table, one line a record; null is an empty field."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        for record in records:
-            cells = {name: "" if record[name] is None else record[name] for name in FIELDS}
-            writer.writerow({n: str(v).lower() if isinstance(v, bool) else v for n, v in cells.items()})

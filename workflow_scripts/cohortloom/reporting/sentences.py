@@ -1,0 +1,118 @@
+"""Figures as people read them: numbers in their unit, records in words, sentences for a reader.
+
+Used by the report, the cards, the quality page and the terminal. The sentences themselves stand in
+resources/metrics.csv beside the metric they speak of (columns reader and sentence).
+"""
+
+from cohortloom.reporting.scorecard import CRITERIA, Record
+
+SIGNS = {"<": "under", "<=": "at most", "=": "exactly", ">=": "at least", ">": "over"}
+NONE = "–"
+
+
+def number(value: float | None, unit: str) -> str:
+    """A figure in its unit; `fraction` is written as a percentage, null as a dash.
+
+    >>> number(0.00231, "fraction"), number(12345, "count"), number(0.4567, ""), number(None, "")
+    ('0.231%', '12,345', '0.457', '–')
+    """
+    if value is None:
+        return NONE
+    if unit == "fraction":
+        return _short(100 * value) + "%"
+    if unit == "count":
+        return f"{value:,.0f}"
+    return _short(value)
+
+
+def _short(value: float) -> str:
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) < 0.001:
+        return f"{value:.2g}"
+    return f"{value:.{3 if abs(value) < 1 else 2 if abs(value) < 10 else 1}f}"
+
+
+def interval(record: dict, unit: str) -> str:
+    """The 95% interval of a record, a dash where it has none.
+
+    >>> interval({"ci_low": 0.1, "ci_high": 0.25}, "fraction")
+    '10.0% to 25.0%'
+    """
+    if record["ci_low"] is None or record["ci_high"] is None:
+        return NONE
+    return f"{number(record['ci_low'], unit)} to {number(record['ci_high'], unit)}"
+
+
+def target(written: str, unit: str) -> str:
+    """A target of resources/metrics.csv in words.
+
+    >>> target("< 0.02", "fraction"), target(">= 0.42", "")
+    ('under 2%', 'at least 0.42')
+    """
+    sign, bound = written.split()
+    return f"{SIGNS[sign]} " + (f"{100 * float(bound):g}%" if unit == "fraction" else f"{float(bound):g}")
+
+
+def verdict(passed: bool | None) -> str:
+    """pass, FAIL, or not judged."""
+    return "not judged" if passed is None else "pass" if passed else "FAIL"
+
+
+def in_words(record: Record, metric: dict[str, str]) -> dict[str, str]:
+    """The cells of a record for a table; `metric` is its row of metrics.csv.
+
+    `mode` is a remark for a figure of half-revealed visits where one expects new patients. The copy method's
+    figure is `copied`, for in a template row.copy is the method of a dict.
+    """
+    unit, reconstructs = metric["unit"], CRITERIA.get(metric["metric"]) == "reconstruct"
+    expected = reconstructs or metric["group"] == "reconstruction"
+    return {
+        "metric": metric["metric"],
+        "title": metric["title"],
+        "unit": "" if unit in ("fraction", "count") else unit,
+        "mode": "half revealed" if record["mode"] == "reconstruct" and not expected else "",
+        "subset": str(record["subset"] or ""),
+        "value": number(record["value"], unit),
+        "interval": interval(record, unit),
+        "target": target(metric["target"], unit) if record["target"] is not None else "",
+        "verdict": verdict(record["pass"]),
+        "n": number(record["n"], "count"),
+        "real": number(record["real"], unit),
+        "copied": number(record["copy"], unit),
+        "naive": number(record["naive"], unit),
+    }
+
+
+def sentences(
+    records: list[Record], run: str, reader: str, metrics: dict[str, dict[str, str]]
+) -> list[dict[str, str]]:
+    """What a run's figures say to a reader (physician, steward, control), in the order of metrics.csv.
+
+    Each entry: text and the record's own verdict; a figure without a value has none.
+    """
+    whole = {
+        r["metric"]: r for r in records if r["run"] == run and not r["subset"] and r["mode"] != "reconstruct"
+    }
+    found = []
+    for name, metric in metrics.items():
+        record = whole.get(name)
+        if metric["reader"] == reader and record is not None and record["value"] is not None:
+            low, high = (number(record[end], metric["unit"]) for end in ("ci_low", "ci_high"))
+            words = in_words(record, metric)
+            found.append(
+                {"text": metric["sentence"].format(**words, low=low, high=high), "verdict": words["verdict"]}
+            )
+    return found
+
+
+def dotted(code: str) -> str:
+    """An ICD-9-CM code as physicians write it.
+
+    >>> dotted("42731"), dotted("V3000"), dotted("E8120"), dotted("042")
+    ('427.31', 'V30.00', 'E812.0', '042')
+    """
+    head = 4 if code.startswith("E") else 3
+    return f"{code[:head]}.{code[head:]}" if len(code) > head else code
