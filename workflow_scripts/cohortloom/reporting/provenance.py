@@ -10,18 +10,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "safetensors",
-    "numpy",
-    "pandas",
-    "pyarrow",
-    "scipy",
-    "scikit-learn",
-    "matplotlib",
-    "jinja2",
-    "snakemake",
+    *("torch", "transformers", "accelerate", "safetensors", "numpy", "pandas", "pyarrow", "scipy"),
+    *("scikit-learn", "matplotlib", "jinja2", "snakemake"),
 )
 WORKFLOW = Path(__file__).resolve().parents[3]
 
@@ -33,7 +23,7 @@ def collect(config: dict[str, Any], audit: dict[str, Any]) -> dict[str, Any]:
         "command": "snakemake evaluate_all",
         "config": config,
         "seeds": seeds(config),
-        "inputs_sha256": inputs_sha256(audit),
+        "inputs_sha256": {table["file"]: table["sha256"] for table in audit["tables"]},
         "git": git(WORKFLOW),
         "versions": versions(),
         "hardware": hardware(),
@@ -48,28 +38,6 @@ def seeds(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             found |= seeds(value, f"{prefix}{name}.")
         elif name in ("seed", "seeds"):
             found[f"{prefix}{name}"] = value
-    return found
-
-
-def inputs_sha256(audit: dict[str, Any]) -> dict[str, str]:
-    """Digest of each raw file by name, from wherever audit.json holds a sha256."""
-    found = {}
-
-    def walk(value: Any, name: str) -> None:
-        if isinstance(value, dict):
-            own = str(value.get("name") or value.get("file") or value.get("path") or name)
-            for inner, content in value.items():
-                if isinstance(content, str) and "sha256" in inner:
-                    found[Path(own).name or inner] = content
-                elif "sha256" in inner and isinstance(content, dict):
-                    found.update({Path(str(k)).name: str(v) for k, v in content.items()})
-                else:
-                    walk(content, inner)
-        elif isinstance(value, list):
-            for content in value:
-                walk(content, name)
-
-    walk(audit, "")
     return found
 
 
