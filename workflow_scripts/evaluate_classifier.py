@@ -1,4 +1,4 @@
-"""Score whether a classifier can tell a set of visits from held-out real ones, as records."""
+"""Score whether a classifier can distinguish a set of visits from held-out real ones, as records."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def evaluate_classifier(
     visits: int = 20000,
     sample_seed: int = 0,
 ) -> None:
-    """Train classifiers to tell a sample of `synthetic` from as many visits of `test`, and score them.
+    """Train classifiers to distinguish a sample of `synthetic` from as many visits of `test`; score them.
 
     Of `train` only the frequency of codes is used. `seed` is the run's own and only written down;
     `sample_seed` draws samples, folds and the classifiers.

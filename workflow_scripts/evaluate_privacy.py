@@ -26,8 +26,7 @@ def evaluate_privacy(
     control: bool = False,
     sample_seed: int = 0,
 ) -> None:
-    """Attack training patients of `train` beside as many held-out ones of `test` with the release
-    `synthetic`.
+    """Attack patients of `train` and as many held-out ones of `test` with the release `synthetic`.
 
     `visits`: at most so many of each side, in whole patients; copies are looked for in all of them.
     `sampling_fraction`: share of the people whom an attacker wonders about that are training patients; by

@@ -14,8 +14,8 @@ def read_external(*, source: Path, synthetic: Path, counts: Path) -> None:
     """Read a parquet file, a long CSV or a folder of tables into `synthetic`, and the account of it into
     `counts`.
 
-    What the visits do not tell (days, age, sex) stands in the metadata of `synthetic`, and the evaluations
-    leave out the figures that need it.
+    What is missing of days, age and sex is named in the metadata of `synthetic`, and the evaluations leave
+    out the figures that need it.
     """
     account = Audit()
     table, absent = external.read(source, account)
@@ -24,8 +24,8 @@ def read_external(*, source: Path, synthetic: Path, counts: Path) -> None:
     metadata = {"source": "external", "seed": "", "inputs_sha256": "", "tool_version": VERSION}
     write_visits(table, synthetic, {**metadata, "absent": ",".join(sorted(absent))})
     dropped = {row["reason"]: row["rows"] for row in account["dropped"] if row["rows"]}
-    told = f"not told: {', '.join(sorted(absent))}" if absent else "days, age and sex are told"
-    log.info("%s: %d visits; %s; dropped: %s", source, table.num_rows, told, dropped or "nothing")
+    known = f"missing: {', '.join(sorted(absent))}" if absent else "days, age and sex are known"
+    log.info("%s: %d visits; %s; dropped: %s", source, table.num_rows, known, dropped or "nothing")
 
 
 if __name__ == "__main__":

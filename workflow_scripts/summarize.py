@@ -36,7 +36,7 @@ def summarize(
     runs: list[str],
     config: str,
 ) -> None:
-    """Join all evaluations into the scorecard, and write the report and the provenance beside it.
+    """Join all evaluations into the scorecard, and write the report and the provenance.
 
     Inputs: `records` are all evaluation/<run>/*.json (models, naive methods, `real`); `models` the
     folders models/<run>, for their history.csv; `synthetic` the main run's synthesize.parquet; `naive`

@@ -21,7 +21,7 @@ def summarize_external(
     experiment: str,
     names: list[str],
 ) -> None:
-    """Write the records of the foreign sets `names` beside real, copy and naive, each with its verdict.
+    """Write the records of the foreign sets `names`, with real's, copy's, naive's and a verdict each.
 
     `records` are all evaluation/<name>/*.json of the foreign sets, the naive methods and `real`. The six
     criteria need a model of our own and are not among them.

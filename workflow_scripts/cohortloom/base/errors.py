@@ -1,4 +1,4 @@
-"""What ends a step in one line: a mistake that a user can mend, or a signal."""
+"""What ends a step in one line: a mistake that a user can fix, or a signal."""
 
 
 class UserError(Exception):

@@ -1,3 +1,3 @@
-"""The version of Cohortloom that stands in every file it writes."""
+"""The version of Cohortloom, written into every file it makes."""
 
 VERSION = "0.1.0"

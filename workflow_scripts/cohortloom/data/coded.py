@@ -121,7 +121,7 @@ def pairs_across(visits: Coded, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def count_by_group(keys: np.ndarray, groups: np.ndarray, n_groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unique keys [k] and how often each stands in each group [k, n_groups]."""
+    """Unique keys [k] and how often each occurs in each group [k, n_groups]."""
     unique, inverse = np.unique(keys, return_inverse=True)
     counts = np.bincount(inverse * n_groups + groups, minlength=len(unique) * n_groups)
     return unique, counts.reshape(len(unique), n_groups)

@@ -1,4 +1,4 @@
-"""The written form of ICD-9-CM diagnosis codes: what is one, and how a sloppy one is put right.
+"""The written form of ICD-9-CM diagnosis codes: what is one, and how a sloppy one is normalised.
 
 >>> normalize(" 427.31 ")
 '42731'
@@ -28,6 +28,6 @@ def normalize(code: str) -> str | None:
 
 
 def sloppiness(code: str) -> list[str]:
-    """Which of SLOPPY `normalize` puts right in this code."""
+    """Which of SLOPPY `normalize` fixes in this code."""
     found = ("." in code, re.search(r"[\s\u00a0]", code), code != code.upper(), re.search(r"[\"']", code))
     return [name for name, seen in zip(SLOPPY, found, strict=True) if seen]

@@ -1,4 +1,4 @@
-"""What a model and its release give away of planted patients, beside invented ones who were not planted.
+"""What a model and its release reveal of planted patients, compared with invented ones not planted.
 
 Scores are log likelihoods. The held-out canaries are drawn in the same way, so that a model which saw neither
 ranks the planted ones anywhere among them: AUC 0.5, exposure log2(e) = 1.44 bits on average.
@@ -43,7 +43,7 @@ def exposure(planted: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     """Exposure in bits of each planted canary [n]: how much smaller its rank makes a search for it.
 
     log2(held-out + 1) - log2(rank), where the rank among the held-out ones is 1 for the likeliest; of equals
-    half stand before it.
+    half rank before it.
 
     >>> exposure(np.array([9.0, 0.0]), np.array([1.0, 2.0, 3.0])).tolist()
     [2.0, 0.0]
@@ -62,7 +62,7 @@ def ceiling(held_out: int) -> float:
 def extracted(
     canaries: sparse.csr_matrix, release: sparse.csr_matrix, repeats: np.ndarray, seed: int
 ) -> Iterator[Figure]:
-    """Share of the canaries whose codes stand in one released visit: exactly them, or most of them.
+    """Share of the canaries whose codes occur in one released visit: exactly them, or most of them.
 
     canaries [n, n_codes], release [n_visits, n_codes]: 0/1 matrices of sets of codes; repeats [n].
     """

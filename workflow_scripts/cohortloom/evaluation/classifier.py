@@ -1,10 +1,10 @@
-"""Two-sample classifier: can gradient boosting tell the scored visits from held-out real ones?
+"""Two-sample classifier: can gradient boosting distinguish the scored visits from held-out real ones?
 
-0.5 cannot be told apart, 1 always can. Features are the 500 most frequent training codes, the number of
+An AUC of 0.5 is guessing, 1 is always right. Features are the 500 most frequent training codes, the number of
 codes, age and sex. Folds hold whole patients.
 
-The interval is over the patients that are told apart. Leaving some out with the classifiers fixed misses
-that each fold is also what the other folds' classifiers were trained on: where nothing can be told apart,
+The interval is over the patients that are distinguished. Leaving some out with the classifiers fixed misses
+that each fold is also what the other folds' classifiers were trained on: where nothing can be distinguished,
 the mean of the folds is a sum over pairs of folds in which each pair comes twice, so that its variance is
 twice the one with fixed classifiers. The interval is widened by the root of 2 therefore. Measured on real
 against real (60 pairs of 200 patients) the fixed one covers 0.5 in 90%.
@@ -30,7 +30,7 @@ BOOSTING = {"max_iter": 50, "learning_rate": 0.2, "early_stopping": False}
 def two_sample(
     train: Coded, real: Coded, scored: Coded, n_codes: int, seed: int, known_demographics: bool = True
 ) -> Iterator[Figure]:
-    """AUC with which held-out `real` visits and `scored` ones are told apart.
+    """AUC with which held-out `real` visits and `scored` ones are distinguished.
 
     Only the frequency of codes is taken from `train`. Without `known_demographics` age and sex are left out.
     """

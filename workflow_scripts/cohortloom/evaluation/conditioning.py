@@ -7,8 +7,8 @@ Flips: how far the codes of the same people move when sex, or age, is another on
 visit of the same people once more with the other sex (age). With the same seeds a model that ignores the
 trait writes the very same visits: `change` is then 0. The `js` distance is taken between sides of different
 seeds, because shared seeds draw the sides together and no real data share a seed. What it should be is read
-off data that hold both: visits of women beside those of men of their age band, of the young beside the old
-of their sex, matched one to one. It depends on the number of pairs, so all sets are cut to one number.
+off data that hold both: visits of women against those of men of their age band, of the young against the
+old of their sex, matched one to one. It depends on the number of pairs, so all sets are cut to one number.
 """
 
 from collections.abc import Callable, Iterator

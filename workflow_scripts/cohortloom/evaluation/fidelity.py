@@ -2,7 +2,7 @@
 
 Every figure compares the scored set (a sample of whole patients) with all training visits, and carries a
 95% interval over the scored patients. `[1 + groups]` below means: on the whole sample, then without each
-jackknife group. Figures depend on the size of the sample, so they are read beside real data at the same n.
+jackknife group. Figures depend on the size of the sample, so they are compared with real data at the same n.
 """
 
 from collections.abc import Iterator
@@ -153,7 +153,7 @@ def r2_of_shares(
 def pair_figures(
     train: Coded, scored: Coded, n_codes: int, groups: np.ndarray, n_groups: int
 ) -> Iterator[Figure]:
-    """R² of unordered pairs, and how often the pairs of a visit stand together in training."""
+    """R² of unordered pairs, and how often the pairs of a visit occur together in training."""
     train_owner, train_pairs = pairs_within(train, n_codes)
     keys, inverse, counts = np.unique(train_pairs, return_inverse=True, return_counts=True)
     owner, pairs = pairs_within(scored, n_codes)
@@ -175,7 +175,7 @@ def pair_figures(
 
 
 def _per_patient(patients: np.ndarray, pairs: np.ndarray, n_pairs: int) -> np.ndarray:
-    """For each occurrence of a pair, in how many visits of the same patient it stands."""
+    """For each occurrence of a pair, in how many visits of the same patient it occurs."""
     _, inverse, counts = np.unique(patients * n_pairs + pairs, return_inverse=True, return_counts=True)
     return counts[inverse]
 
@@ -189,7 +189,7 @@ def visit_means(values: np.ndarray, owner: np.ndarray, n_visits: int) -> np.ndar
 def sequence_figures(
     train: Coded, scored: Coded, n_codes: int, groups: np.ndarray, n_groups: int
 ) -> Iterator[Figure]:
-    """R² of (code in visit t, code in visit t + 1), and the codes that a visit hands on to the next."""
+    """R² of (code in visit t, code in visit t + 1), and the carry-forward rate of codes."""
     n, n_train = len(scored.followed), len(train.followed)
     owner, pairs = pairs_across(scored, n_codes)
     _, train_pairs = pairs_across(train, n_codes)

@@ -15,7 +15,7 @@ BLOCK = 20_000_000  # pairs compared at once: some hundred megabytes
 
 
 def set_matrix(items: np.ndarray, owner: np.ndarray, n_sets: int, n_items: int) -> sparse.csr_matrix:
-    """0/1 matrix [n_sets, n_items] of flat items and the set that each stands in."""
+    """0/1 matrix [n_sets, n_items] of flat items and the set that each belongs to."""
     ones = np.ones(len(items), np.float32)
     return sparse.csr_matrix((ones, (owner, items)), shape=(n_sets, n_items))
 

@@ -1,9 +1,9 @@
 """What a released set of visits says about the patients whom its generator was trained on.
 
-Attacked are training patients (members) beside as many held-out test patients of the same hospital, who
-differ from them in nothing but that the generator never saw them: whatever the attack finds more often among
-members is leaked. Beside it stands the same attack on a release of real validation patients, which cannot
-know either. Samples are whole patients; all distances are Jaccard distances of sets of codes.
+Attacked are training patients (members) and as many held-out test patients of the same hospital, who differ
+from them in nothing but that the generator never saw them: whatever the attack finds more often among
+members is leaked. The reference is the same attack on a release of real validation patients, which knows
+neither. Samples are whole patients; all distances are Jaccard distances of sets of codes.
 """
 
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ def adversarial_accuracy(
     """Nearest-neighbour adversarial accuracy towards test less that towards training (Yale and others, 2020).
 
     Accuracy is the mean of two shares: real visits that lie nearer to another real one than to any released
-    one, and released visits that lie nearer to another released one. 0.5 cannot be told apart, below it the
+    one, and released visits that lie nearer to another released one. 0.5 is indistinguishable, below it the
     release sits on the real visits. One visit a patient, as many in each set. Exact copies are neighbours at
     distance 0.
     """

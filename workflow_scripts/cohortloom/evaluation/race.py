@@ -1,8 +1,8 @@
-"""Audit of the removal of race: what the kept columns still tell of it, in rates.
+"""Audit of the removal of race: how well the kept columns predict it, in rates.
 
-Race is not passed on, and yet codes, age and sex may tell of it. A regression that learns race on real
-training patients says how far, and what mix of groups the synthetic visits look like. The distance of each
-group's held-out visits to the release says whom it resembles least.
+Race is not passed on, and yet codes, age and sex may predict it. A regression trained on real training
+patients says how well, and what mix of races the synthetic visits look like. The distance of each race's
+held-out visits to the release says whom it represents worst.
 """
 
 from collections.abc import Iterator, Sequence

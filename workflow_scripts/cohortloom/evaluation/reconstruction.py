@@ -3,7 +3,7 @@
 A code of the real visit is hidden when it is not among the revealed ones; what a method adds to the revealed
 codes is its guess. Recall, precision and F1 are micro averages over all visits; echoing the revealed codes
 adds nothing and scores 0. `jaccard` compares the whole visits, revealed codes included, so that echo alone
-scores about 0.5: read it beside F1.
+scores about 0.5: read it with F1.
 """
 
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ def reconstruction(written: pa.Table, test: pa.Table, name: str | Path, seed: in
 
 
 def source_rows(written: pa.Table, test: pa.Table, name: str | Path) -> np.ndarray:
-    """Row of `test` for each written row; raises UserError unless each test visit stands there once."""
+    """Row of `test` for each written row; raises UserError unless each test visit occurs there once."""
     keys = [
         pc.binary_join_element_wise(ids.cast(pa.string()), visits.cast(pa.string()), "\x1f")
         for ids, visits in (

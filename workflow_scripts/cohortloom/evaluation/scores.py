@@ -1,4 +1,4 @@
-"""What a score tells apart: AUC, hits among few false alarms, and the worth of a guess; with replicates.
+"""What a score distinguishes: AUC, hits among few false alarms, the worth of a guess; with replicates.
 
 A case has a score and is positive or not; the higher the score, the more it is taken for a positive. Ties are
 broken at random in expectation: the curves are straight between their points.

@@ -2,7 +2,7 @@
 
 For each of the 50 most frequent training codes a ridge regression predicts it from the rest of the visit (the
 other codes among the 500 most frequent, age, sex), in the manner of Choi and others (medGAN, 2017). It is
-trained on the release and tested on held-out real visits, beside one trained on real visits.
+trained on the release and tested on held-out real visits, compared with one trained on real visits.
 
 The interval is over both: each replicate leaves a group of patients out of the release, trains again, and a
 group out of the tested ones. Ridge makes that cheap: with P the inverse of X'X + 100 I over centred columns,
@@ -22,10 +22,10 @@ from cohortloom.evaluation.records import Figure
 
 PREDICTED = 50
 FEATURES = 500
-# With 1 the rare codes are learnt by heart: real visits of the demo predict with AUC 0.73, with 100 0.79,
+# With 1 the rare codes are memorised: real visits of the demo predict with AUC 0.73, with 100 0.79,
 # with 300 0.80, and by logistic regression (sklearn's defaults) 0.78.
 PENALTY = 100.0
-LEAST = 5  # visits with and without a code, below which nothing is learnt or tested
+MIN_VISITS = 5  # visits with and without a code, below which nothing is learnt or tested
 
 
 def prediction(
@@ -39,7 +39,7 @@ def prediction(
     codes = frequent(train, len(names), FEATURES)
     made, held = (_features(part, codes, len(names), known_demographics) for part in (release, real))
     truth = held[:, :PREDICTED].toarray() > 0
-    tested = np.flatnonzero(np.minimum(truth.sum(axis=0), (~truth).sum(axis=0)) >= LEAST)
+    tested = np.flatnonzero(np.minimum(truth.sum(axis=0), (~truth).sum(axis=0)) >= MIN_VISITS)
     if not len(tested):
         return
     groups = [part.groups(seed + number)[0] for number, part in enumerate((release, real))]
@@ -67,7 +67,7 @@ def ridge_weights(rows: sparse.csr_matrix, predicted: int) -> np.ndarray:
     weights = -inverse[:, :predicted] / np.diag(inverse)[:predicted]
     weights[np.arange(predicted), np.arange(predicted)] = 0.0
     count = np.asarray(rows[:, :predicted].sum(axis=0)).ravel()
-    weights[:, np.minimum(count, n - count) < LEAST] = 0.0
+    weights[:, np.minimum(count, n - count) < MIN_VISITS] = 0.0
     return weights
 
 

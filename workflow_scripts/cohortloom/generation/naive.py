@@ -1,4 +1,4 @@
-"""Naive generators: what a method scores that has learnt next to nothing, beside which a model must stand.
+"""Naive generators: the baselines that a model must beat.
 
 - prevalence: codes drawn without repeats by their training prevalence in the band of age and the sex; when
   codes are revealed, the most frequent ones that are not.
@@ -131,7 +131,7 @@ class Chain:
         owner = visits.visit_of_code
         starts = visits.offsets[:-1][inside & (visits.lengths > 0)]
         follows = np.flatnonzero(inside[owner[1:]] & (owner[1:] == owner[:-1]))
-        # The state n_codes stands before the first code.
+        # The state n_codes is the one before the first code.
         self._from = np.concatenate([np.full(len(starts), n_codes), visits.codes[follows]])
         to = np.concatenate([visits.codes[starts], visits.codes[follows + 1]])
         order = np.argsort(self._from, kind="stable")

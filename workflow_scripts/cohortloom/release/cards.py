@@ -74,7 +74,7 @@ def model_card(template: Path, card: dict[str, Any], metrics: Metrics, **facts: 
 
 
 def data_card(template: Path, records: list[Record], metrics: Metrics, run: str, **facts: Any) -> str:
-    """README.md of the published cohort from its own records (those of `run`) and those of `real` beside."""
+    """README.md of the published cohort from its own records (those of `run`) and those of `real`."""
     real = {key(r): r for r in records if r["run"] == REAL}
     mine = {str(r["metric"]): r for r in records if r["run"] == run and not r["subset"]}
     patients = facts["sizes"]["patients"]
@@ -90,7 +90,7 @@ def data_card(template: Path, records: list[Record], metrics: Metrics, run: str,
         template,
         front=_front(front),
         columns=[(field.name, _type(field), COLUMNS[field.name]) for field in SCHEMA],
-        figures=[_beside_real(mine[name], real[key(mine[name])], metrics) for name in COHORT_FIGURES],
+        figures=[_with_real(mine[name], real[key(mine[name])], metrics) for name in COHORT_FIGURES],
         too_small=(mine["mean_codes_per_visit"]["n"] or 0) < MEANINGFUL_VISITS,
         **facts,
     )
@@ -103,8 +103,8 @@ def _row(record: Record, metrics: Metrics) -> dict[str, str]:
     return row | {"title": f"{row['title']} ({remark})" if remark else row["title"]}
 
 
-def _beside_real(record: Record, real: Record, metrics: Metrics) -> dict[str, str]:
-    """A record in words beside that of `real`, which its own columns do not hold."""
+def _with_real(record: Record, real: Record, metrics: Metrics) -> dict[str, str]:
+    """A record in words with that of `real`, which its own columns do not hold."""
     other = _row(real, metrics)
     row = _row(record, metrics)
     return row | {"real": other["value"], "real_interval": other["interval"], "real_n": other["n"]}

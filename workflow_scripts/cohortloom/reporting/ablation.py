@@ -1,4 +1,4 @@
-"""What the arms of an ablation are worth: each beside a reference, seed by seed, with a verdict.
+"""What the arms of an ablation are worth: each against a reference, seed by seed, with a verdict.
 
 An arm's figure is the mean over its trainings with Student's t interval (95%) over the seeds. It is compared
 with the reference arm's by the differences of trainings of one seed (which share the order of the visits,
@@ -110,7 +110,7 @@ def table(records: Iterable[Row], trainings: list[Training], reference: str) -> 
 
 
 def pairs(trainings: list[Training], reference: str) -> list[tuple[str, str | None]]:
-    """(arm, the arm it is compared with) in order; the reference stands alone."""
+    """(arm, the arm it is compared with) in order; the reference is compared with none."""
     arm_of = {training.run: training.arm for training in trainings}
     made: list[tuple[str, str | None]] = []
     for arm, model in dict.fromkeys((t.arm, arm_of[t.model]) for t in trainings):
@@ -181,11 +181,11 @@ def in_words(rows: list[Row], titles: dict[str, str]) -> list[str]:
     compared = [row for row in rows if row["seed"] is None and row["against"]]
     for arm, against in dict.fromkeys((row["arm"], row["against"]) for row in compared):
         own = [row for row in compared if (row["arm"], row["against"]) == (arm, against)]
-        told = [row for row in own if row["verdict"] not in (SAME, NOT_SHOWN, NOT_JUDGED)]
+        shown = [row for row in own if row["verdict"] not in (SAME, NOT_SHOWN, NOT_JUDGED)]
         parts = [
             f"{titles.get(row['metric'], row['metric'])} {row['verdict']} "
             f"({row['value'] - row['difference']:.4g} to {row['value']:.4g})"
-            for row in told
+            for row in shown
         ]
         judged = [row["n"] for row in own if row["verdict"] != NOT_JUDGED]
         nothing = f"{NOT_SHOWN} with {min(judged)} seeds" if judged else f"{NOT_JUDGED}, too few seeds"

@@ -1,8 +1,8 @@
 """The figures of the report, as data URIs, and the one of the ablation, as a file.
 
-One panel a figure, readable on a phone. Colours are Okabe and Ito's, which colour-blind readers tell apart;
-line styles and markers differ as well. Equal data give an equal file: no date, no random ids. Titles and
-captions stand in resources/report.html.j2.
+One panel a figure, readable on a phone. Colours are Okabe and Ito's, which colour-blind readers can
+distinguish; line styles and markers differ as well. Equal data give an equal file: no date, no random ids.
+Titles and captions are in resources/report.html.j2.
 """
 
 import base64
@@ -316,7 +316,7 @@ def _histogram(counts: Mapping[str, np.ndarray], xlabel: str) -> str:
     """Shares by a whole number; counts: name -> numbers [n], first real (bars), then the main run (thick)."""
     figure, axes = _panel(xlabel, "share")
     top = int(max(np.quantile(values, 0.995) if len(values) else 1 for values in counts.values())) + 1
-    least = min(int(values.min(initial=top)) for values in counts.values())
+    lowest = min(int(values.min(initial=top)) for values in counts.values())
     colors = (None, ORANGE, COLORS[0], COLORS[2], COLORS[3], COLORS[5])
     for number, (name, values) in enumerate(counts.items()):
         share = np.bincount(np.minimum(values, top), minlength=top + 1) / max(1, len(values))
@@ -324,8 +324,8 @@ def _histogram(counts: Mapping[str, np.ndarray], xlabel: str) -> str:
             axes.bar(np.arange(top + 1), share, width=0.9, color="#bbbbbb", label=name)
             continue
         axes.plot(
-            np.arange(least, top + 1),
-            share[least:],
+            np.arange(lowest, top + 1),
+            share[lowest:],
             color=colors[number % len(colors)],
             linestyle=STYLES[(number - 1) % len(STYLES)],
             linewidth=2 if number == 1 else 1.2,
@@ -333,7 +333,7 @@ def _histogram(counts: Mapping[str, np.ndarray], xlabel: str) -> str:
             markersize=3,
             label=name,
         )
-    axes.set_xlim(least - 0.6, top + 0.6)
+    axes.set_xlim(lowest - 0.6, top + 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(_percent))
     axes.legend()

@@ -1,16 +1,16 @@
-"""The table of targets: each figure over generation seeds, beside real data, whether it is met, as a page.
+"""The table of targets: each figure over generation seeds, against real data, with verdicts; and its page.
 
 A figure is the mean over the generation seeds of one trained model, with Student's t interval (95%) over the
-seeds: how much it moves by chance of sampling alone. It says nothing of another training. Beside it stands
-the first seed's own interval over patients. Targets are lines of resources/quality_targets.csv:
+seeds: how much it moves by chance of sampling alone. It says nothing of another training. The first
+seed's own interval over patients is given as well. Targets are lines of resources/quality_targets.csv:
 
 - `at_n`: the figure depends on how many visits are scored; only figures of that n (`same`: of our own n) may
   be compared, and a target for another n is not judged. Empty: a rate, which does not depend on n.
 - `of`: what the bound is a multiple of (real, prevalence), or, with the comparison `within`, what the figure
-  may differ from by the bound (real, or a number). Without it the bound stands for itself.
+  may differ from by the bound (real, or a number). Without it the bound is absolute.
 - Where real has too few visits for that n, copies of training patients stand in for it.
 - `cohort`: the source of data the target was set for; empty for all. `needs`: a figure without which the line
-  is left out, such as the codes carried on where nobody has a second visit.
+  is left out, such as the carry-forward rate where nobody has a second visit.
 """
 
 import csv

@@ -2,7 +2,7 @@
 
 It has a part for each of three readers: a physician (can I believe these patients?), a statistician (every
 figure, its floor and ceiling, when it misleads) and a data steward (what leaks, what was removed, what may
-be shared). Its text stands in resources/report.html.j2 and resources/metrics.csv; this module fills it in.
+be shared). Its text is in resources/report.html.j2 and resources/metrics.csv; this module fills it in.
 
 The page holds rates and shares of real data, and rows of synthetic data only: reconstruct.parquet, which
 holds real codes, is none of its inputs.
@@ -97,7 +97,7 @@ _REFERENCES = {"real": "real", "copied": "copy", "naive": "naive"}  # cell of a 
 
 
 def _row(record: Record, metrics: Metrics, marks: dict[tuple[str, Key], list[str]]) -> dict[str, Any]:
-    """A record in words; what was computed on another number of cases bears a dagger."""
+    """A record in words; what was computed on another number of cases has a dagger."""
     row = in_words(record, metrics[str(record["metric"])])
     off = marks.get((str(record["run"]), key(record)), [])
     row |= {cell: row[cell] + "†" for cell, name in _REFERENCES.items() if name in off}

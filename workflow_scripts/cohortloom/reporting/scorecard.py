@@ -1,4 +1,4 @@
-"""The scorecard: every record beside what real data and the naive methods score, and a verdict.
+"""The scorecard: every record with what real data and the naive methods score, and a verdict.
 
 How `pass` is decided:
 
@@ -36,7 +36,7 @@ REAL = "real"
 NAIVE = ("prevalence", "markov", "echo")  # `copy` has a column of its own
 MEANINGFUL_VISITS = 2000  # test visits below which no figure says anything
 SAME_SIZE = 0.05  # records whose n differ by a larger share are marked in the report
-# A classifier that cannot even tell this method from real data says nothing about the others.
+# A classifier that cannot even distinguish this method from real data says nothing about the others.
 VOID_UNLESS = {"classifier_auc": ("markov", 0.70)}
 _COMPARE = {"<": operator.lt, "<=": operator.le, "=": operator.eq, ">=": operator.ge, ">": operator.gt}
 

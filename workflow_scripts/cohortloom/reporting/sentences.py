@@ -1,7 +1,7 @@
 """Figures as people read them: numbers in their unit, records in words, sentences for a reader.
 
-Used by the report, the cards, the quality page and the terminal. The sentences themselves stand in
-resources/metrics.csv beside the metric they speak of (columns reader and sentence).
+Used by the report, the cards, the quality page and the terminal. The sentences themselves are in
+resources/metrics.csv, with the metric they speak of (columns reader and sentence).
 """
 
 from cohortloom.reporting.scorecard import CRITERIA, Record

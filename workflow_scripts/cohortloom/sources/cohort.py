@@ -1,4 +1,4 @@
-"""What every reader hands over: visits, and the account of what was read, dropped, removed and put right."""
+"""What every reader returns: visits, and the account of what was read, dropped, removed and normalised."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -16,7 +16,7 @@ from cohortloom.sources.cohort import Audit
 from cohortloom.sources.rawfile import BOM, read_bytes
 
 DATE = r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2})?)?$"
-MOST = 2**63  # what an integer of 64 bits can tell apart
+MAX_KEYS = 2**63  # distinct values of a 64-bit integer
 DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
@@ -72,7 +72,7 @@ class CsvTable:
         return self._columns[column].dictionary_decode()
 
     def encoded(self, column: str) -> pa.DictionaryArray:
-        """A column as a dictionary, in which a value may stand that no row has any more."""
+        """A column as a dictionary, which may hold values that no row has any more."""
         return self._columns[column]
 
     def filter(self, keep: np.ndarray) -> None:
@@ -84,12 +84,12 @@ class CsvTable:
     def drop_copies(self, audit: Audit, what: str, key: str | None = None) -> None:
         """Drop and count rows that equal an earlier one in every allowed column.
 
-        With `key`, refuse a row whose key stands in an earlier row with other values.
+        With `key`, refuse a row whose key occurs in an earlier row with other values.
         """
         whole, size = np.zeros(self.n, np.int64), 1
         for column in self._columns.values():
             values = max(1, len(column.dictionary))
-            if size * values >= MOST:
+            if size * values >= MAX_KEYS:
                 distinct, whole = np.unique(whole, return_inverse=True)
                 size = len(distinct)
             whole *= values
@@ -114,12 +114,12 @@ class CsvTable:
             values = pc.if_else(blank, str(empty), values)
             whole = pc.or_(whole, blank)
         bad = ~whole.to_numpy(zero_copy_only=False)[row]
-        self.refuse(column, bad, "is not a whole number; mend or remove the row")
+        self.refuse(column, bad, "is not a whole number; fix or remove the row")
         return pc.if_else(whole, values, "0").cast(pa.int64()).to_numpy()[row]
 
     def dates(self, column: str) -> np.ndarray:
         """A column of dates, with or without a time, as datetime64[s]: years 0 to 9999 without overflow."""
-        remedy = "is no date of the form 2101-10-20 19:08:00; mend or remove the row"
+        remedy = "is no date of the form 2101-10-20 19:08:00; fix or remove the row"
         values, row = self._distinct(column)
         formed = pc.match_substring_regex(values, DATE)
         self.refuse(column, ~formed.to_numpy(zero_copy_only=False)[row], remedy)
@@ -147,7 +147,7 @@ class CsvTable:
             )
 
     def _trim(self, column: str, values: pa.DictionaryArray, audit: Audit) -> pa.DictionaryArray:
-        if column == "ICD9_CODE":  # codes are put right, and counted, by clean_codes
+        if column == "ICD9_CODE":  # codes are normalised, and counted, by clean_codes
             return values
         trimmed = pc.utf8_trim_whitespace(values.dictionary)
         changed = pc.not_equal(trimmed, values.dictionary)

@@ -1,14 +1,13 @@
 """Visits that somebody else's generator made, in whichever of three shapes they come.
 
-- a parquet file of visits: patient_id, visit, diagnoses, and, where known, days, age, sex (see visits.py); -
-a long CSV: id, time, visit_codes, and, where known, age, sex. A row is a visit or one code of it: rows of
-one id
-  and time are one visit, a cell holds one code or several (blanks, commas or semicolons between). `time` is
-  a date or a number of days; where every patient's times are 0, 1, 2 ... or 1, 2, 3 ... they are numbers of
-  visits and tell no gaps;
+- a parquet file of visits: patient_id, visit, diagnoses, and, where known, days, age, sex (see visits.py);
+- a long CSV: id, time, visit_codes, and, where known, age, sex. A row is a visit or one code of it: rows of
+  one id and time are one visit, a cell holds one code or several (blanks, commas or semicolons between).
+  `time` is a date or a number of days; where every patient's times are 0, 1, 2 ... or 1, 2, 3 ... they are
+  numbers of visits and the gaps are unknown;
 - a folder of MIMIC-III-shaped tables: ADMISSIONS, DIAGNOSES_ICD and, where age and sex are known, PATIENTS.
 
-Codes are cleaned as those of real data are: what is put right or dropped is counted. What is not told is
+Codes are cleaned as those of real data are: what is normalised or dropped is counted. What is missing is
 filled with a placeholder and named, so that no figure is computed from it.
 """
 
@@ -31,11 +30,11 @@ from cohortloom.sources.locate import MIMIC3
 
 NEEDED = ("patient_id", "visit", "diagnoses")
 LONG = ("ID", "TIME", "VISIT_CODES")
-BETWEEN = r"[\s,;|\[\]()'\"]+"  # what may stand between codes of a cell, brackets of a list included
+BETWEEN = r"[\s,;|\[\]()'\"]+"  # what may separate the codes of a cell, brackets of a list included
 
 
 def read(path: Path, audit: Audit) -> tuple[pa.Table, frozenset[str]]:
-    """Visits with ids of our own, and which of days, age and sex they do not tell.
+    """Visits with ids of our own, and which of days, age and sex are missing.
 
     Raises UserError for a file of another shape, or a value that cannot be.
     """
@@ -148,7 +147,7 @@ def _tables(folder: Path, audit: Audit) -> tuple[pa.Table, frozenset[str]]:
 
 
 def _absent(path: Path, names: set[str]) -> frozenset[str]:
-    """What is not told; age and sex come together."""
+    """What is missing; age and sex come together."""
     if len(names & DEMOGRAPHICS) == 1:
         lacking = next(iter(names & DEMOGRAPHICS))
         raise UserError(f"{path}: column {lacking} is missing; give age and sex, or neither")
@@ -156,7 +155,7 @@ def _absent(path: Path, names: set[str]) -> frozenset[str]:
 
 
 def _demographics(path: Path, absent: frozenset[str], columns, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ages in years and sexes (0 F, 1 M) of n rows; placeholders where they are not told."""
+    """Ages in years and sexes (0 F, 1 M) of n rows; placeholders where they are missing."""
     if DEMOGRAPHICS & absent:
         return np.zeros(n), np.zeros(n, np.int8)
     try:
@@ -165,15 +164,13 @@ def _demographics(path: Path, absent: frozenset[str], columns, n: int) -> tuple[
         raise UserError(f"{path}: column age: {str(error).splitlines()[0]}; give years as numbers") from None
     wrong = np.flatnonzero(~((age >= 0) & (age <= 130)))
     if len(wrong):
-        raise UserError(
-            f"{path}: row {wrong[0] + 1}: column age: {age[wrong[0]]} is no age in years; mend it"
-        )
+        raise UserError(f"{path}: row {wrong[0] + 1}: column age: {age[wrong[0]]} is no age in years; fix it")
     written = pc.utf8_upper(columns["sex"].cast(pa.string()))
     sex = pc.fill_null(pc.index_in(written, pa.array(SEXES)), -1).to_numpy()
     wrong = np.flatnonzero(sex < 0)
     if len(wrong):
         value = columns["sex"][int(wrong[0])].as_py()
-        raise UserError(f"{path}: row {wrong[0] + 1}: column sex: {value!r} is neither F nor M; mend it")
+        raise UserError(f"{path}: row {wrong[0] + 1}: column sex: {value!r} is neither F nor M; fix it")
     return age, sex.astype(np.int8)
 
 

@@ -41,7 +41,7 @@ def read(tables: dict[str, Path], audit: Audit) -> pa.Table:
     admissions.refuse("SUBJECT_ID", of_patient < 0, "is no patient of PATIENTS; give tables of one release")
     birth = birth[of_patient]
     early = admitted.astype("datetime64[D]") < birth.astype("datetime64[D]")
-    admissions.refuse("ADMITTIME", early, "is before the patient's DOB; mend or remove the row")
+    admissions.refuse("ADMITTIME", early, "is before the patient's DOB; fix or remove the row")
     age = ages(birth, admitted)
 
     order = np.lexsort((admission, admitted, admission_subject))
@@ -84,14 +84,14 @@ def _month_and_day(date: np.ndarray) -> np.ndarray:
 
 
 def _sexes(patients: CsvTable, audit: Audit) -> np.ndarray:
-    """GENDER as 0 F and 1 M; lower case is put right and counted."""
+    """GENDER as 0 F and 1 M; lower case is normalised and counted."""
     written = patients["GENDER"]
     upper = pc.utf8_upper(written)
     lower = pc.sum(pc.not_equal(upper, written)).as_py() or 0
     if lower:
         audit.normalized["values of GENDER in lower case"] += lower
     sex = pc.index_in(upper, pa.array(["F", "M"])).fill_null(-1).to_numpy()
-    patients.refuse("GENDER", sex < 0, "is neither F nor M; mend or remove the patient")
+    patients.refuse("GENDER", sex < 0, "is neither F nor M; fix or remove the patient")
     return sex
 
 

@@ -125,4 +125,4 @@ def _refuse(path: Path, column: str, values: np.ndarray, bad: np.ndarray, what: 
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         value = values[row].tobytes().decode("latin-1")
-        raise UserError(f"{path}: line {row + 1}: column {column}: {value!r} {what}; mend or remove the line")
+        raise UserError(f"{path}: line {row + 1}: column {column}: {value!r} {what}; fix or remove the line")

@@ -1,4 +1,4 @@
-"""Bytes of a raw file, plain or compressed, with its digest; a damaged file is the user's to mend."""
+"""Bytes of a raw file, plain or compressed, with its digest; a damaged file is refused."""
 
 import bz2
 import gzip

@@ -27,7 +27,7 @@ TABLES = tuple(
     f"simulation_{name}"
     for name in ("profiles", "profile_codes", "lengths", "prevalence", "prevalence_rest", "pairs", "codes")
 )
-# Lowest age in completed years of each age group; -1 stands for newborns (day 0), 0 for the rest under 1.
+# Lowest age in completed years of each age group; -1 is newborns (day 0), 0 the rest under 1.
 AGE_LOW = (-1, 0, 1, 5, 10, 12, 15, 18, 20, 25, 30, 35, 40, 45, 50, 56, 60, 65, 70, 75, 80, 85, 90)
 BAND_STARTS = (0, 1, 7, 13, 17)  # groups at which a broad band begins: newborn, child, 18, 45, 65
 OLDEST_GROUP_SPAN = 9  # ages 90 to 98 in the last group
@@ -54,7 +54,7 @@ class Counts:
 
     codes: np.ndarray  # [C] str
     chronic: np.ndarray  # [C] bool
-    principal: np.ndarray  # [C] share of its visits in which the code stands first
+    principal: np.ndarray  # [C] share of its visits in which the code is first
     rate: np.ndarray  # [C] factor of the code's rate that makes its prevalence come out
     position: np.ndarray  # [C] mean relative position, 0 first to 1 last
     cells: np.ndarray  # [cells] visits
@@ -62,7 +62,7 @@ class Counts:
     lengths: np.ndarray  # [P, longest + 1] probability of a number of codes
     share: np.ndarray  # [P, C] share of the profile's visits that hold the code
     target: np.ndarray  # [cells, C] share of the cell's visits that hold the code
-    pairs: sp.csr_matrix  # [C, C] how often two codes stand together, as a ratio to what profiles explain
+    pairs: sp.csr_matrix  # [C, C] how often two codes occur together, as a ratio to what profiles explain
 
     @classmethod
     def read(cls, files: list[Path]) -> "Counts":
