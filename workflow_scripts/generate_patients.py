@@ -10,7 +10,7 @@ from cohortloom.base.step import log, main
 from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import patient_starts, read_visits
 from cohortloom.generation.requests import drawn_patients, write_requested
-from cohortloom.reporting.report_examples import in_words, read_titles
+from cohortloom.reporting.examples import in_words, read_titles
 from generate import generate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
