@@ -47,6 +47,7 @@ def save_figures(path: Path, figures: Iterable[Figure], run: str, seed: int, mod
         records.append(record(run, seed, mode, metric, subset, *ends, figure.n, n_reference, better))
         if not subset:
             log.info("%s: %s %.5g (%.5g to %.5g), n %d", run, metric, *ends, figure.n)
+    log.info("%s: %d figures", run, len(records))
     write_json(path, records)
 
 

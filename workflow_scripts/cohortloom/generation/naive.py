@@ -196,9 +196,11 @@ def draw_visits(
         for start in range(0, len(wanted), CHUNK):
             chunk = wanted[start : start + CHUNK]
             taken = [values[offsets[row] : offsets[row + 1]] for row in chunk]
-            draw = draw_chain if method == "markov" else draw_prevalence
-            found = draw(training, int(number), missing[chunk], taken, rng, frequent)
-            parts.append((chunk[found[0]], found[1]))
+            if method == "markov":
+                row, codes = draw_chain(training, int(number), missing[chunk], taken, rng)
+            else:
+                row, codes = draw_prevalence(training, int(number), missing[chunk], taken, rng, frequent)
+            parts.append((chunk[row], codes))
     rows, values = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.argsort(rows, kind="stable")
     return values[order], row_offsets(np.bincount(rows, minlength=len(key)))
@@ -237,7 +239,6 @@ def draw_chain(
     missing: np.ndarray,
     taken: list[np.ndarray],
     rng: np.random.Generator,
-    frequent: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """New codes of a chunk of visits by the chain, from the last revealed code or from the start."""
     chain = training.chain(key)

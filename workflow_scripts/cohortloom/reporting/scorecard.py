@@ -80,31 +80,26 @@ def join(records: list[Record], metrics: dict[str, dict[str, str]]) -> list[Reco
     joined = []
     for record in records:
         real = by_run.get((REAL, key(record)))
-        copied = by_run.get(("copy", key(record)))
-        naive = best_naive(record, by_run)
+        others = {
+            "real": real,
+            "copy": by_run.get(("copy", key(record))),
+            "naive": best_naive(record, by_run),
+        }
         target = criterion_target(record, metrics)
         passed = _meets(record, target) if target else _as_good_as(record, real)
-        joined.append(
-            {
-                **record,
-                "real": real["value"] if real else None,
-                "copy": copied["value"] if copied else None,
-                "naive": naive["value"] if naive else None,
-                "target": target[1] if target else None,
-                "pass": None if key(record)[:2] in void else passed,
-            }
-        )
+        verdict = {"target": target and target[1], "pass": None if key(record)[:2] in void else passed}
+        values = {name: other and other["value"] for name, other in others.items()}
+        joined.append({**record, **values, **verdict})
     return joined
 
 
 def voided(records: list[Record]) -> list[tuple[str, str, float | None]]:
     """(mode, metric, what the control scored) of each measure whose control fell short or is missing."""
-    found = []
-    for mode, metric in sorted({key(record)[:2] for record in records}):
-        method, least = VOID_UNLESS.get(metric, (None, 0.0))
-        control = _by_run(records).get((method, (mode, metric, ""))) if method else None
-        value = control["value"] if control else None
-        if method and (value is None or value < least):
+    by_run, found = _by_run(records), []
+    for mode, metric in sorted({key(record)[:2] for record in records if record["metric"] in VOID_UNLESS}):
+        method, minimum = VOID_UNLESS[metric]
+        value = by_run.get((method, (mode, metric, "")), {}).get("value")
+        if value is None or value < minimum:
             found.append((mode, metric, value))
     return found
 
