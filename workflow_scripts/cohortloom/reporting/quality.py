@@ -180,14 +180,14 @@ def _judge(target, cohort: str, size: int | None, real: Row | None, figures) -> 
 
 def _void(metric: str, figures: dict[str, list[Row]]) -> str | None:
     """Why a measure says nothing: its own control fell short."""
-    method, least = VOID_UNLESS.get(metric, (None, 0.0))
+    method, minimum = VOID_UNLESS.get(metric, (None, 0.0))
     if method is None:
         return None
     control = _mean(figures.get(method, []))
-    if control is not None and control >= least:
+    if control is not None and control >= minimum:
         return None
     scored = "was not scored" if control is None else f"scores {control:.3f}"
-    return f"void: the control {method} {scored}, {least:.2f} is needed"
+    return f"void: the control {method} {scored}, {minimum:.2f} is needed"
 
 
 def _row(target, run: str, records: list[Row], judged: Judged, real: Row | None, figures) -> Row:

@@ -79,14 +79,9 @@ def join(records: list[Record], metrics: dict[str, dict[str, str]]) -> list[Reco
     void = {(mode, metric) for mode, metric, _ in voided(records)}
     joined = []
     for record in records:
-        real = by_run.get((REAL, key(record)))
-        others = {
-            "real": real,
-            "copy": by_run.get(("copy", key(record))),
-            "naive": best_naive(record, by_run),
-        }
+        others = _references(record, by_run)
         target = criterion_target(record, metrics)
-        passed = _meets(record, target) if target else _as_good_as(record, real)
+        passed = _meets(record, target) if target else _as_good_as(record, others["real"])
         verdict = {"target": target and target[1], "pass": None if key(record)[:2] in void else passed}
         values = {name: other and other["value"] for name, other in others.items()}
         joined.append({**record, **values, **verdict})
@@ -106,6 +101,12 @@ def voided(records: list[Record]) -> list[tuple[str, str, float | None]]:
 
 def _by_run(records: list[Record]) -> dict[tuple[str, Key], Record]:
     return {(str(record["run"]), key(record)): record for record in records}
+
+
+def _references(record: Record, by_run: dict[tuple[str, Key], Record]) -> dict[str, Record | None]:
+    """What a record is compared with: the same figure of real, of copy and of the best naive method."""
+    real, copied = (by_run.get((run, key(record))) for run in (REAL, "copy"))
+    return {"real": real, "copy": copied, "naive": best_naive(record, by_run)}
 
 
 def best_naive(record: Record, by_run: dict[tuple[str, Key], Record]) -> Record | None:
@@ -151,12 +152,8 @@ def unequal_sizes(records: list[Record]) -> dict[tuple[str, Key], list[str]]:
     by_run = _by_run(records)
     marks = {}
     for (run, where), record in by_run.items():
-        others = {
-            "real": by_run.get((REAL, where)),
-            "copy": by_run.get(("copy", where)),
-            "naive": best_naive(record, by_run),
-        }
-        off = [name for name, other in others.items() if other is not None and _differ(record, other)]
+        others = _references(record, by_run).items()
+        off = [name for name, other in others if other is not None and _differ(record, other)]
         if off:
             marks[run, where] = off
     return marks
