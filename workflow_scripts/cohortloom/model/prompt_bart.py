@@ -241,14 +241,14 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         summary, new = self.summary, states.shape[1]
         at = row * new + column
         pick = lambda values: values.flatten(0, 1).index_select(0, at)  # noqa: E731
-        own, code = pick(visit[:, -new:]), ids >= self.config.first_code_id
+        visits = visit.clamp(min=0)  # the logits of padding are discarded
+        own, code = pick(visits[:, -new:]), ids >= self.config.first_code_id
         before = before & code[:, None]
         written = before.to(states.dtype) @ self.model.shared(ids).to(states.dtype)
         added = summary(F.embedding(own, record.context), pick(written))
         logits = summary.group_bias[record.group[own]]
         logits += self.lm_head(pick(states) + added)
         logits.scatter_add_(1, record.shown_ids[own], F.embedding(own, record.shown_bias))
-        visits = visit.clamp(min=0)
         bias = summary.written_bias(ids, record.shown_ids[visits], F.embedding(visits, record.shown_bias))
         before = pick(before)
         logits.scatter_add_(1, ids[row], bias[row] * before)
