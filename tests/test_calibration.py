@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from cohortloom.data.examples import Examples, collate, plain_pairs
+from cohortloom.data.examples import Examples, plain_pairs
 from cohortloom.data.vocabulary import END, Vocabulary
 from cohortloom.generation.synthesize import synthesize
 from cohortloom.model.initial import make_model
-from cohortloom.model.record_summary import MAX_COUNT
+from cohortloom.model.record import MAX_COUNT
+from cohortloom.model.scoring import mean_losses, score_teacher_forced
 from cohortloom.training.calibration import (
     BATCH_PATIENTS,
     ROUNDS,
@@ -18,8 +19,8 @@ from cohortloom.training.calibration import (
     calibrate_later_ending,
     calibrate_recurrence,
     carried_codes,
-    read,
-    write,
+    generate_counts,
+    read_visits,
 )
 
 CODES = ("2859", "4019", "5990", "60000", "64891", "66411", "7746")
@@ -43,7 +44,7 @@ def made(gap_bins=()):
         sex=rng.integers(0, 2, 4000),
         visit=visit,
     )
-    return words, data, make_model(words, data, "tiny", 0, 0.0, 64).eval()
+    return words, data, make_model(words, data, "tiny", 0, 0.0).eval()
 
 
 @pytest.fixture
@@ -51,20 +52,18 @@ def world():
     return made()
 
 
-def tensors(batch):
-    return {key: torch.from_numpy(value) for key, value in batch.items()}
-
-
-@torch.no_grad()
 def ends(words, data, model, first):
     """Share of first (or later) visits that end after 1, 2, ... codes: expected by the model, and real."""
-    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), 62)
+    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), 64)
     lengths = np.diff(data.offsets)
     rows = np.flatnonzero((lengths > 0) & ((data.visit == 0) == first))
-    batch = tensors(collate(data, pairs, rows))
-    scored = batch.pop("labels") != -100
-    ended = model(**batch).logits.softmax(-1)[..., words.terminators].sum(-1)
-    expected = [float(ended[:, k][scored[:, k]].mean()) for k in range(1, 5)]
+    sums, counts = np.zeros(MAX_COUNT), np.zeros(MAX_COUNT)
+    for _, output in score_teacher_forced(model, data, pairs, rows):
+        ended = output.logits.softmax(-1)[:, words.terminators].sum(-1).numpy()
+        written = output.end_cell.numpy() % MAX_COUNT
+        sums += np.bincount(written, ended, MAX_COUNT)
+        counts += np.bincount(written, minlength=MAX_COUNT)
+    expected = (sums[1:5] / counts[1:5]).tolist()
     return expected, [float((lengths[rows] == k).sum() / (lengths[rows] >= k).sum()) for k in range(1, 5)]
 
 
@@ -76,7 +75,7 @@ def test_expected_ends_become_the_observed(world):
         expected, real = ends(words, data, model, first)
         assert max(np.abs(np.subtract(expected, real))) > 0.1
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    calibrate_ending(model, read(model, words, data, 0, 62, tensors))
+    calibrate_ending(model, read_visits(model, words, data, 0))
     for first in (True, False):
         expected, real = ends(words, data, model, first)
         assert expected == pytest.approx(real, abs=0.02)
@@ -87,7 +86,7 @@ def test_expected_ends_become_the_observed(world):
 def test_numbers_of_codes_that_hardly_occur_are_left_alone(world):
     words, data, model = world
     before = model.summary.ending.clone()
-    calibrate_ending(model, read(model, words, data, 0, 62, tensors))
+    calibrate_ending(model, read_visits(model, words, data, 0))
     most = int(np.diff(data.offsets).max())
     assert torch.equal(model.summary.ending[:, most + 1 :], before[:, most + 1 :])
     assert not torch.equal(model.summary.ending, before)
@@ -103,12 +102,12 @@ def test_expected_frequencies_become_the_observed(world):
         return codes / codes.sum()
 
     real = shares(np.bincount(data.ids, minlength=len(words)))
-    expected = write(model, words, data, 0).codes
+    expected = generate_counts(model, words, data, 0).codes
     assert np.abs(shares(expected) - real).max() > 0.05
     before = {key: value.clone() for key, value in model.state_dict().items()}
     calibrate_frequencies(model, words, data, expected)
     # Codes of a visit exclude each other, so that one shift leaves a little of what was off.
-    assert np.abs(shares(write(model, words, data, 1).codes) - real).max() < 0.02
+    assert np.abs(shares(generate_counts(model, words, data, 1).codes) - real).max() < 0.02
     changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
     assert changed == ["summary.group_bias"]
     bias = (model.summary.group_bias - before["summary.group_bias"])[:, : words.first_code]
@@ -117,8 +116,8 @@ def test_expected_frequencies_become_the_observed(world):
 
 def test_what_is_written_adds_up_over_shards(world):
     words, data, model = world
-    both = write(model, words, data, 0)
-    parts = [write(model, words, data, 0, 0, (i, 2)) for i in (1, 2)]
+    both = generate_counts(model, words, data, 0)
+    parts = [generate_counts(model, words, data, 0, 0, (i, 2)) for i in (1, 2)]
     assert torch.allclose(sum(part.codes for part in parts), both.codes)
     assert torch.equal(sum(part.later for part in parts), both.later)
     assert torch.equal(sum(part.carried for part in parts), both.carried)
@@ -127,7 +126,7 @@ def test_what_is_written_adds_up_over_shards(world):
 def test_rounds_write_for_all_patients_what_the_model_writes():
     """Each for a third of them; expected codes and ends sum up to those that were drawn."""
     words, data, model = made(((30, 60),))
-    rounds = [write(model, words, data, 0, turn) for turn in range(ROUNDS)]
+    rounds = [generate_counts(model, words, data, 0, turn) for turn in range(ROUNDS)]
     people = np.random.default_rng([0, 5]).permutation(np.flatnonzero(data.visit == 0))
     records = []
     for turn in range(ROUNDS):
@@ -189,12 +188,12 @@ def test_codes_are_carried_on_as_often_as_in_training():
     def share(carried):
         return float(carried[0] / carried.sum())
 
-    real, written = share(carried_codes(data)), write(model, words, data, 0).carried
+    real, written = share(carried_codes(data)), generate_counts(model, words, data, 0).carried
     assert share(written) > real + 0.1
     before = {key: value.clone() for key, value in model.state_dict().items()}
     calibrate_recurrence(model, data, written)
     # Of seven codes visits hold most, so that one shift leaves a part of what was off.
-    assert abs(share(write(model, words, data, 1).carried) - real) < 0.5 * (share(written) - real)
+    assert abs(share(generate_counts(model, words, data, 1).carried) - real) < 0.5 * (share(written) - real)
     changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
     assert changed == ["summary.recurrence"]
 
@@ -210,23 +209,20 @@ def test_few_codes_carried_on_say_little(world, n, weight):
     assert shift == pytest.approx(weight * np.log(carried / others), rel=0.02)
 
 
-@torch.no_grad()
 def age_loss(data, model):
     """Mean squared error of the age head in years², nothing revealed."""
-    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), 62)
-    output = model(**tensors(collate(data, pairs, np.arange(len(data)))))
-    return float(output.age_loss) * model.config.age_std**2
+    return mean_losses(model, data)["age"] * model.config.age_std**2
 
 
 def test_the_age_head_is_fitted_to_states_without_dropout(world):
     words, data, model = world
     with torch.no_grad():
-        model.decoder_prompt.projection.weight *= 20  # a prompt that attention cannot overlook
+        model.decoder_prompt.projection.weight *= 60  # a prompt that attention cannot overlook
         model.age_predictor[-1].bias += 0.5  # standard deviations: what dropout may do to what the head reads
     before = age_loss(data, model)
     assert before > 0.25 * data.age.var()  # the fault is there to be mended
     body = {key: value.clone() for key, value in model.state_dict().items()}
-    calibrate_age(model, read(model, words, data, 0, 62, tensors))
+    calibrate_age(model, read_visits(model, words, data, 0))
     fitted = age_loss(data, model)
     assert fitted < 0.5 * before and fitted < 0.5 * data.age.var()
     changed = [key for key, value in model.state_dict().items() if not torch.equal(value, body[key])]

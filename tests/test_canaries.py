@@ -19,8 +19,7 @@ from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import write_visits
 from cohortloom.data.vocabulary import Vocabulary
 from cohortloom.evaluation.canaries import exposure, extracted, ranked
-from cohortloom.model.initial import make_model
-from cohortloom.model.marginals import token_counts
+from cohortloom.model.initial import make_model, token_counts
 from cohortloom.model.scoring import patient_scores
 from cohortloom.training import canaries
 from cohortloom.training.canaries import invent, levels, repeats_of, with_canaries
@@ -219,8 +218,8 @@ def test_a_model_that_learnt_them_by_heart_is_found_and_one_that_did_not_is_not(
 def test_an_untrained_model_knows_none_of_them(files):
     data, words = world(files)
     parts = invented(files, planted=100, held_out=300)
-    fresh = make_model(words, data, preset="tiny", seed=0, dropout=0.0, max_positions=64).eval()
-    scores = [patient_scores(fresh, part, 512) for part in parts]
+    fresh = make_model(words, data, preset="tiny", seed=0, dropout=0.0).eval()
+    scores = [patient_scores(fresh, part) for part in parts]
     found = {m: part for m, s, part in ranked(*scores, np.ones(100, int), 0) if s}
     assert found["canary_auc"].low < 0.5 < found["canary_auc"].high
     assert found["canary_exposure"].low < np.log2(np.e) < found["canary_exposure"].high

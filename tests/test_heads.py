@@ -6,7 +6,6 @@ import torch
 
 from cohortloom.data.forbidden import age_row, forbidden_table
 from cohortloom.data.validity import load_rules
-from cohortloom.model.heads import expected_embeddings, mean_over
 from cohortloom.model.initial import make_model
 from conftest import REPOSITORY
 from test_model import first_batch, world  # noqa: F401
@@ -17,7 +16,7 @@ RULES = REPOSITORY / "resources" / "icd9_validity.csv"
 def model_with(world, **losses):  # noqa: F811
     words, data, _ = world
     weights = {"age_weight": 0.3, "sex_weight": 0.2, "age_loss_unit": "standardized"}
-    return make_model(words, data, "tiny", 0, 0.0, 64, **(weights | losses)).eval()
+    return make_model(words, data, "tiny", 0, 0.0, **(weights | losses)).eval()
 
 
 def table_of(world, batch):  # noqa: F811
@@ -42,7 +41,7 @@ def test_what_a_head_loss_moves(world, heads):  # noqa: F811
     """On codes the embeddings and the heads alone, else also the encoder, the prompts and the decoder."""
     model = model_with(world, heads=heads)
     out = model(**first_batch(world))
-    (out.age_loss + out.sex_loss).backward()
+    (out.terms["age"] + out.terms["sex"]).backward()
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     inside = {name for name in moved if "shared" not in name and "predictor" not in name}
     assert {"model.shared.weight", "sex_predictor.weight"} <= moved or heads == "states"
@@ -53,7 +52,7 @@ def test_what_a_head_loss_moves(world, heads):  # noqa: F811
 
 def test_heads_on_codes_equal_a_plain_mean(world):  # noqa: F811
     model, batch = model_with(world, heads="codes"), first_batch(world)
-    ids = batch["decoder_input_ids"][3]
+    ids = batch["decoder_input_ids"][batch["decoder_visit"] == 3]
     codes = ids[ids >= world[0].first_code]
     with torch.no_grad():
         score = model.age_predictor(model.model.shared.weight[codes].mean(0))[0]
@@ -62,16 +61,17 @@ def test_heads_on_codes_equal_a_plain_mean(world):  # noqa: F811
         )
 
 
-def test_means_and_expected_embeddings_by_hand():
-    vectors = torch.tensor([[[1.0], [3.0], [9.0]], [[5.0], [5.0], [5.0]]])
-    code = torch.tensor([[True, True, False], [False, False, False]])
-    assert mean_over(vectors, code).tolist() == [[2.0], [0.0]]
-    # two positions of visit 0, one of visit 1; token 0 ends a visit, tokens 1 and 2 are codes
-    shares = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.25, 0.75], [0.2, 0.4, 0.4]])
-    table = torch.tensor([[100.0], [2.0], [6.0]])
-    found = expected_embeddings(shares.log(), torch.tensor([0, 0, 1]), 3, table, 1)
-    assert torch.allclose(found[:2, 0], torch.tensor([(0.5 * 2 + 0.25 * 2 + 0.75 * 6) / 1.5, 4.0]))
-    assert found[2].tolist() == [0.0]
+def test_heads_on_expected_codes_equal_a_plain_mean(world):  # noqa: F811
+    """Over all scored positions of the visit, a position weighs as much as its codes are likely."""
+    model, batch = model_with(world, heads="expected"), first_batch(world)
+    with torch.no_grad():
+        out = model(**batch)
+        likely = out.logits[out.visit == 3].softmax(-1)[:, world[0].first_code :]
+        table = model.model.shared.weight[world[0].first_code :]
+        assert torch.allclose(out.pooled[3], (likely @ table).sum(0) / likely.sum(), rtol=1e-4, atol=1e-6)
+        # rejected: every position weighs alike
+        alike = (likely / likely.sum(1, keepdim=True) @ table).mean(0)
+        assert not torch.allclose(out.pooled[3], alike, rtol=1e-4, atol=1e-6)
 
 
 def test_the_forbidden_loss_enters_the_sum_by_its_weight(world):  # noqa: F811
@@ -79,13 +79,11 @@ def test_the_forbidden_loss_enters_the_sum_by_its_weight(world):  # noqa: F811
     model = model_with(world, forbidden_weight=2.0)
     forbidden = table_of(world, batch)
     out, plain = model(**batch, forbidden=forbidden), model(**batch)
-    inputs = {key: value for key, value in batch.items() if key != "labels"}
-    mass = (model(**inputs).logits.softmax(-1) * forbidden[:, None]).sum(-1)[batch["labels"] != -100]
-    assert (
-        out.forbidden_loss.item() == pytest.approx(-(1 - mass).log().mean().item(), rel=1e-4) and mass.any()
-    )
-    assert torch.allclose(out.loss - plain.loss, 2.0 * out.forbidden_loss, atol=1e-5)
-    assert plain.forbidden_loss == 0 and torch.equal(plain.loss, world[2](**batch).loss)
+    mass = (plain.logits.softmax(-1) * forbidden[plain.visit]).sum(-1)
+    term = out.terms["forbidden"]
+    assert term.item() == pytest.approx(-(1 - mass).log().mean().item(), rel=1e-4) and mass.any()
+    assert torch.allclose(out.loss - plain.loss, 2.0 * term, atol=1e-5)
+    assert "forbidden" not in plain.terms and torch.equal(plain.loss, world[2](**batch).loss)
 
 
 def test_a_few_steps_on_the_forbidden_mass_lower_it(world):  # noqa: F811
@@ -97,7 +95,7 @@ def test_a_few_steps_on_the_forbidden_mass_lower_it(world):  # noqa: F811
         optimizer.zero_grad()
         out.loss.backward()
         optimizer.step()
-        masses.append(out.forbidden_loss.item())
+        masses.append(out.terms["forbidden"].item())
     assert masses[-1] < 0.7 * masses[0]
 
 

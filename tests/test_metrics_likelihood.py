@@ -58,7 +58,7 @@ def test_what_was_learnt_by_heart_is_found_and_the_control_finds_nothing(files, 
 def test_a_score_is_the_log_likelihood_a_token_of_the_visits_one_by_one(files, monkeypatch):
     bart = PromptBartWithDemographicPrediction.from_pretrained(files["model"]).eval()
     data = Examples.load(files["test"])
-    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), bart.config.max_position_embeddings - 2)
+    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), bart.config.max_position_embeddings)
     sums = {}
     for row in range(len(data)):
         batch = {k: torch.from_numpy(v) for k, v in collate(data, pairs, np.array([row])).items()}
@@ -68,11 +68,11 @@ def test_a_score_is_the_log_likelihood_a_token_of_the_visits_one_by_one(files, m
         loss, tokens = sums.get(patient, (0.0, 0))
         sums[patient] = loss + float(losses.sum()), tokens + len(losses)
     expected = [-loss / tokens for loss, tokens in sums.values()]
-    fast = patient_scores(bart, data, 256)
+    fast = patient_scores(bart, data)
     monkeypatch.setattr(
         "cohortloom.model.scoring.fast_products", lambda device: torch.autocast("cpu", enabled=False)
     )
-    found = patient_scores(bart, data, 256)
+    found = patient_scores(bart, data)
     assert found == pytest.approx(expected, abs=2e-4)  # padding moves float32 sums in their last digits
     assert found != pytest.approx(expected[::-1], abs=2e-4)
     # Where products are in bf16, by far less than patients differ.

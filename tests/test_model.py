@@ -7,13 +7,22 @@ from transformers import GenerationConfig
 
 from build_dataset import learn_vocabulary, with_ids
 from cohortloom.data.bands import FINE
-from cohortloom.data.examples import Examples, batches, collate, corrupted_pairs, history, plain_pairs
+from cohortloom.data.examples import (
+    N_PROMPTS,
+    Examples,
+    assign_rows,
+    collate,
+    corrupted_pairs,
+    history,
+    plain_pairs,
+    steps,
+)
 from cohortloom.data.visits import write_visits
 from cohortloom.data.vocabulary import END, MASK, NOW, START, Vocabulary
 from cohortloom.generation.synthesize import decode, take_apart
-from cohortloom.model.initial import make_model
-from cohortloom.model.marginals import group_of
+from cohortloom.model.initial import group_of, make_model
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
+from cohortloom.model.scoring import as_tensors
 from grammar import grammar_visits
 
 
@@ -28,13 +37,41 @@ def world(tmp_path_factory):
     write_visits(with_ids(visits, words), path, {}, DATASET_SCHEMA)
     data = Examples.load(path)
     losses = {"age_weight": 0.3, "sex_weight": 0.2, "age_loss_unit": "standardized"}
-    return words, data, make_model(words, data, "tiny", 0, 0.0, 64, **losses).eval()
+    return words, data, make_model(words, data, "tiny", 0, 0.0, **losses).eval()
+
+
+CPU = torch.device("cpu")
 
 
 def first_batch(world, n=16, reveal=0.0):
+    """The first n visits packed into rows."""
     words, data, _ = world
-    pairs = plain_pairs(data, np.random.default_rng(0).random(len(data.ids)) < reveal, 62)
-    return {key: torch.from_numpy(value) for key, value in collate(data, pairs, np.arange(n)).items()}
+    pairs = plain_pairs(data, np.random.default_rng(0).random(len(data.ids)) < reveal, 64)
+    return as_tensors(collate(data, pairs, np.arange(n)), CPU)
+
+
+def batch_of(world, rows, reveal=0.0):
+    """These visits packed into rows, the same codes revealed as in `first_batch`."""
+    words, data, _ = world
+    pairs = plain_pairs(data, np.random.default_rng(0).random(len(data.ids)) < reveal, 64)
+    return as_tensors(collate(data, pairs, np.asarray(rows)), CPU)
+
+
+def visits_in_rows(world, n=16, reveal=0.0):
+    """What the model reads of the first n visits, one in a row, as generate() takes it."""
+    _, data, _ = world
+    pairs = plain_pairs(data, np.random.default_rng(0).random(len(data.ids)) < reveal, 64)
+    sequences = np.split(pairs.encoder_ids, pairs.encoder_offsets[1:-1])[:n]
+    read = torch.zeros(n, N_PROMPTS + max(map(len, sequences)), dtype=torch.long)
+    for row, sequence in zip(read, sequences, strict=True):
+        row[: N_PROMPTS + len(sequence)] = torch.tensor([START] * N_PROMPTS + sequence.tolist())
+    person = torch.from_numpy(data.age[:n, None]), torch.from_numpy(data.sex[:n, None])
+    return {"input_ids": read, "x_num": person[0], "x_cat": person[1]}
+
+
+def all_logits(model, batch):
+    """Logits [rows, target, vocabulary] of all positions."""
+    return model(**{key: value for key, value in batch.items() if key not in ("labels", "unordered")}).logits
 
 
 def test_inputs_have_one_age_and_one_sex_a_visit(world):
@@ -54,37 +91,37 @@ def test_a_code_is_one_token(world):
 def test_losses_combine_as_the_config_says(world):
     model, batch = world[2], first_batch(world)
     out = model(**batch)
-    lm, age, sex = out.lm_loss, out.age_loss, out.sex_loss
+    lm, age, sex = (out.terms[name] for name in ("lm", "age", "sex"))
     assert torch.allclose(out.loss, lm + 0.3 * age + 0.2 * sex)
     assert not torch.allclose(out.loss, lm + 0.2 * age + 0.3 * sex)
     years = ((out.age - batch["x_num"][:, 0]) ** 2).mean()
     assert torch.allclose(age * model.config.age_std**2, years, rtol=1e-4)
     model.config.age_loss_unit = "years"
     try:
-        assert torch.allclose(model.combine(lm, age, sex), lm + 0.3 * years + 0.2 * sex, rtol=1e-4)
+        assert torch.allclose(model.combine(out.terms), lm + 0.3 * years + 0.2 * sex, rtol=1e-4)
     finally:
         model.config.age_loss_unit = "standardized"
 
 
 def test_losses_equal_a_plain_computation(world):
     model, batch = world[2], first_batch(world)
-    inputs = {key: value for key, value in batch.items() if key != "labels"}
-    logits = model(**inputs).logits
     scored = batch["labels"] != -100
-    plain = -torch.log_softmax(logits, -1)[scored].gather(1, batch["labels"][scored][:, None]).mean()
-    assert torch.allclose(model(**batch).lm_loss, plain, rtol=1e-5)
+    log_probs = torch.log_softmax(all_logits(model, batch), -1)[scored]
+    plain = -log_probs.gather(1, batch["labels"][scored][:, None]).mean()
+    assert torch.allclose(model(**batch).terms["lm"], plain, rtol=1e-5)
 
 
 def test_in_random_order_every_code_to_come_is_a_target(world):
     """The loss of a place is the mean over the orders of what follows; the terminator comes last as ever."""
     model, batch = world[2], first_batch(world, 8, reveal=0.5)
-    inputs = {key: value for key, value in batch.items() if key != "labels"}
-    losses = -torch.log_softmax(model(**inputs).logits, -1)
-    unordered = torch.arange(8) % 2 == 0
+    losses = -torch.log_softmax(all_logits(model, batch), -1)
+    unordered, labels, visit = torch.arange(8) % 2 == 0, batch["labels"], batch["decoder_visit"]
     expected = []
-    for row, place in torch.nonzero(batch["labels"] != -100).tolist():
-        to_come = [code for code in batch["labels"][row, place:].tolist() if code >= world[0].first_code]
-        targets = to_come if unordered[row] and to_come else [batch["labels"][row, place].item()]
+    for row, place in torch.nonzero(labels != -100).tolist():
+        own = visit[row, place]
+        rest = labels[row, place:][visit[row, place:] == own].tolist()
+        to_come = [code for code in rest if code >= world[0].first_code]
+        targets = to_come if unordered[own] and to_come else [labels[row, place].item()]
         expected.append(losses[row, place, targets].mean())
     found = model(**batch, unordered=unordered).token_losses
     assert torch.allclose(found, torch.stack(expected), rtol=1e-4)
@@ -92,161 +129,221 @@ def test_in_random_order_every_code_to_come_is_a_target(world):
     assert not torch.allclose(found, model(**batch).token_losses, rtol=1e-4)
 
 
-def test_summary_tells_this_visit_from_earlier_ones(world):
+def test_the_summary_distinguishes_this_visit_from_earlier_ones(world):
     """A code read before <now> is history, after it part of this visit; masks and terminators are neither."""
     words, _, model = world
     code, person = words.first_code, (torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.long))
+    table = model.model.shared.weight
+    sequences = {
+        "nothing": [END, NOW, MASK],
+        "before": [code, END, NOW],
+        "now": [NOW, code],
+        "padded": [NOW, code, 0, 0],
+        "both": [code, END, NOW, code],
+    }
     with torch.no_grad():
         model.summary.recurrence.fill_(1.0)
         read = {
-            name: model.read(torch.tensor([ids]), *person)
-            for name, ids in {
-                "nothing": [END, NOW, MASK],
-                "before": [code, END, NOW],
-                "now": [NOW, code],
-                "padded": [NOW, code, 0, 0],
-            }.items()
+            name: model.summary.read(torch.tensor([ids]), table, *person) for name, ids in sequences.items()
         }
         model.summary.recurrence.zero_()
-    embedded = model.model.shared.weight[code]
-    before, now = model.summary.earlier(embedded), model.summary.present(embedded)
-    nothing = read["nothing"][0][0]
-    assert torch.allclose(read["before"][0][0] - nothing, before, atol=1e-6)
-    assert torch.allclose(read["now"][0][0] - nothing, now, atol=1e-6)
-    assert torch.equal(read["padded"][0], read["now"][0])
-    added = {name: (read[name][1] - read["nothing"][1])[0] for name in ("before", "now")}
-    assert added["before"].nonzero().tolist() == [[code]] and added["before"][code] == pytest.approx(1)
-    assert added["now"].nonzero().tolist() == [[code]] and added["now"][code] == pytest.approx(
-        float(model.summary.repetition)
-    )
-    assert [read[name][2].tolist() for name in read] == [[[0, 0]], [[1, 0]], [[0, 1]], [[0, 1]]]
+    before, now = model.summary.earlier(table[code]), model.summary.present(table[code])
+    context = {name: part["context"][0] for name, part in read.items()}
+    assert torch.allclose(context["before"] - context["nothing"], before, atol=1e-6)
+    assert torch.allclose(context["now"] - context["nothing"], now, atol=1e-6)
+    assert torch.equal(context["padded"], context["now"])
+    repetition = float(model.summary.repetition.detach())
+    added = {
+        name: [
+            (int(one), round(float(value), 4))
+            for one, value in zip(part["shown_ids"][0], part["shown_bias"][0], strict=True)
+            if one
+        ]
+        for name, part in read.items()
+    }
+    assert added["nothing"] == [] and added["before"] == [(code, 1.0)]
+    assert added["now"] == added["padded"] == [(code, repetition)]
+    assert sorted(added["both"]) == sorted([(code, 1.0), (code, repetition)])
+    known = {name: part["known"].tolist() for name, part in read.items()}
+    assert known == {
+        "nothing": [[0, 0]],
+        "before": [[1, 0]],
+        "now": [[0, 1]],
+        "padded": [[0, 1]],
+        "both": [[1, 1]],
+    }
 
 
 def test_a_written_code_gives_back_what_it_had_for_recurring(world):
-    """By hand: bias of the group, more for a code of an earlier visit, less for all that is written."""
+    """By hand: more for a code of an earlier visit, lost once it is written; all written ones lose."""
     words, _, model = world
     code, other = words.first_code, words.first_code + 1
-    person = (torch.tensor([[50.0]]), torch.tensor([[1]]))
-    with torch.no_grad():
-        model.summary.recurrence.fill_(3.0)
-        _, token_bias, _ = model.read(torch.tensor([[code, END, NOW]]), *person)
-        added = model.summary.written_bias(token_bias, *person, torch.tensor([[1, code, other]]))
-        model.summary.recurrence.zero_()
-    group = model.summary.group_bias[model.summary.group(*person)]
-    repetition = float(model.summary.repetition)
+    shown, bias = torch.tensor([[[code, 0]] * 3]), torch.tensor([[[3.0, 0.0]] * 3])
+    added = model.summary.written_bias(torch.tensor([[START, code, other]]), shown, bias)
+    repetition = float(model.summary.repetition.detach())
     assert repetition < 0
-    assert torch.allclose(token_bias[0, code] - group[0, code], torch.tensor(3.0))
     assert added[0].tolist() == pytest.approx([0, repetition - 3, repetition])
 
 
-def test_the_bias_on_ending_counts_codes_and_tells_kinds_of_visits_apart(world):
+def test_known_codes_move_their_own_logits_alone(world):
+    """By hand from the biases: a code of an earlier visit gains by recurrence until it is written."""
     words, _, model = world
     code = words.first_code
-    kept = model.summary.ending.detach().clone()
+    given = {"x_num": torch.tensor([[50.0]]), "x_cat": torch.tensor([[1]])}
+    inputs = {"decoder_input_ids": torch.tensor([[START, START, START, code]]), **given}
+    sequence = torch.tensor([[START, START, code, END, NOW]])
     with torch.no_grad():
-        model.summary.ending.copy_(torch.arange(3 * 64.0).view(3, 64))
-        # first visit, later visit with four earlier codes, two codes revealed; then one and two more written
-        known = torch.tensor([[0, 0], [4, 0], [4, 2]])
-        found = model.summary.end_bias(known, torch.tensor([[1, code, code + 1]] * 3))
-        model.summary.ending.copy_(kept)
-    assert found.tolist() == [[0, 1, 2], [64, 65, 66], [130, 131, 132]]
+        without = model(input_ids=sequence, **inputs).logits[0]
+        model.summary.recurrence[code] = 3.0
+        logits = model(input_ids=sequence, **inputs).logits[0]
+        model.summary.recurrence[code] = 0.0
+    gained = (logits - without)[:, code].tolist()
+    assert gained == pytest.approx([3.0, 3.0, 3.0, 0.0], abs=1e-5)
+    others = torch.arange(len(words)) != code
+    assert torch.equal(logits[:, others], without[:, others])
+
+
+def test_the_bias_on_ending_counts_codes_and_distinguishes_kinds_of_visits(world):
+    """First visits, later ones and those with revealed codes have a row each; a column a code known."""
+    words, data, model = world
+    first, later = int(np.flatnonzero(data.visit == 0)[0]), int(np.flatnonzero(data.visit == 1)[0])
+    shown = np.zeros(len(data.ids), bool)
+    shown[data.offsets[later]] = True
+    codes = int(np.diff(data.offsets)[later])
+    for rows, revealed, expected in (
+        ([first], np.zeros(len(data.ids), bool), [0, 1, 2]),
+        ([later], np.zeros(len(data.ids), bool), [64, 65, 66]),
+        ([later], shown, [129, 130, 131]),
+    ):
+        out = model(**as_tensors(collate(data, plain_pairs(data, revealed, 64), np.array(rows)), CPU))
+        assert out.end_cell.tolist()[: codes - 1] == expected[: codes - 1]
 
 
 def test_groups_of_age_and_sex_are_those_of_the_counts(world):
     """The model finds the group from float32 ages, the counts from exact ones; a day decides."""
     _, _, model = world
     ages = np.concatenate([np.array(FINE), np.array(FINE)[1:] - 1 / 365.25, [89.9]])
+    ids = torch.full((len(ages), 1), NOW)
     for sex in (0, 1):
         sexes = np.full(len(ages), sex)
-        found = model.summary.group(
-            torch.from_numpy(ages.astype(np.float32))[:, None], torch.from_numpy(sexes)[:, None]
-        )
+        person = torch.from_numpy(ages.astype(np.float32))[:, None], torch.from_numpy(sexes)[:, None]
+        found = model.summary.read(ids, model.model.shared.weight, *person)["group"]
         assert found.tolist() == group_of(ages, sexes).tolist()
 
 
-def test_padding_changes_nothing(world):
-    words, data, model = world
-    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), 62)
-    rows = np.arange(8)
-    together = model(**{k: torch.from_numpy(v) for k, v in collate(data, pairs, rows).items()})
-    alone = [
-        model(**{k: torch.from_numpy(v) for k, v in collate(data, pairs, rows[i : i + 1]).items()})
-        for i in rows
-    ]
-    tokens = np.diff(pairs.decoder_offsets)[rows] - 1
-    lm = sum(float(out.lm_loss) * n for out, n in zip(alone, tokens, strict=True)) / tokens.sum()
-    assert float(together.lm_loss) == pytest.approx(lm, rel=1e-5)
-    assert float(together.age_loss) == pytest.approx(
-        np.mean([float(out.age_loss) for out in alone]), rel=1e-5
+def test_a_packed_visit_is_read_as_if_it_were_alone(world):
+    """Losses and gradients of visits side by side are those of each by itself."""
+    model, n = world[2], 12
+    packed = first_batch(world, n, reveal=0.3)
+    assert len(packed["input_ids"]) < n and (packed["decoder_visit"] == -1).any()
+
+    def gradient(loss):
+        model.zero_grad()
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    together = model(**packed)
+    alone = [model(**batch_of(world, [row], reveal=0.3)) for row in range(n)]
+    for row, out in enumerate(alone):
+        assert torch.allclose(together.token_losses[together.visit == row], out.token_losses, atol=1e-5)
+        assert torch.allclose(together.age[row], out.age[0], atol=1e-4)
+        assert torch.allclose(together.sex_logits[row], out.sex_logits[0], atol=1e-5)
+    tokens = sum(len(out.token_losses) for out in alone)
+    readable = sum(int(out.has_codes[0]) for out in alone)
+    expected = sum(
+        out.terms["lm"] * len(out.token_losses) / tokens
+        + (0.3 * out.terms["age"] + 0.2 * out.terms["sex"]) / readable
+        for out in alone
     )
+    assert float(together.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    whole, parts = gradient(together.loss), gradient(expected)
+    assert (whole - parts).norm() < 1e-4 * parts.norm()
+    # rejected: one visit that sees its neighbour in the row
+    visit = packed["encoder_visit"].clone()
+    row = int((visit.amax(1) > visit[:, 0]).nonzero()[0])
+    place = int((visit[row] != visit[row, 0]).nonzero()[0])
+    visit[row, place + N_PROMPTS] = visit[row, 0]
+    seen = model(**{**packed, "encoder_visit": visit})
+    assert not torch.allclose(seen.token_losses, together.token_losses, atol=1e-5)
+
+
+def test_rows_hold_whole_visits_side_by_side():
+    lengths = np.array([[5, 3], [2, 6], [4, 4], [9, 1], [1, 1]])
+    row = assign_rows(lengths, np.array([10, 8]))
+    for used in np.unique(row):
+        assert (lengths[row == used].sum(0) <= [10, 8]).all()
+    assert len(np.unique(row)) == row.max() + 1 == 3
+
+
+def test_a_visit_longer_than_a_row_widens_it(world):
+    """All tokens are there once, in order, whatever the lengths."""
+    words, data, model = world
+    long = data.select(np.arange(6))
+    long.ids = np.tile(long.ids[:1], 100)
+    long.offsets = np.array([0, 90, 92, 94, 96, 98, 100])
+    long.visit = np.zeros(6, int)
+    batch = collate(long, plain_pairs(long, np.zeros(100, bool), 512), np.arange(6))
+    assert batch["decoder_visit"].shape[1] == N_PROMPTS + 91
+    for row in range(6):
+        inside = batch["decoder_visit"] == row
+        codes = long.ids[long.offsets[row] : long.offsets[row + 1]].tolist()
+        assert batch["decoder_input_ids"][inside][N_PROMPTS:].tolist() == [START, *codes]
+        assert batch["labels"][inside][N_PROMPTS:].tolist() == [*codes, long.terminator[row]]
 
 
 def test_heads_read_code_positions_alone(world):
     """A visit without a code to pool adds nothing; the others count alone."""
     model, batch = world[2], first_batch(world)
-    empty = batch["decoder_input_ids"].clone()
-    empty[0, 1:] = 0
-    out = model(**{**batch, "decoder_input_ids": empty})
+    ids = batch["decoder_input_ids"].clone()
+    ids[(batch["decoder_visit"] == 0) & (ids >= world[0].first_code)] = START
+    out = model(**{**batch, "decoder_input_ids": ids})
     assert not out.has_codes[0] and out.has_codes[1:].all()
     error = ((out.age - batch["x_num"][:, 0]) / model.config.age_std)[1:]
-    assert torch.allclose(out.age_loss, (error**2).mean(), rtol=1e-4)
+    assert torch.allclose(out.terms["age"], (error**2).mean(), rtol=1e-4)
 
 
 def test_cached_equals_uncached_logits(world):
-    model, batch = world[2], first_batch(world, reveal=0.3)
-    given = {key: batch[key] for key in ("input_ids", "attention_mask", "x_num", "x_cat")}
-    encoded = model.encode(**given)
-    ids = torch.full((16, 6), START)
-    ids[:, 1:] = torch.from_numpy(
-        np.random.default_rng(0).integers(world[0].first_code, len(world[0]), (16, 5))
-    )
+    words, _, model = world
+    given = visits_in_rows(world, 8, reveal=0.3)
+    ids = torch.full((8, N_PROMPTS + 6), START)
+    codes = np.random.default_rng(0).integers(words.first_code, len(words), (8, 5))
+    ids[:, N_PROMPTS + 1 :] = torch.from_numpy(codes)
     with torch.no_grad():
-        whole = model(decoder_input_ids=ids, encoder_outputs=encoded, **given).logits
-        cache, steps = None, []
-        for i in range(ids.shape[1]):
+        record = model.encode(**given)
+        whole = model(decoder_input_ids=ids, encoder_outputs=record).logits
+        cache, found = None, []
+        for end in range(N_PROMPTS + 1, ids.shape[1] + 1):
+            new = N_PROMPTS + 1 if cache is None else 1
             out = model(
-                decoder_input_ids=ids[:, i : i + 1],
-                encoder_outputs=encoded,
+                decoder_input_ids=ids[:, end - new : end],
+                encoder_outputs=record,
                 past_key_values=cache,
-                prefix_ids=ids[:, : i + 1],
+                prefix_ids=ids[:, :end],
                 use_cache=True,
-                **given,
+                logits_to_keep=1,
             )
             cache = out.past_key_values
-            steps.append(out.logits)
-    stepped = torch.cat(steps, 1)
-    assert torch.allclose(whole, stepped, atol=1e-5)
-    # rejected: the same steps without the prompts in the cache
+            found.append(out.logits)
+    stepped = torch.cat(found, 1)
+    assert torch.allclose(whole[:, N_PROMPTS:], stepped, atol=1e-5)
+    # rejected: a step that starts without what the cache holds
     with torch.no_grad():
-        lost = model(decoder_input_ids=ids[:, 1:2], encoder_outputs=encoded, **given).logits
-    assert not torch.allclose(whole[:, 1:2], lost, atol=1e-5)
+        lost = model(decoder_input_ids=ids[:, -1:], encoder_outputs=record).logits
+    assert not torch.allclose(whole[:, -1:], lost, atol=1e-5)
     with pytest.raises(ValueError, match="prefix_ids"):
-        model(
-            decoder_input_ids=ids[:, 5:],
-            encoder_outputs=encoded,
-            past_key_values=cache,
-            use_cache=True,
-            **given,
-        )
+        model(decoder_input_ids=ids[:, -1:], encoder_outputs=record, past_key_values=cache, use_cache=True)
 
 
 def test_generate_samples_from_the_uncached_distribution(world):
     """Greedy generate() equals the arg max of uncached logits under the same ban on repeats."""
     words, data, model = world
-    batch = first_batch(world, 4)
-    made = model.generate(
-        batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        x_num=batch["x_num"],
-        x_cat=batch["x_cat"],
-        do_sample=False,
-    )
-    ids = torch.full((4, 1), START)
-    for step in range(1, made.shape[1]):
+    read = torch.tensor([[START, START, NOW, words.first_code], [START, START, NOW, 0]])
+    person = {"x_num": torch.tensor([[30.0], [60.0]]), "x_cat": torch.tensor([[0], [1]])}
+    made = model.generate(read, **person, do_sample=False)
+    ids = torch.full((2, N_PROMPTS + 1), START)
+    for step in range(N_PROMPTS + 1, made.shape[1]):
         with torch.no_grad():
-            logits = model(
-                **{k: v for k, v in batch.items() if k != "labels"} | {"decoder_input_ids": ids}
-            ).logits
+            logits = model(input_ids=read, decoder_input_ids=ids, **person).logits
         last = logits[:, -1].scatter(1, ids, -torch.inf)
         open_rows = ~torch.isin(ids, torch.tensor(words.terminators)).any(1)
         assert (made[open_rows, step] == last.argmax(1)[open_rows]).all()
@@ -256,17 +353,17 @@ def test_generate_samples_from_the_uncached_distribution(world):
 @pytest.mark.parametrize("name", ["x_num", "x_cat"])
 def test_age_and_sex_change_the_distribution(world, name):
     model, batch = world[2], first_batch(world)
-    inputs = {key: value for key, value in batch.items() if key != "labels"}
-    other = {**inputs, name: 1 - inputs[name] if name == "x_cat" else inputs[name] + 20}
+    other = {**batch, name: 1 - batch[name] if name == "x_cat" else batch[name] + 20}
     with torch.no_grad():
-        here, there = (model(**given).logits.softmax(-1) for given in (inputs, other))
-    assert (here - there).abs().amax(dim=(1, 2)).min() > 1e-5
+        here, there = (model(**given) for given in (batch, other))
+    change = (here.logits.softmax(-1) - there.logits.softmax(-1)).abs().amax(1)
+    assert min(change[here.visit == visit].max() for visit in range(16)) > 1e-5
     # rejected: a model whose prompts say nothing
     silent = PromptBartWithDemographicPrediction(model.config).eval()
     for prompt in (silent.encoder_prompt, silent.decoder_prompt, silent.summary.person):
         torch.nn.init.zeros_(prompt.projection.weight)
     with torch.no_grad():
-        assert torch.equal(silent(**inputs).logits, silent(**other).logits)
+        assert torch.equal(silent(**batch).logits, silent(**other).logits)
 
 
 def test_nearby_ages_differ_where_it_matters(world):
@@ -319,7 +416,8 @@ def test_raw_ids_are_taken_apart():
     words = Vocabulary(
         ("A", "B", "C"), (3, 2, 1), ((1, 9), (10, 99))
     )  # ids: end 4, gaps 5 and 6, codes 7 to 9
-    raw = np.array([[START, 7, 8, 5, 0], [START, 9, 9, 4, 0], [START, 7, MASK, 8, 9], [START, 4, 0, 0, 0]])
+    written = [[7, 8, 5, 0], [9, 9, 4, 0], [7, MASK, 8, 9], [4, 0, 0, 0]]
+    raw = np.array([[START] * (N_PROMPTS + 1) + row for row in written])
     made = take_apart(raw, words)
     assert made.ids.tolist() == [7, 8, 9, 9, 7, 8, 9]
     assert made.lengths.tolist() == [2, 2, 3, 0]
@@ -353,7 +451,7 @@ def test_revealed_codes_enter_the_encoder_and_leave_the_target(world):
     words, data, _ = world
     shown = np.zeros(len(data.ids), bool)
     shown[data.offsets[:-1]] = True
-    pairs = plain_pairs(data, shown, 62)
+    pairs = plain_pairs(data, shown, 64)
     for row in range(20):
         codes = data.ids[data.offsets[row] : data.offsets[row + 1]]
         target = pairs.decoder_ids[pairs.decoder_offsets[row] : pairs.decoder_offsets[row + 1]]
@@ -364,7 +462,7 @@ def test_revealed_codes_enter_the_encoder_and_leave_the_target(world):
 
 def test_corruption_is_seeded_and_the_decoder_restores_it(world):
     words, data, _ = world
-    make = lambda seed: corrupted_pairs(data, words, np.random.default_rng(seed), 62, 1.0, 0.2, 0.2, 0.2)  # noqa: E731
+    make = lambda seed: corrupted_pairs(data, words, np.random.default_rng(seed), 64, 1.0, 0.2)  # noqa: E731
     once, again, other = make(1), make(1), make(2)
     assert (once.encoder_ids == again.encoder_ids).all() and (once.decoder_ids == again.decoder_ids).all()
     assert len(once.encoder_ids) != len(other.encoder_ids) or (once.encoder_ids != other.encoder_ids).any()
@@ -377,25 +475,25 @@ def test_corruption_is_seeded_and_the_decoder_restores_it(world):
         assert codes <= set(target) | intact and set(target) <= codes
 
 
-def test_batches_hold_every_row_once_within_the_budget(world):
+def test_steps_hold_every_row_once_within_the_budget(world):
     words, data, _ = world
-    pairs = corrupted_pairs(data, words, np.random.default_rng(0), 62, 0.5, 0.1, 0.1, 0.1)
-    keep = np.arange(len(data)) % 7 != 0
-    made = batches(pairs, 64, np.random.default_rng(0), keep)
-    assert sorted(np.concatenate(made).tolist()) == np.flatnonzero(keep).tolist()
-    longest = np.diff(pairs.decoder_offsets)
-    assert max(len(rows) * longest[rows].max() for rows in made) <= 64
+    pairs = corrupted_pairs(data, words, np.random.default_rng(0), 64)
+    rows = np.random.default_rng(0).permutation(np.flatnonzero(np.arange(len(data)) % 7))
+    made = steps(pairs, 64, rows)
+    assert np.concatenate(made).tolist() == rows.tolist()
+    tokens = [pairs.targets(part).sum() for part in made]
+    assert max(tokens) <= 64 + pairs.targets(rows).max() and np.mean(tokens[:-1]) == pytest.approx(
+        64, rel=0.1
+    )
 
 
-def test_long_histories_make_batches_small(world, monkeypatch):
-    """Rejected: the same rows where a batch may read any number of tokens."""
-    pairs = plain_pairs(world[1], np.zeros(len(world[1].ids), bool), 62)
-    decoder, encoder = np.diff(pairs.decoder_offsets), np.diff(pairs.encoder_offsets)
-    read = {}
-    for most in (1, 100):
+def test_long_histories_make_steps_small(world, monkeypatch):
+    """Rejected: the same rows where a step may read any number of tokens."""
+    pairs = plain_pairs(world[1], np.zeros(len(world[1].ids), bool), 64)
+    rows, read = np.arange(len(world[1])), {}
+    for most in (0.1, 100):
         monkeypatch.setattr("cohortloom.data.examples.READ", most)
-        made = batches(pairs, 64, np.random.default_rng(0), np.ones(len(world[1]), bool))
-        assert sorted(np.concatenate(made).tolist()) == list(range(len(world[1])))
-        assert max(len(rows) * decoder[rows].max() for rows in made) <= 64
-        read[most] = max(len(rows) * encoder[rows].max() for rows in made)
-    assert read[1] <= 64 < read[100]
+        made = steps(pairs, 32, rows)
+        assert np.concatenate(made).tolist() == rows.tolist()
+        read[most] = max(np.diff(pairs.encoder_offsets)[part].sum() for part in made)
+    assert read[0.1] <= 3.2 + np.diff(pairs.encoder_offsets).max() < read[100]

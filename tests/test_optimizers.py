@@ -1,45 +1,38 @@
-"""Muon on matrices of one shape together: the step that torch's makes of each; step counts."""
-
-from types import SimpleNamespace
+"""Which optimizer moves which weights, and at what rate."""
 
 import pytest
-import torch
 
-from cohortloom.training.optimizers import Muon, count_on_cpu
-
-
-@pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48)])
-def test_matrices_together_move_as_one_by_one(shape):
-    torch.manual_seed(0)
-    start, gradients = torch.randn(3, *shape), torch.randn(4, 3, *shape)
-    ends = {}
-    for together in (False, True):
-        matrices = [torch.nn.Parameter(matrix.clone()) for matrix in start]
-        muon = Muon(matrices, lr=0.02, weight_decay=0.1)
-        for step in gradients:
-            for matrix, gradient in zip(matrices, step, strict=True):
-                matrix.grad = gradient.clone()
-            if together:
-                muon.step_together(muon.param_groups[0], matrices)
-            else:
-                muon.step()  # on a processor it is torch's own
-        ends[together] = torch.stack([matrix.detach() for matrix in matrices])
-        assert all("momentum_buffer" in muon.state[matrix] for matrix in matrices)
-    moved = (ends[False] - start).norm()
-    # Both make their products in bf16, not in the same order.
-    assert (ends[True] - ends[False]).norm() < 0.02 * moved
-    # rejected: the matrices in another order
-    assert (ends[True].flip(0) - ends[False]).norm() > 0.2 * moved
+from cohortloom.training.optimizers import ADAGRAD_RATE, ADAMW_RATE, MUON_RATE, ODDS_RATE, make_optimizers
+from test_model import world  # noqa: F401
 
 
-def test_only_optimizers_that_count_on_the_gpu_keep_their_counts_there():
-    one, two = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
-    adagrad, fused = torch.optim.Adagrad([one], lr=0.1), torch.optim.AdamW([two], lr=0.1, fused=True)
-    on_gpu = SimpleNamespace(cpu=lambda: torch.tensor(3.0))  # stands for a tensor there
-    for parameter, optimizer in ((one, adagrad), (two, fused)):
-        parameter.grad = torch.ones(2)
-        optimizer.step()
-        optimizer.state[parameter]["step"] = on_gpu
-    count_on_cpu([adagrad, fused])
-    assert torch.equal(adagrad.state[one]["step"], torch.tensor(3.0))
-    assert fused.state[two]["step"] is on_gpu
+def groups_of(model, scale):
+    """The group of optimizer settings that each parameter is in, by name."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {}
+    for optimizer in make_optimizers(model, scale):
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                assert names[id(p)] not in found, "a weight must not move twice"
+                found[names[id(p)]] = (type(optimizer).__name__, group["lr"], group["weight_decay"])
+    return found
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_every_weight_is_moved_once_at_its_rate(world, scale):  # noqa: F811
+    model = world[2]
+    found = groups_of(model, scale)
+    assert set(found) == {name for name, _ in model.named_parameters()}
+    rates = {
+        "model.shared.weight": ("Adagrad", ADAGRAD_RATE),
+        "summary.ending": ("AdamW", ODDS_RATE),
+        "summary.repetition": ("AdamW", ODDS_RATE),
+        "model.encoder.layers.0.fc1.weight": ("Muon", MUON_RATE),
+        "summary.present.weight": ("Muon", MUON_RATE),
+        "summary.recurrence": ("AdamW", ADAMW_RATE),
+        "sex_predictor.weight": ("AdamW", ADAMW_RATE),
+    }
+    for name, (optimizer, rate) in rates.items():
+        assert found[name][:2] == (optimizer, pytest.approx(scale * rate))
+    assert found["model.encoder.layers.0.fc1.bias"][2] == 0.0, "what has one dimension does not decay"
+    assert found["sex_predictor.weight"][2] > 0.0

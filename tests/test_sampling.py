@@ -10,14 +10,15 @@ from scipy.stats import chi2_contingency, chisquare, kstest
 from transformers import LogitsProcessor
 
 import cohortloom.generation.sampling
+from cohortloom.data.examples import N_PROMPTS
 from cohortloom.data.forbidden import AGES
-from cohortloom.data.vocabulary import NOW
+from cohortloom.data.vocabulary import NOW, START
 from cohortloom.generation.constrained import Constraint
-from cohortloom.generation.sampling import Clocks, _alarms, write_visits
+from cohortloom.generation.sampling import Clocks, _alarms, sample_tokens
 from cohortloom.generation.synthesize import decode, take_apart
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
 from cohortloom.runtime.devices import fast_products
-from test_model import first_batch, world  # noqa: F401
+from test_model import visits_in_rows, world  # noqa: F401
 
 
 class Scatter(LogitsProcessor):
@@ -38,11 +39,9 @@ ODDS = torch.tensor([0.5, 0.25, 0.15, 0.0999, 0.0001, 0.0]).log()
 
 def written(world, n, seed=0, library=False, reveal=0.0, **options):  # noqa: F811
     """Ids [n, length] of visits of `n` training patients, by the library's loop or by ours."""
-    batch = first_batch(world, n, reveal)
-    batch = {name: batch[name] for name in ("input_ids", "attention_mask", "x_num", "x_cat")}
     torch.manual_seed(seed)
-    own = {} if library else {"custom_generate": write_visits}
-    return world[2].generate(batch.pop("input_ids"), **batch, **own, **options)
+    own = {} if library else {"custom_generate": sample_tokens}
+    return world[2].generate(**visits_in_rows(world, n, reveal), **own, **options)
 
 
 def test_tokens_are_drawn_by_their_probability():
@@ -154,11 +153,10 @@ def test_a_visit_is_drawn_alike_whatever_the_others_do(world, monkeypatch, repea
     assert all(torch.equal(made[0], other) for other in made[1:])
     assert not torch.equal(made[0], written(world, 64, seed=1, **options)[:, : made[0].shape[1]])
 
-    batch = first_batch(world, 64)
-    batch = {name: batch[name] for name in ("input_ids", "attention_mask", "x_num", "x_cat")}
+    batch = visits_in_rows(world, 64)
     batch["x_cat"] = torch.cat([1 - batch["x_cat"][:32], batch["x_cat"][32:]])
     torch.manual_seed(0)
-    flipped = world[2].generate(batch.pop("input_ids"), **batch, custom_generate=write_visits, **options)
+    flipped = world[2].generate(**batch, custom_generate=sample_tokens, **options)
     length = min(flipped.shape[1], made[0].shape[1])
     assert torch.equal(flipped[32:, :length], made[0][32:, :length])
     assert not torch.equal(flipped[:32, :length], made[0][:32, :length])
@@ -168,7 +166,7 @@ def test_sampled_visits_are_distributed_as_the_librarys(world):  # noqa: F811
     """First code and number of codes of 20,000 visits of one patient; another temperature is told apart."""
     model, n = world[2], 20_000
     given = {
-        "attention_mask": torch.ones(n, 1, dtype=torch.long),
+        "input_ids": torch.tensor([[START, START, NOW]]).repeat(n, 1),
         "x_num": torch.full((n, 1), 40.0),
         "x_cat": torch.ones(n, 1, dtype=torch.long),
         "max_new_tokens": 6,
@@ -176,9 +174,9 @@ def test_sampled_visits_are_distributed_as_the_librarys(world):  # noqa: F811
 
     def tables(seed, **options):
         torch.manual_seed(seed)
-        made = model.generate(torch.full((n, 1), NOW), **given, **options)
+        made = model.generate(**given, **options)
         lengths = take_apart(made.numpy(), world[0]).lengths
-        return np.bincount(made[:, 1], minlength=len(world[0])), np.bincount(lengths, minlength=7)
+        return np.bincount(made[:, N_PROMPTS + 1], minlength=len(world[0])), np.bincount(lengths, minlength=7)
 
     def pvalues(one, other):
         return [
@@ -187,8 +185,8 @@ def test_sampled_visits_are_distributed_as_the_librarys(world):  # noqa: F811
         ]
 
     theirs = tables(0)
-    assert min(pvalues(theirs, tables(1, custom_generate=write_visits))) > 1e-3
-    assert min(pvalues(theirs, tables(1, custom_generate=write_visits, temperature=0.5))) < 1e-6
+    assert min(pvalues(theirs, tables(1, custom_generate=sample_tokens))) > 1e-3
+    assert min(pvalues(theirs, tables(1, custom_generate=sample_tokens, temperature=0.5))) < 1e-6
 
 
 def test_a_constraint_keeps_to_its_rows_when_others_leave(world):  # noqa: F811
@@ -196,7 +194,7 @@ def test_a_constraint_keeps_to_its_rows_when_others_leave(world):  # noqa: F811
     words = world[0]
     table = np.random.default_rng(0).random((2, AGES, len(words))) < 0.5
     table[..., : words.first_code] = False
-    batch = first_batch(world, 64)
+    batch = visits_in_rows(world, 64)
     bound = Constraint(words, table)
     made = []
     for library in (False, True):
@@ -211,7 +209,7 @@ def test_a_constraint_keeps_to_its_rows_when_others_leave(world):  # noqa: F811
 
 @pytest.mark.parametrize("options", [{"max_time": 10.0}, {"use_cache": False}])
 def test_what_it_cannot_do_is_refused(world, options):  # noqa: F811
-    with pytest.raises(ValueError, match="write_visits"):
+    with pytest.raises(ValueError, match="sample_tokens"):
         written(world, 4, **options)
 
 
@@ -226,10 +224,9 @@ def test_products_in_bf16_hardly_move_probabilities(monkeypatch, wrong):
     chance, n = np.random.default_rng(0), 100
     x_num = torch.from_numpy(chance.uniform(0, 90, (n, 1)).astype(np.float32))
     x_cat = torch.from_numpy(chance.integers(0, 2, (n, 1)))
-    given = {"x_num": x_num, "x_cat": x_cat, "attention_mask": torch.ones_like(x_cat)}
-    start = torch.full_like(x_cat, NOW)
+    given = {"input_ids": torch.tensor([[START, START, NOW]]).repeat(n, 1), "x_num": x_num, "x_cat": x_cat}
     torch.manual_seed(0)
-    ids = model.generate(start, **given, custom_generate=write_visits)[:, :-1]
+    ids = model.generate(**given, custom_generate=sample_tokens)[:, :-1]
     open_ = (~torch.isin(ids, torch.tensor(model.config.eos_token_id))).cumprod(1).bool()
     logits = []
     with torch.no_grad():
@@ -237,10 +234,8 @@ def test_products_in_bf16_hardly_move_probabilities(monkeypatch, wrong):
             if wrong and fast:
                 model.lm_head.weight.copy_(model.lm_head.weight.to(torch.float8_e4m3fn))
             with fast_products(torch.device("cpu")) if fast else contextlib.nullcontext():
-                context, token_bias, known = model.read(start, x_num, x_cat)
-                known = {"context": context, "token_bias": token_bias, "known": known}
-                made = model(input_ids=start, decoder_input_ids=ids, **given, **known).logits
-                logits.append(made[open_].float().log_softmax(-1))
+                made = model(decoder_input_ids=ids, **given).logits
+                logits.append(made[open_].log_softmax(-1))
     moved = (logits[0].exp() * (logits[0] - logits[1])).sum(-1).mean().item()
     assert moved > 0
     assert (moved < 1e-4) is not wrong

@@ -6,7 +6,7 @@ import pytest
 from cohortloom.data.bands import FINE
 from cohortloom.data.examples import Examples, corrupted_pairs
 from cohortloom.data.vocabulary import Vocabulary
-from cohortloom.model.marginals import ending, group_of, recurrence, smoothed_shares, token_counts
+from cohortloom.model.initial import ending, group_of, recurrence, smoothed_shares, token_counts
 
 END, FIRST = 4, 5  # the one terminator and the first code
 
@@ -104,7 +104,7 @@ def test_visits_of_which_nothing_is_shown_are_of_all_lengths():
     rng = np.random.default_rng(0)
     sizes = rng.integers(1, 12, 20_000)
     data = visits([(50.0, 0, 0, list(range(size))) for size in sizes])
-    pairs = corrupted_pairs(data, words, rng, 62, 0.5, 0.05, 0.05, 0.05)
+    pairs = corrupted_pairs(data, words, rng, 64)
     lengths = sizes[~pairs.unordered]
     assert abs((~pairs.unordered).mean() - 0.5) < 0.02
     assert abs(lengths.mean() - sizes.mean()) < 0.1
