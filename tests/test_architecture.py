@@ -29,13 +29,6 @@ BELOW = {
 }
 
 
-# A fault that is left for now -> why. It goes with its cause: the test fails where one no longer occurs.
-EXCEPTIONS = {
-    "release.publication imports training.trainer": "its teacher-forced loss moves to model/scoring.py",
-    "training.trainer: 407 lines, more than 400": "its teacher-forced loop moves to model/scoring.py",
-}
-
-
 def imports_of(path: Path, library: Path) -> set[str]:
     """Modules of the library that a file imports, as package.module or, of an __init__.py, as package."""
     names = set()
@@ -99,7 +92,7 @@ def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
 
 def test_packages_import_what_lies_below_them():
     assert {path.parent.name for path in LIBRARY.glob("*/*.py")} == set(BELOW)
-    assert faults(LIBRARY) == list(EXCEPTIONS)
+    assert faults(LIBRARY) == []
 
 
 def test_the_config_is_read_by_rules_and_tests_alone():
