@@ -26,7 +26,7 @@ def brief(dataset, tmp_path_factory):
     return run_train(dataset, tmp_path_factory.mktemp("brief") / "model")
 
 
-LONG = {"tokens": 40_000, "checkpoint_every_tokens": 500}
+LONG = {"tokens": 40_000, "checkpoint_every_minutes": 0.002}
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(dataset, tmp_p
     def explode(self):
         return 1.0 if self.state.step < 20 else 1e30
 
-    options = {"checkpoint_every_tokens": 300, "checkpoints": tmp_path / "checkpoints"}
+    options = {"checkpoint_every_minutes": 0.002, "checkpoints": tmp_path / "checkpoints"}
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_rate", explode)
         with pytest.raises(UserError, match="not finite at token .* last checkpoint is kept"):
@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(dataset, tmp_p
 
 
 def test_minutes_bring_checkpoints_too(dataset, tmp_path):
-    options = {"checkpoint_every_tokens": None, "evaluations": 1}
+    options = {"evaluations": 1}
     saved = {}
     save = Checkpoints.save
     for minutes in (60.0, 1e-9):

@@ -7,10 +7,11 @@ import torch
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json
+from cohortloom.data.examples import N_PROMPTS
 from cohortloom.data.forbidden import age_row, forbidden_table
 from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import RECONSTRUCT_SCHEMA, read_visits
-from cohortloom.data.vocabulary import END, PAD, START
+from cohortloom.data.vocabulary import END, NOW, PAD, START
 from cohortloom.generation.constrained import Constraint, ForbiddenCodes
 from cohortloom.generation.synthesize import decode, synthesize
 from evaluate_medical_validity import evaluate_medical_validity
@@ -79,11 +80,11 @@ def test_the_count_equals_the_mass_of_the_model_itself(world):  # noqa: F811
     made = decode(model, words, rows, age, sex, [0], bound, **options)
     with torch.no_grad():
         logits = model(
-            torch.full((4, 1), 3),
-            torch.ones(4, 1, dtype=torch.long),
-            torch.full((4, 1), START),
+            input_ids=torch.tensor([[START, START, NOW]] * 4),
+            decoder_input_ids=torch.full((4, N_PROMPTS + 1), START),
             x_num=torch.from_numpy(age[:, None]).float(),
             x_cat=torch.from_numpy(sex[:, None]),
+            logits_to_keep=1,
         ).logits[:, 0]
     logits[:, [START, *words.terminators]] = -torch.inf  # START stands there already: a repeat
     mass = (logits.softmax(-1) * bound.table[sex, age_row(age)]).sum()
@@ -108,7 +109,7 @@ def folder(world, dataset, tmp_path_factory):  # noqa: F811
     path = tmp_path_factory.mktemp("model")
     words = Vocabulary.load(dataset["vocabulary"])
     losses = {"age_weight": 0.3, "sex_weight": 0.2, "age_loss_unit": "standardized"}
-    make_model(words, Examples.load(dataset["train"]), "tiny", 0, 0.0, 64, **losses).save_pretrained(path)
+    make_model(words, Examples.load(dataset["train"]), "tiny", 0, 0.0, **losses).save_pretrained(path)
     (path / "vocabulary.json").write_bytes(dataset["vocabulary"].read_bytes())
     return path
 

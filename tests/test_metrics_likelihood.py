@@ -18,13 +18,10 @@ from train import train
 BY_HEART = {
     "preset": "tiny",
     "tokens": 90_000,
-    "max_epochs": 1000,
     "batch_tokens": 128,
-    "learning_rate": 3e-3,
+    "learning_rate": 2.0,
+    "dropout": 0.0,
     "evaluations": 1,
-    "selection_patients": 5,
-    "reveal_probability": 0.0,
-    "max_positions": 64,
     "device": "cpu",
 }
 
@@ -38,7 +35,9 @@ def files(tmp_path_factory):
     shares = {"val_fraction": 0.33, "test_fraction": 0.33, "min_patients_per_code": 1}
     words = folder / "vocabulary.json"
     build_dataset(visits=folder / "visits.parquet", vocabulary=words, max_gap_bins=2, **shares, **splits)
-    train(train=splits["train"], val=splits["val"], vocabulary=words, model=folder / "model", **BY_HEART)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.MAX_EPOCHS", 1000)
+        train(train=splits["train"], val=splits["val"], vocabulary=words, model=folder / "model", **BY_HEART)
     return {"model": folder / "model", **splits}
 
 
