@@ -125,8 +125,8 @@ def test_values_that_trade_places_are_a_change(changed):
     """Snakemake compares bare values: the rules must give it named ones."""
     jobs = changed(runs={"multitask": {"age_weight": 0.2, "sex_weight": 0.3}})
     assert jobs == {"train multitask"} | after_training("multitask")
-    jobs = changed(evaluate={"likelihood": {"patients": 512, "batch_tokens": 20000}})
-    assert jobs == {job for job in EVALUATED if job.startswith("evaluate_likelihood")} | SUMMARY
+    jobs = changed(dataset={"val_fraction": 0.2, "test_fraction": 0.1})
+    assert jobs == AFTER_DATASET | {"build_dataset"}
 
 
 def test_an_added_run_runs_alone(changed):
@@ -143,10 +143,9 @@ def test_an_added_seed_runs_alone(tiny, tmp_path):
     assert not {"preprocess", "build_dataset"} & jobs and not NAIVE & jobs
 
 
-def test_devices_and_log_intervals_rerun_nothing(changed, tiny):
-    untracked = {"device": "cpu", "log_every_tokens": 7, "checkpoint_every_tokens": 1234}
-    untracked |= {"devices": 2, "nodes": 2, "checkpoint_every_minutes": 3.0}
-    assert changed(train=untracked) == set()
+def test_devices_and_checkpoint_intervals_rerun_nothing(changed, tiny):
+    untracked = {"device": "cpu", "devices": 2, "nodes": 2, "checkpoint_every_minutes": 3.0}
+    assert changed(train=untracked, generate={"device": "cpu"}) == set()
     assert tiny.jobs("--set-threads", "train=1", "--set-resources", "train:mem_mb=100") == set()
 
 

@@ -10,6 +10,9 @@ from cohortloom.data.visits import CODE_COLUMNS, patient_starts, read_visits
 from cohortloom.evaluation import privacy
 from cohortloom.evaluation.records import record
 
+# Share of the control's patients that are training patients: a leak of this size must show in every attack.
+PLANTED = 0.1
+
 
 def evaluate_privacy(
     *,
@@ -23,7 +26,6 @@ def evaluate_privacy(
     mode: str = "synthesize",
     visits: int = 20000,
     sampling_fraction: float | None = None,
-    planted: float = 0.1,
     control: bool = False,
     sample_seed: int = 0,
 ) -> None:
@@ -32,7 +34,7 @@ def evaluate_privacy(
 
     `visits`: at most so many of each side, in whole patients; copies are looked for in all of them.
     `sampling_fraction`: share of the people whom an attacker wonders about that are training patients; by
-    default that of this cohort, from the sizes of the three splits. With `control` a `planted` share of the
+    default that of this cohort, from the sizes of the three splits. With `control` a share PLANTED of the
     release's patients is replaced by training patients and scored again: what such a leak looks like. `seed`
     is the run's own and only written down; `sample_seed` draws samples and the groups of the intervals.
     """
@@ -44,7 +46,7 @@ def evaluate_privacy(
     members, others = sample_patients(known, size, sample_seed), sample_patients(held_out, size, sample_seed)
     parts = [known, members, others, sample_patients(release, visits, sample_seed + 1), release]
     if control:
-        leaking = privacy.plant(release, known, planted, sample_seed)
+        leaking = privacy.plant(release, known, PLANTED, sample_seed)
         parts += [sample_patients(leaking, visits, sample_seed + 1), leaking]
     found = []
     for column in CODE_COLUMNS:
