@@ -32,7 +32,7 @@ rule summarize_quality:
             experiment=config["experiment"],
             cohort=config["cohort"]["source"],
             patients=config["quality"]["patients"],
-            large=config["quality"]["patients"] * registry.LARGE,
+            large=config["quality"]["large"],
             constrained=config["generate"]["constrained"],
             samples=json.dumps([[run.name, run.source, run.seed, run.large] for run in of_kind("sample")]),
             timings=f"{RESULTS}/timings",

@@ -12,7 +12,7 @@ from cohortloom.reporting.scorecard import SAME_SIZE
 from conftest import Workflow, copy_workflow
 from test_quality import line
 
-TINY = {"seeds": 2, "patients": 50}
+TINY = {"seeds": 2, "patients": 50, "large": 100}
 NAIVE = ["copy", "markov"]
 SOURCES = ["multitask", *NAIVE]
 
@@ -88,9 +88,9 @@ def test_a_tiny_table_equals_the_single_evaluations(tiny_quality):
         large = json.loads(
             (results / "synthetic" / f"quality-{source}-large" / "synthesize.json").read_text()
         )
-        assert large["patients"] == 500
+        assert large["patients"] == 100
         row = line(content["rows"], "rare_unigram_r2", source)
-        assert row["n"] >= 500 and row["seeds"] == 1
+        assert row["n"] >= 100 and row["seeds"] == 1
     scored = read_json(results / "evaluation" / "quality-real" / "fidelity.json")[0]
     assert scored["metric"] == "js_distance" and 50 <= scored["n"] < 60
     for source in SOURCES:  # real stands beside as many visits only, and that is up to the tiny model
@@ -108,8 +108,9 @@ def test_a_tiny_table_equals_the_single_evaluations(tiny_quality):
 def test_a_seed_more_is_made_alone_and_other_keys_touch_what_they_name(tiny_quality):
     assert tiny_quality.jobs() - {"quality"} == set()
     assert tiny_quality.jobs(quality={"seeds": 3}) == SUMMARY.union(*(made(s, "g2") for s in SOURCES))
+    assert tiny_quality.jobs(quality={"large": 120}) == SUMMARY.union(*(made(s, "large") for s in SOURCES))
     real = {f"evaluate_{kind} quality-real" for kind in ("fidelity", "classifier")}
-    small = SUMMARY.union(real, *(made(s, part) for s in SOURCES for part in ("g0", "g1", "large")))
+    small = SUMMARY.union(real, *(made(s, part) for s in SOURCES for part in ("g0", "g1")))
     # Utility scores 40 visits at any rate, so that real's stays; the samples' own are made anew.
     assert tiny_quality.jobs(quality={"patients": 60}) == small
 
@@ -124,7 +125,7 @@ def test_another_run_is_added_alone_and_evaluate_all_knows_nothing_of_the_table(
     }
     plain = tiny_quality.jobs("evaluate_all")
     assert not any("quality" in job for job in plain)
-    assert tiny_quality.jobs("evaluate_all", quality={"seeds": 4, "patients": 70}) == plain
+    assert tiny_quality.jobs("evaluate_all", quality={"seeds": 4, "patients": 70, "large": 300}) == plain
 
 
 def test_the_demo_plans_five_seeds_and_one_large_sample(fresh):

@@ -24,7 +24,6 @@ NAIVE = {  # method -> modes
 # One evaluation in a training, at its end: all arms are judged after equal budgets. No loss on forbidden
 # codes, whatever train says: else the arm that adds it would be the reference itself.
 OF_EVERY_ARM = {"evaluations": 1, "forbidden_weight": 0.0}
-LARGE = 10  # times quality.patients: the sample that shows rare codes and rare faults
 
 EVALUATIONS = (
     *("heads", "duplicates", "medical_validity", "reconstruction", "fidelity", "classifier"),
@@ -248,7 +247,7 @@ def _samples(config: Config, like: Run, trainings: list[Run]) -> Iterator[Run]:
     models = [run.name for run in compared]
     methods = [method for method in config["naive"] if "synthesize" in NAIVE[method]]
     parts = [(f"g{seed}", seed, quality["patients"]) for seed in range(first, first + quality["seeds"])]
-    parts.append(("large", first, LARGE * quality["patients"]))
+    parts.append(("large", first, quality["large"]))
     more = {f"g{first}": ("classifier", "privacy", "utility"), "large": ("classifier",)}
     for source in (*models, *methods):
         for part, seed, patients in parts:
