@@ -89,6 +89,12 @@ def test_a_key_under_evaluate_reruns_that_evaluation(changed):
     assert jobs == {job for job in EVALUATED if job.startswith("evaluate_fidelity")} | SUMMARY
 
 
+def test_a_key_of_two_evaluations_reruns_both(changed):
+    jobs = changed(evaluate={"sampling_fraction": 0.5})
+    attacks = ("evaluate_privacy", "evaluate_likelihood")
+    assert jobs == {job for job in EVALUATED if job.startswith(attacks)} | SUMMARY
+
+
 def test_a_key_under_generate_reruns_generation_and_what_follows(changed):
     jobs = changed(generate={"synthesize": {"temperature": 0.9}})
     expected = SUMMARY | {"evaluate_duplicates multitask", "evaluate_duplicates lm_only"}
@@ -125,8 +131,8 @@ def test_values_that_trade_places_are_a_change(changed):
     """Snakemake compares bare values: the rules must give it named ones."""
     jobs = changed(runs={"multitask": {"age_weight": 0.2, "sex_weight": 0.3}})
     assert jobs == {"train multitask"} | after_training("multitask")
-    jobs = changed(dataset={"val_fraction": 0.2, "test_fraction": 0.1})
-    assert jobs == AFTER_DATASET | {"build_dataset"}
+    jobs = changed(evaluate={"race": {"visits": 20, "least_patients": 20_000}})
+    assert jobs == {job for job in EVALUATED if job.startswith("evaluate_race")} | SUMMARY
 
 
 def test_an_added_run_runs_alone(changed):

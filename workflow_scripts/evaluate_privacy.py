@@ -10,7 +10,7 @@ from cohortloom.data.visits import CODE_COLUMNS, patient_starts, read_visits
 from cohortloom.evaluation import privacy
 from cohortloom.evaluation.records import record
 
-# Share of the control's patients that are training patients: what a leak of one in ten looks like at this size.
+# Share of the control's patients that are training patients: what a leak of a tenth looks like at this size.
 PLANTED = 0.1
 
 
