@@ -92,16 +92,22 @@ def model_to_publish(wildcards):
     return expand(rules.train.output, run=MAIN.name)
 
 
-def named(**values):
+def named(*sections, **values):
     """A rule's settings as one param, which records each value with its name.
 
     Snakemake compares the params of a job as a set of bare values: 0.3 changed to 0.5 goes unseen where another
-    key holds 0.3 and a third 0.5. A value may be a function of the wildcards. Sorted, for an overlay changes the
-    order of the config's keys.
+    key holds 0.3 and a third 0.5. A value, or a section of several, may be a function of the wildcards. Sorted, for
+    an overlay changes the order of the config's keys.
     """
-    return lambda wildcards: {
-        name: value(wildcards) if callable(value) else value for name, value in sorted(values.items())
-    }
+
+    def settings(wildcards):
+        ask = lambda value: value(wildcards) if callable(value) else value
+        found = {name: ask(value) for name, value in values.items()}
+        for section in sections:
+            found |= ask(section)
+        return dict(sorted(found.items()))
+
+    return settings
 
 
 def share_of_cores(jobs=2):

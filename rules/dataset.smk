@@ -24,6 +24,6 @@ rule build_dataset:
         mem_mb=8000,
         runtime=60,
     params:
-        settings=named(**config["dataset"]),
+        settings=named(config["dataset"]),
     script:
         "../workflow_scripts/build_dataset.py"

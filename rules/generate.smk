@@ -52,6 +52,7 @@ rule generate:
         mode="{mode}",
         shard=lambda wildcards: int(wildcards.get("scatteritem", "1-of-1").split("-")[0]),
         settings=named(
+            lambda wildcards: config["generate"][wildcards.mode],  # what this mode alone takes
             seed=of_run("generation_seed"),
             patients=of_run("patients"),
             demographics=of_run("demographics"),
@@ -59,9 +60,6 @@ rule generate:
             shards=SHARDS,
             batch_size=config["generate"]["batch_size"],
             no_repeat_ngram_size=config["generate"]["no_repeat_ngram_size"],
-            temperature=config["generate"]["synthesize"]["temperature"],
-            prompt_prob=config["generate"]["reconstruct"]["prompt_prob"],
-            terminator_bias=config["generate"]["reconstruct"]["terminator_bias"],
         ),
     script:
         "../workflow_scripts/generate.py"

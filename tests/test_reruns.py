@@ -104,6 +104,12 @@ def test_a_key_under_generate_reruns_generation_and_what_follows(changed):
     assert jobs == expected
 
 
+def test_a_key_of_one_mode_leaves_the_other_alone(changed):
+    jobs = changed(generate={"reconstruct": {"terminator_bias": 0.5}})
+    of_runs = {f"{rule} {run}" for rule in ("evaluate_duplicates", "evaluate_reconstruction") for run in RUNS}
+    assert jobs == of_runs | {f"generate {run} reconstruct" for run in RUNS} | SUMMARY
+
+
 def test_the_seed_of_generation_reruns_all_of_it_and_no_training(changed):
     jobs = changed(generate={"seed": 5})
     untouched = {f"evaluate_{kind} real" for kind in RELEASED}
