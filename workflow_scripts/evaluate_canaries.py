@@ -15,6 +15,8 @@ from cohortloom.evaluation import canaries as metrics
 from cohortloom.evaluation.neighbours import set_matrix
 from cohortloom.evaluation.records import record
 
+HELD_OUT = 1000  # invented patients that were not planted, beside whom the planted ones are ranked
+
 
 def evaluate_canaries(
     *,
@@ -29,12 +31,10 @@ def evaluate_canaries(
     canary_repeats: int,
     canary_seed: int,
     seed: int = 0,
-    held_out: int = 1000,
-    batch_tokens: int = 512,
     sample_seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Rank the canaries planted into a training among `held_out` more; look for them in a release.
+    """Rank the canaries planted into a training among HELD_OUT more; look for them in a release.
 
     `canaries`, `canary_repeats`, `canary_seed` and the files `train`, `vocabulary`, `rules` are those of the
     training: they say which patients were planted. `model` is the folder of the model that is asked,
@@ -52,8 +52,8 @@ def evaluate_canaries(
     name, _ = pick_device(device)
     bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
     words = Vocabulary.load(vocabulary)
-    invented = invent(Examples.load(train), words, load_rules(rules), canary_seed, canaries, held_out)
-    scores = [patient_scores(bart, part, batch_tokens) for part in invented]
+    invented = invent(Examples.load(train), words, load_rules(rules), canary_seed, canaries, HELD_OUT)
+    scores = [patient_scores(bart, part) for part in invented]
     found = []
 
     def add(mode: str, n_reference: int, figures) -> None:
@@ -62,7 +62,7 @@ def evaluate_canaries(
             found.append(record(run, seed, mode, metric, subset, *ends, n_reference, False))
             log.info("%s: %s %s %.4f (%.4f to %.4f)", run, metric, subset, *ends[:3])
 
-    add("teacher_forced", held_out, metrics.ranked(*scores, repeats, sample_seed))
+    add("teacher_forced", HELD_OUT, metrics.ranked(*scores, repeats, sample_seed))
     codes, offsets = code_lists(read_visits(synthetic))
     sets = [
         _sets(ids, starts, len(words))

@@ -13,6 +13,8 @@ from cohortloom.data.visits import CODE_COLUMNS, read_visits
 from cohortloom.evaluation.conditioning import flips, observed, probes, written
 from cohortloom.evaluation.records import record
 
+PAIRS = 500  # of people whose sex or age is flipped, at most
+
 
 def evaluate_conditioning(
     *,
@@ -25,14 +27,12 @@ def evaluate_conditioning(
     mode: str = "synthesize",
     model: Path | None = None,
     visits: int = 10000,
-    pairs: int = 500,
-    batch_size: int = 512,
     sample_seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Probe a sample of `visits` of `synthetic`, trained on one of `train`, and flip sex and age.
 
-    With a `model` folder the first visits of `pairs` people of `test` are generated with the other sex or
+    With a `model` folder the first visits of PAIRS people of `test` are generated with the other sex or
     age and the same seeds; without one the distances are those of matched pairs in `synthetic`. Age and sex
     must be known: for a foreign file without them there is no record. `seed` is the run's own and only
     written down; `sample_seed` draws samples, pairs, visits and groups.
@@ -48,10 +48,10 @@ def evaluate_conditioning(
         (training, asked, sample, whole), names = encode(parts, column)
         figures = [*probes(training, sample, len(names), sample_seed)]
         if model is None:
-            sides, n_codes = observed(whole, pairs, sample_seed), len(names)
+            sides, n_codes = observed(whole, PAIRS, sample_seed), len(names)
         else:
-            write, n_codes = _writer(model, batch_size, device)
-            sides = written(asked, write, pairs, sample_seed)
+            write, n_codes = _writer(model, device)
+            sides = written(asked, write, PAIRS, sample_seed)
         figures += flips(sides, n_codes, sample_seed)
         for metric, subset, part, n_reference, better in figures:
             ends = (part.value, part.low, part.high, part.n)
@@ -61,7 +61,7 @@ def evaluate_conditioning(
         log.info("%s: %s %s (%s to %s)", run, row["metric"], row["value"], row["ci_low"], row["ci_high"])
 
 
-def _writer(model: Path, batch_size: int, device: str):
+def _writer(model: Path, device: str):
     """A function (ages, sexes, seed) -> codes of a first visit each, and how many ids there are."""
     quiet_libraries()
     from cohortloom.data.vocabulary import Vocabulary
@@ -74,7 +74,7 @@ def _writer(model: Path, batch_size: int, device: str):
     words = Vocabulary.load(model / "vocabulary.json")
 
     def write(age: np.ndarray, sex: np.ndarray, seed: int):
-        made = list(synthesize(bart, words, age, sex, seed, batch_size, max_visits=1))
+        made = list(synthesize(bart, words, age, sex, seed, max_visits=1))
         lengths = np.concatenate([np.diff(part.offsets) for part in made])
         return np.concatenate([part.ids for part in made]).astype(np.int64), np.r_[0, np.cumsum(lengths)]
 

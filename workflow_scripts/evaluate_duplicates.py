@@ -9,6 +9,7 @@ from cohortloom.evaluation.records import record
 
 PER_CODE = {"duplicate_rate": "duplicates", "invalid_token_rate": "invalid_tokens"}
 PER_VISIT = {"cut_off_rate": "cut_off"}
+CONTROL_VISITS = 500  # generated with repeats allowed
 
 
 def evaluate_duplicates(
@@ -19,13 +20,12 @@ def evaluate_duplicates(
     records: Path,
     run: str,
     seed: int = 0,
-    visits: int = 500,
     control_seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Rates of faults from the counts that generation kept, and of repeated codes when they are allowed.
 
-    The control generates `visits` first visits with no_repeat_ngram_size off; nothing of it is written.
+    The control generates CONTROL_VISITS first visits with no_repeat_ngram_size off; nothing of it is written.
     """
     quiet_libraries()
     from cohortloom.data.examples import Examples
@@ -43,7 +43,7 @@ def evaluate_duplicates(
     name, _ = pick_device(device)
     bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
     words, data = Vocabulary.load(model / "vocabulary.json"), Examples.load(test)
-    first = (data.visit == 0).nonzero()[0][:visits]
+    first = (data.visit == 0).nonzero()[0][:CONTROL_VISITS]
     drawn = synthesize(
         bart, words, data.age[first], data.sex[first], control_seed, max_visits=1, no_repeat_ngram_size=0
     )

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from cohortloom.base.files import write_json
+from cohortloom.base.ragged import patient_of_visit
 from cohortloom.base.step import log, main, quiet_libraries
 from cohortloom.data.coded import patient_groups
 from cohortloom.evaluation.intervals import ratio
@@ -22,7 +23,6 @@ def evaluate_heads(
     run: str,
     seed: int = 0,
     group_seed: int = 0,
-    batch_tokens: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Score the age and sex heads on test visits: teacher-forced, nothing revealed, dropout off.
@@ -34,29 +34,27 @@ def evaluate_heads(
     import torch
     from torch.nn import functional as F
 
-    from cohortloom.data.examples import Examples, batches, collate, plain_pairs
+    from cohortloom.data.examples import Examples
     from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
-    from cohortloom.runtime.devices import READ_TOKENS, fast_products, pick_device
+    from cohortloom.model.scoring import nothing_revealed, score_teacher_forced
+    from cohortloom.runtime.devices import pick_device
 
     name, _ = pick_device(device)
-    bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
+    bart = PromptBartWithDemographicPrediction.from_pretrained(model).to(name)
     data = Examples.load(test)
-    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), bart.config.max_position_embeddings - 2)
     found = {key: np.zeros(len(data)) for key in ("years2", "years", "sex", "right", "lm", "tokens", "visit")}
-    with torch.inference_mode(), fast_products(bart.device):
-        for rows in batches(pairs, batch_tokens or READ_TOKENS[name], None, np.diff(data.offsets) > 0):
-            batch = {k: torch.from_numpy(v).to(name) for k, v in collate(data, pairs, rows).items()}
-            output = bart(**batch)
-            error = (output.age - batch["x_num"][:, 0]).double().cpu().numpy()
-            cross_entropy = F.cross_entropy(output.sex_logits, batch["x_cat"][:, 0], reduction="none")
-            scored = (batch["labels"] != -100).cpu().numpy()
-            row_of_token, tokens = np.nonzero(scored)[0], scored.sum(1)
-            found["years2"][rows], found["years"][rows] = error**2, np.abs(error)
-            found["sex"][rows] = cross_entropy.double().cpu().numpy()
-            found["right"][rows] = (output.sex_logits.argmax(1) == batch["x_cat"][:, 0]).cpu().numpy()
-            found["lm"][rows] = np.bincount(row_of_token, output.token_losses.cpu().numpy(), len(rows))
-            found["tokens"][rows], found["visit"][rows] = tokens, 1.0
-    patient = np.cumsum(data.visit == 0) - 1
+    scored = np.flatnonzero(np.diff(data.offsets) > 0)
+    for rows, output in score_teacher_forced(bart, data, nothing_revealed(bart, data), scored):
+        output = {name: value.cpu() for name, value in output.items() if hasattr(value, "cpu")}
+        error = output["age"].double().numpy() - data.age[rows]
+        found["years2"][rows], found["years"][rows] = error**2, np.abs(error)
+        sex = torch.from_numpy(data.sex[rows])
+        found["sex"][rows] = F.cross_entropy(output["sex_logits"], sex, reduction="none").double().numpy()
+        found["right"][rows] = (output["sex_logits"].argmax(1) == sex).numpy()
+        visit = output["visit"].numpy()
+        found["lm"][rows] = np.bincount(visit, output["token_losses"].numpy(), len(rows))
+        found["tokens"][rows], found["visit"][rows] = np.bincount(visit, minlength=len(rows)), 1.0
+    patient = patient_of_visit(data.visit)
     group = patient_groups(int(patient[-1]) + 1, group_seed)[patient]
     sums = {key: np.bincount(group, values, group.max() + 1) for key, values in found.items()}
     n = int(sums["visit"].sum())

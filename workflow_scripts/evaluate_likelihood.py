@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from cohortloom.base.files import write_json
+from cohortloom.base.ragged import patient_of_visit
 from cohortloom.base.step import log, main, quiet_libraries
 from cohortloom.evaluation.privacy import attack
 from cohortloom.evaluation.records import record
@@ -25,7 +26,6 @@ def evaluate_likelihood(
     patients: int = 20000,
     sampling_fraction: float | None = None,
     control: bool = False,
-    batch_tokens: int = 512,
     sample_seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
@@ -50,10 +50,7 @@ def evaluate_likelihood(
     fraction = sampling_fraction or sizes[0] / sum(sizes)
     members, others = (sets[1] if control else sets[0]), sets[2]
     count = min(patients, *(int((part.visit == 0).sum()) for part in (members, others)))
-    scores = [
-        patient_scores(bart, _some_patients(part, count, sample_seed), batch_tokens)
-        for part in (members, others)
-    ]
+    scores = [patient_scores(bart, _some_patients(part, count, sample_seed)) for part in (members, others)]
     found = []
     figures = attack("likelihood", *scores, sizes[0], sample_seed, fraction)
     for metric, subset, part, n_reference, better in figures:
@@ -65,19 +62,10 @@ def evaluate_likelihood(
 
 def _some_patients(data, count: int, seed: int):
     """`count` whole patients of an Examples, drawn at random, in their order."""
-    from cohortloom.base.ragged import ragged_range, row_offsets
-    from cohortloom.data.examples import Examples
-
-    patient = np.cumsum(data.visit == 0) - 1
+    patient = patient_of_visit(data.visit)
     chosen = np.zeros(int(patient[-1]) + 1, bool)
     chosen[np.random.default_rng([seed, 0x11E]).permutation(len(chosen))[:count]] = True
-    rows = np.flatnonzero(chosen[patient])
-    lengths = np.diff(data.offsets)[rows]
-    return Examples(
-        data.ids[ragged_range(data.offsets[:-1][rows], lengths)],
-        row_offsets(lengths),
-        *(values[rows] for values in (data.terminator, data.age, data.sex, data.visit)),
-    )
+    return data.select(np.flatnonzero(chosen[patient]))
 
 
 if __name__ == "__main__":

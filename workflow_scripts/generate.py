@@ -1,10 +1,8 @@
 """Generate visits with a trained model: new patients, or held-out visits with hidden codes filled in."""
 
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +24,6 @@ from cohortloom.data.visits import (
 )
 from cohortloom.data.vocabulary import Vocabulary
 from cohortloom.generation.requests import requested_patients
-from join_shards import join_shards
-
-WORTH = 8  # batches that a process must have to be worth its start, of some seconds
 
 
 def generate(
@@ -45,10 +40,7 @@ def generate(
     shards: int = 1,
     demographics: str = "test",
     patients: int | None = None,
-    do_sample: bool = True,
     temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
     no_repeat_ngram_size: int = 1,
     prompt_prob: float = 0.5,
     terminator_bias: float = 0.0,
@@ -60,15 +52,13 @@ def generate(
     """Write synthetic visits of a model folder to parquet, and counts of faults on the raw ids to JSON.
 
     synthesize: one patient for each age and sex of `demographics` (test, train, or a CSV with columns age
-    and sex), repeated or cut to `patients`. reconstruct: each code of a test visit is revealed with
-    `prompt_prob`, the earlier visits are the real ones, the model writes the rest; `terminator_bias` is
-    added to the score of ending the visit. Of `shards` parts of the batches only part `shard` (from 1) is
-    written. `constrained` forbids the codes that the hard or the full edit of `rules` bars at the patient's
-    age and sex. On a CPU as many processes as `threads` (None: as many as torch has) write, each with one
-    thread, where there are batches enough: the products of a step are too small for several. Raises
-    UserError for a repeated code and for demographics outside the training range.
+    and sex), repeated or cut to `patients`; codes are drawn at `temperature`. reconstruct: each code of a
+    test visit is revealed with `prompt_prob`, the earlier visits are the real ones, the model writes the
+    likeliest of the rest; `terminator_bias` is added to the score of ending the visit. Of `shards` parts of
+    the batches only part `shard` (from 1) is written. `constrained` forbids the codes that the hard or the
+    full edit of `rules` bars at the patient's age and sex. Raises UserError for a repeated code and for
+    demographics outside the training range.
     """
-    keywords = dict(locals())
     if not 1 <= shard <= shards:
         raise UserError(f"shard: {shard} is not among 1 to {shards}; give one of these parts")
     if constrained != "none" and not rules:
@@ -78,25 +68,18 @@ def generate(
 
     from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
     from cohortloom.runtime.devices import pick_device
-    from cohortloom.runtime.processes import is_worker, shard_of_process
 
     words = Vocabulary.load(model / "vocabulary.json")
     people = requested_patients(demographics, train, test, patients) if mode == "synthesize" else None
     held_out = read_visits(test) if mode == "reconstruct" else None
     name, _ = pick_device(device)
-    rows = len(people[0]) if mode == "synthesize" else held_out.num_rows
-    threads = threads or torch.get_num_threads()
-    processes = min(threads, rows // (batch_size * WORTH)) if name == "cpu" and shards == 1 else 1
-    if processes > 1 and not is_worker():
-        return _in_processes(processes, keywords)
-    shard, shards = shard_of_process(shard, shards)
-    if is_worker():
-        synthetic, counts = (path.with_stem(f"{path.stem}.{shard}") for path in (synthetic, counts))
+    if threads:
+        torch.set_num_threads(threads)
     bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
-    options: dict = {"no_repeat_ngram_size": no_repeat_ngram_size, "do_sample": do_sample}
-    if do_sample:
-        options |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    if terminator_bias:
+    options: dict = {"no_repeat_ngram_size": no_repeat_ngram_size, "do_sample": mode == "synthesize"}
+    if mode == "synthesize":
+        options["temperature"] = temperature
+    elif terminator_bias:
         options["sequence_bias"] = [[[token], terminator_bias] for token in words.terminators]
     if constrained != "none":
         options["constraint"] = _constraint(words, rules, constrained, name)
@@ -112,33 +95,13 @@ def generate(
         schema, n = RECONSTRUCT_SCHEMA, sum(end - begin for begin, end in cuts)
     with (
         visits_writer(synthetic, metadata, schema) as writer,
-        # Of several processes the first says how far it is, line by line, to the step that started it.
-        tqdm(
-            total=n,
-            unit="rows",
-            mininterval=5,
-            file=sys.stdout if is_worker() else None,
-            disable=is_worker() and shard > 1,
-        ) as bar,
+        tqdm(total=n, unit="rows", mininterval=5) as bar,
     ):
         for done, table in tables:
             writer.write(table)
             bar.update(done)
     write_json(counts, totals)
     log.info("%s %s: %s", model.name, mode, ", ".join(f"{value} {key}" for key, value in totals.items()))
-
-
-def _in_processes(processes: int, keywords: dict[str, Any]) -> None:
-    """Let processes of one thread each write a shard, and join these."""
-    from cohortloom.runtime.processes import launch
-
-    target = {name: keywords[name] for name in ("synthetic", "counts")}
-    target["synthetic"].parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".shards.", dir=target["synthetic"].parent) as folder:
-        part = {name: Path(folder) / f"part{path.suffix}" for name, path in target.items()}
-        launch("generate", keywords | part, processes, 1, processes)
-        shards = [[path.with_stem(f"part.{i}") for i in range(1, processes + 1)] for path in part.values()]
-        join_shards(synthetic_shards=shards[0], counts_shards=shards[1], **target)
 
 
 def _constraint(words: Vocabulary, rules: Path, tier: str, device: str):
@@ -197,8 +160,7 @@ def _reconstructed(bart, words, held_out, test, seed, cuts, prompt_prob, options
     codes, offsets = code_lists(held_out)
     shown = revealed_mask(len(codes), prompt_prob, seed)
     known = words.encode(codes) >= 0
-    longest = bart.config.max_position_embeddings - 2
-    pairs = plain_pairs(data, shown[known], longest)
+    pairs = plain_pairs(data, shown[known], bart.config.max_position_embeddings)
     lengths = np.diff(pairs.encoder_offsets)
     patient = np.cumsum(data.visit == 0) - 1
     code_row = np.repeat(np.arange(len(data)), np.diff(offsets))

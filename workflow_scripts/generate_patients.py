@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PUBLISHED = REPOSITORY / "published" / "nhds2010"
 RESOURCES = REPOSITORY / "resources"
 PATIENTS = 1000
-DECODING = ("do_sample", "temperature", "top_k", "top_p", "no_repeat_ngram_size")
+DECODING = ("temperature", "no_repeat_ngram_size")
 
 
 def generate_patients(

@@ -67,11 +67,11 @@ def publish(
 
     words = Vocabulary.load(model / "vocabulary.json")
     decoding = config["generate"]
-    sampling = decoding["synthesize"] | {"no_repeat_ngram_size": decoding["no_repeat_ngram_size"]}
+    sampling = {**decoding["synthesize"], "no_repeat_ngram_size": decoding["no_repeat_ngram_size"]}
     published.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{published.name}.", dir=published.parent) as folder:
         made = Path(folder) / "model"
-        publication.write_model(weights, model, made, sampling, words.terminators)
+        publication.write_model(weights, model, made, sampling)
         requested, raw, counts = (Path(folder) / name for name in ("ages.csv", "raw.parquet", "counts.json"))
         write_requested(requested, *drawn_patients(splits["training"], patients, seed))
         generate(

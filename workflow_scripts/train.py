@@ -15,6 +15,7 @@ from cohortloom.base.step import log, main, quiet_libraries
 from cohortloom.data.validity import load_rules
 from cohortloom.data.vocabulary import Vocabulary
 
+MAX_EPOCHS = 50  # more passes over the training visits would only memorise them
 PLANTED = """**Not for release.** {canaries} invented patients (canaries) were planted into the training, up
 to {canary_repeats} times each, to measure what the model remembers. What it writes may hold their codes.
 
@@ -37,53 +38,41 @@ def train(
     heads: Literal["states", "codes", "expected"] = "states",
     forbidden_weight: float = 0.0,
     tokens: int = 700_000,
-    max_epochs: int = 50,
-    batch_tokens: int = 2048,
-    parts_per_step: int = 8,
-    learning_rate: float = 1.5e-3,
-    table_learning_rate: float = 0.03,
-    matrix_learning_rate: float = 0.02,
-    warmup_fraction: float = 0.05,
-    weight_decay: float = 0.01,
-    max_grad_norm: float = 1.0,
+    batch_tokens: int = 1750,
+    learning_rate: float = 1.0,
     dropout: float = 0.3,
-    max_positions: int = 512,
-    reveal_probability: float = 0.5,
-    mask_probability: float = 0.05,
-    delete_probability: float = 0.05,
-    replace_probability: float = 0.05,
     evaluations: int = 2,
-    selection_patients: int = 500,
     canaries: int = 0,
     canary_repeats: int = 16,
     precision: Literal["auto", "float32"] = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     devices: int | None = None,
     nodes: int = 1,
-    threads: int = 1,
-    log_every_tokens: int = 50_000,
-    checkpoint_every_tokens: int | None = None,
+    threads: int | None = None,
     checkpoint_every_minutes: float = 10.0,
 ) -> None:
     """Train on train.parquet; write a save_pretrained folder, vocabulary.json, history.csv, a model card.
 
-    `tokens` is the budget in target tokens, cut to `max_epochs` passes over the training visits, for more
-    would only learn them by heart. Checkpoints go to the folder `checkpoints` (none without it), at SIGTERM
-    too, and the same call goes on from the newest. `devices` processes train on each of `nodes` nodes; None
-    is one on a GPU, and on a CPU one for each of `threads`, up to `parts_per_step`.
-    `forbidden_weight` weighs the probability on codes that the full edit of `rules` forbids. `canaries`
-    invented patients are planted 1, 4, 16 ... times, up to `canary_repeats`: the model is then for measuring
-    what it remembers and not for release. Raises UserError for a missing GPU, a loss that is not finite, an
-    unwritable folder and one that another job trains into; Interrupted after a signal.
+    `tokens` is the budget in target tokens, cut to MAX_EPOCHS passes over the training visits; a step takes
+    about `batch_tokens` of them. `learning_rate` scales the rates of training/optimizers.py. Checkpoints go
+    to the folder `checkpoints` (none without it), at SIGTERM too, and the same call goes on from the newest.
+    `devices` GPUs (None: one) train on each of `nodes` nodes; on a CPU one process trains with `threads`
+    (None: as many as torch has). `forbidden_weight` weighs the probability on codes that the full edit of
+    `rules` forbids. `canaries` invented patients are planted 1, 4, 16 ... times, up to `canary_repeats`: the
+    model is then for measuring what it remembers and not for release. Raises UserError for a missing GPU, a
+    loss that is not finite, an unwritable folder and one that another job trains into; Interrupted after a
+    signal.
     """
     keywords = dict(locals())
     quiet_libraries()
+    import torch
+
     from cohortloom.data.examples import Examples
     from cohortloom.data.forbidden import forbidden_table
     from cohortloom.model.initial import make_model
-    from cohortloom.runtime.devices import pick_device
+    from cohortloom.runtime.devices import keep_freed_memory, pick_device
     from cohortloom.runtime.interrupt import Stop
-    from cohortloom.runtime.processes import is_first, is_worker, launch, processes_of_a_node
+    from cohortloom.runtime.processes import is_first, is_worker, launch
     from cohortloom.training.canaries import invent, repeats_of, with_canaries
     from cohortloom.training.checkpoints import Checkpoints
     from cohortloom.training.trainer import Plan, Trainer
@@ -92,17 +81,13 @@ def train(
     if edits and not rules:
         raise UserError("train: forbidden_weight and canaries need a validity table; give rules")
     repeats = repeats_of(canaries, canary_repeats) if canaries else None
-    kind, _ = pick_device(device, devices or 1)
-    processes = processes_of_a_node(kind, devices, threads, parts_per_step)
-    if processes * nodes > 1 and not is_worker():
-        if processes * nodes > parts_per_step:
-            log.warning(
-                "train.parts_per_step: %d parts for %d processes, some have nothing to do; raise it",
-                parts_per_step,
-                processes * nodes,
-            )
-        launch("train", keywords, processes, nodes, threads)
+    pick_device(device, devices or 1)
+    if (devices or 1) * nodes > 1 and not is_worker():
+        launch("train", keywords, devices or 1, nodes, threads or 1)
         return
+    keep_freed_memory()
+    if threads and not is_worker():
+        torch.set_num_threads(threads)
 
     words, data = Vocabulary.load(vocabulary), Examples.load(train)
     if canaries:
@@ -111,26 +96,15 @@ def train(
         log.info(
             "%d invented patients are planted, %d with repeats: not for release", canaries, repeats.sum()
         )
-    plan_values = dict(
+    plan = Plan(
         seed=seed,
-        tokens=min(tokens, max_epochs * (len(data.ids) + len(data))),
+        tokens=min(tokens, MAX_EPOCHS * (len(data.ids) + len(data))),
         batch_tokens=batch_tokens,
-        parts_per_step=parts_per_step,
         learning_rate=learning_rate,
-        table_learning_rate=table_learning_rate,
-        matrix_learning_rate=matrix_learning_rate,
-        warmup_fraction=warmup_fraction,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        reveal_probability=reveal_probability,
-        mask_probability=mask_probability,
-        delete_probability=delete_probability,
-        replace_probability=replace_probability,
         evaluations=evaluations,
-        selection_patients=selection_patients,
         precision=precision,
     )
-    shape = dict(dropout=dropout, max_positions=max_positions, preset=preset)
+    shape = dict(dropout=dropout, preset=preset)
     losses = dict(
         age_weight=age_weight,
         sex_weight=sex_weight,
@@ -147,7 +121,7 @@ def train(
         len(data),
         len(data.ids) + len(data),
     )
-    parameters = plan_values | shape | losses
+    parameters = vars(plan) | shape | losses
     if canaries:
         parameters |= dict(canaries=canaries, canary_repeats=canary_repeats)
     shaping = [train, val, vocabulary, *edits]
@@ -158,11 +132,9 @@ def train(
             words,
             data,
             Examples.load(val),
-            Plan(**plan_values),
+            plan,
             kept,
             device,
-            log_every_tokens,
-            checkpoint_every_tokens,
             checkpoint_every_minutes,
             stop,
             forbidden,

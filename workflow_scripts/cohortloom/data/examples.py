@@ -13,7 +13,12 @@ from cohortloom.base.ragged import join_rows, ragged_range, row_offsets
 from cohortloom.data.visits import code_lists, sex_index
 from cohortloom.data.vocabulary import MASK, NOW, PAD, START, Vocabulary
 
-READ = 16  # encoder tokens of a batch for each of its decoder tokens, at most
+READ = 16  # encoder tokens of a step for each of its target tokens, at most
+ROW = 64  # decoder positions of a packed row: attention costs by the square, and short rows leave gaps
+SLACK = 1.15  # encoder rows are so much wider than their share: rows that must fit twice fill less
+REVEAL = 0.5  # half of the visits to learn filling in, half to learn writing from nothing
+CORRUPT = 0.05  # of the revealed codes are masked, as many dropped and as many replaced, as in BART
+N_PROMPTS = 2  # places in front of each visit that hold its prompts (model/prompt_bart.py)
 
 
 @dataclass
@@ -33,6 +38,15 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.terminator)
+
+    def select(self, rows: np.ndarray) -> "Examples":
+        """The visits `rows`, in that order."""
+        lengths = np.diff(self.offsets)[rows]
+        return Examples(
+            self.ids[ragged_range(self.offsets[:-1][rows], lengths)],
+            row_offsets(lengths),
+            *(values[rows] for values in (self.terminator, self.age, self.sex, self.visit)),
+        )
 
     @classmethod
     def load(cls, path: Path) -> "Examples":
@@ -87,58 +101,58 @@ def history(data: Examples, max_tokens: int) -> tuple[np.ndarray, np.ndarray, in
     return stream[ragged_range(starts[begin], lengths)], lengths, int((begin - first).sum())
 
 
-def plain_pairs(data: Examples, revealed: np.ndarray, max_tokens: int) -> Pairs:
+def plain_pairs(data: Examples, revealed: np.ndarray, max_positions: int) -> Pairs:
     """Encoder and decoder sequences with the codes of `revealed` [n_codes] bool shown, uncorrupted."""
-    return _pairs(data, revealed, np.where(revealed, data.ids, -1), max_tokens)
+    return _pairs(data, revealed, np.where(revealed, data.ids, -1), max_positions)
 
 
 def corrupted_pairs(
     data: Examples,
     words: Vocabulary,
     rng: np.random.Generator,
-    max_tokens: int,
-    reveal_probability: float,
-    mask: float,
-    delete: float,
-    replace: float,
+    max_positions: int,
+    reveal: float = REVEAL,
+    corrupt: float = CORRUPT,
 ) -> Pairs:
     """One epoch of denoising examples.
 
-    With `reveal_probability` a visit shows a uniformly drawn fraction of its codes, at least one, else none.
-    Of the shown codes, `mask` become the mask token, `delete` vanish and `replace` turn into a code drawn by
-    training frequency, unless none would be left. The decoder writes every code that is not shown intact: in
-    recorded order where nothing is shown, else in random order, so that its next code is the likeliest of all
-    that are hidden and not just the likeliest to come first.
+    With probability `reveal` a visit shows a uniformly drawn fraction of its codes, at least one, else none.
+    Of the shown codes a share `corrupt` becomes the mask token, as many vanish and as many turn into a code
+    drawn by training frequency, unless none would be left. The decoder writes every code that is not shown
+    intact: in recorded order where nothing is shown, else in random order, so that its next code is the
+    likeliest of all that are hidden and not just the likeliest to come first.
     """
     lengths = np.diff(data.offsets)
     row = np.repeat(np.arange(len(data)), lengths)
-    reveal = rng.random(len(data)) < reveal_probability
+    reveals = rng.random(len(data)) < reveal
     draw = rng.random(len(data.ids))
     # The lowest draw of a visit is shown in any case: if by chance nothing were, short visits would be too
     # frequent among those of which nothing is shown, and the model would write short ones.
     lowest = np.full(len(data), 1.0)
     np.minimum.at(lowest, row, draw)
-    shown = reveal[row] & (draw <= np.maximum(rng.random(len(data)), lowest)[row])
+    shown = reveals[row] & (draw <= np.maximum(rng.random(len(data)), lowest)[row])
     draw = rng.random(len(data.ids))
-    damaged = shown & (draw < mask + delete + replace)
+    damaged = shown & (draw < 3 * corrupt)
     damaged &= np.bincount(row[shown & ~damaged], minlength=len(data))[row] > 0  # nor may all of it vanish
     seen = np.where(shown & ~damaged, data.ids, -1)
-    seen[damaged & (draw < mask)] = MASK
-    wrong = np.flatnonzero(damaged & (draw >= mask + delete))
+    seen[damaged & (draw < corrupt)] = MASK
+    wrong = np.flatnonzero(damaged & (draw >= 2 * corrupt))
     share = np.asarray(words.counts, float)
     seen[wrong] = words.first_code + rng.choice(len(share), len(wrong), p=share / share.sum())
     conditioned = np.bincount(row[seen >= 0], minlength=len(data)) > 0
     key = np.where(conditioned[row], rng.random(len(row)), np.arange(len(row)) / max(len(row), 1))
-    pairs = _pairs(data, shown & ~damaged, seen, max_tokens, np.lexsort((key, row)))
+    pairs = _pairs(data, shown & ~damaged, seen, max_positions, np.lexsort((key, row)))
     pairs.unordered = conditioned
     return pairs
 
 
-def _pairs(data: Examples, intact: np.ndarray, seen: np.ndarray, max_tokens: int, order=slice(None)) -> Pairs:
+def _pairs(
+    data: Examples, intact: np.ndarray, seen: np.ndarray, max_positions: int, order=slice(None)
+) -> Pairs:
     """`order` [n_codes] arranges the codes of each visit for the decoder."""
     n, lengths = len(data), np.diff(data.offsets)
     row = np.repeat(np.arange(n), lengths)
-    past, past_lengths, dropped = history(data, max_tokens - int(lengths.max(initial=0)) - 1)
+    past, past_lengths, dropped = history(data, max_positions - N_PROMPTS - int(lengths.max(initial=0)) - 1)
     ones = np.ones(n, np.int64)
     shown = seen >= 0
     encoder, encoder_lengths = join_rows(
@@ -152,59 +166,85 @@ def _pairs(data: Examples, intact: np.ndarray, seen: np.ndarray, max_tokens: int
     return Pairs(encoder, row_offsets(encoder_lengths), decoder, row_offsets(decoder_lengths), dropped)
 
 
-def batches(
-    pairs: Pairs, batch_tokens: int, rng: np.random.Generator | None, keep: np.ndarray
-) -> list[np.ndarray]:
-    """Rows of each batch: of near lengths, at most `batch_tokens` decoder tokens after padding.
+def steps(pairs: Pairs, tokens: int, rows: np.ndarray) -> list[np.ndarray]:
+    """Cut `rows` in their order into runs of about `tokens` target tokens each.
 
-    A batch reads at most 16 times as many encoder tokens, or memory would go by the longest histories.
-
-    keep [n] bool: rows to use. With a generator rows of one length and the batches are shuffled.
+    A run reads at most READ times as many encoder tokens, or memory would go by the longest histories.
     """
-    decoder, encoder = np.diff(pairs.decoder_offsets), np.diff(pairs.encoder_offsets)
-    rows = np.flatnonzero(keep)
-    if rng is not None:
-        rows = rng.permutation(rows)
-    # Encoder lengths in steps of 8: rows of one decoder length that read about as much history.
-    rows = rows[np.lexsort((encoder[rows] // 8, decoder[rows]))]
-    made, start = [], 0
-    while start < len(rows):
-        size = max(1, batch_tokens // int(decoder[rows[start]]))
-        # rows are sorted by length: the last one fitting tells how many fit
-        while (
-            size > 1 and start + size <= len(rows) and size * decoder[rows[start + size - 1]] > batch_tokens
-        ):
-            size -= 1
-        longest = np.maximum.accumulate(encoder[rows[start : start + size]])
-        fits = np.arange(1, len(longest) + 1) * longest <= READ * batch_tokens
-        size = max(1, int(fits.sum()))
-        made.append(rows[start : start + size])
-        start += size
-    return [made[i] for i in rng.permutation(len(made))] if rng is not None else made
+    read = np.diff(pairs.encoder_offsets)[rows]
+    cost = np.cumsum(np.maximum(pairs.targets(rows), read / READ))
+    return np.split(rows, np.flatnonzero(np.diff(cost // tokens)) + 1) if len(rows) else []
 
 
-def pad(
-    values: np.ndarray, offsets: np.ndarray, rows: np.ndarray, fill: int = PAD
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows as a right-padded rectangle [n, longest] and their lengths [n]."""
-    lengths = offsets[rows + 1] - offsets[rows]
-    out = np.full((len(rows), int(lengths.max(initial=0))), fill, np.int64)
-    out[np.arange(out.shape[1]) < lengths[:, None]] = values[ragged_range(offsets[rows], lengths)]
-    return out, lengths
+def assign_rows(lengths: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """Row of each of n sequences whose lengths [n, kinds] must fit side by side into rows of `widths`
+    [kinds].
+
+    First fit, the longest first: it fills some 95% of the rows.
+    """
+    room = np.tile(widths, (len(lengths), 1))
+    row = np.empty(len(lengths), np.int64)
+    for i in np.argsort(-(lengths / widths).max(1), kind="stable"):
+        row[i] = np.argmax((room >= lengths[i]).all(1))
+        room[row[i]] -= lengths[i]
+    return row
 
 
 def collate(data: Examples, pairs: Pairs, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """A batch as arrays: input_ids, attention_mask, decoder_input_ids, labels, x_num, x_cat, unordered."""
-    encoder, encoder_lengths = pad(pairs.encoder_ids, pairs.encoder_offsets, rows)
-    decoder, lengths = pad(pairs.decoder_ids, pairs.decoder_offsets, rows)
-    inside = np.arange(decoder.shape[1] - 1) < (lengths - 1)[:, None]
+    """A batch as `forward` of model/prompt_bart.py takes it, several visits packed into a row.
+
+    Visits are numbered by their place in `rows`: x_num[k] is of visit rows[k]. Rows have ROW decoder
+    positions and as many encoder positions as these visits need for them, more where a visit is longer.
+    """
+    read = N_PROMPTS + np.diff(pairs.encoder_offsets)[rows]
+    write = N_PROMPTS + pairs.targets(rows)
+    share = SLACK * read.sum() / write.sum()
+    width = max(ROW, int(write.max()), int(np.ceil(read.max() / share)))
+    widths = np.array([max(int(np.ceil(width * share)), int(read.max())), width])
+    row = assign_rows(np.stack([read, write], 1), widths)
+
+    def laid_out(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Flat place of each visit's first token in rows of `width`, and the visit of each place."""
+        order = np.argsort(row, kind="stable")
+        before = row_offsets(lengths[order])[
+            :-1
+        ]  # tokens of all visits in front, then of those in the same row
+        _, first = np.unique(row[order], return_index=True)
+        in_row = before - before[first][row[order]]
+        start = np.empty(len(rows), np.int64)
+        start[order] = row[order] * width + in_row
+        visit = np.full((row.max() + 1) * width, -1)
+        visit[ragged_range(start, lengths)] = np.repeat(np.arange(len(rows)), lengths)
+        return start, visit.reshape(-1, width)
+
+    def tokens(starts: np.ndarray, lengths: np.ndarray, values: np.ndarray, shape, fill: int) -> np.ndarray:
+        out = np.full(shape, fill)
+        out.flat[ragged_range(starts, lengths)] = values
+        return out
+
+    encoder_start, encoder_visit = laid_out(read, widths[0])
+    decoder_start, decoder_visit = laid_out(write, widths[1])
+    encoder = pairs.encoder_ids[ragged_range(pairs.encoder_offsets[rows], read - N_PROMPTS)]
+    begin, n = pairs.decoder_offsets[rows], write - N_PROMPTS
     order = {} if pairs.unordered is None else {"unordered": pairs.unordered[rows]}
+    at = decoder_start + N_PROMPTS
     return {
         **order,
-        "input_ids": encoder,
-        "attention_mask": (np.arange(encoder.shape[1]) < encoder_lengths[:, None]).astype(np.int64),
-        "decoder_input_ids": np.where(inside, decoder[:, :-1], PAD),
-        "labels": np.where(inside, decoder[:, 1:], -100),
+        "input_ids": tokens(encoder_start + N_PROMPTS, read - N_PROMPTS, encoder, encoder_visit.shape, PAD),
+        "encoder_visit": encoder_visit,
+        "decoder_input_ids": tokens(
+            at, n, pairs.decoder_ids[ragged_range(begin, n)], decoder_visit.shape, PAD
+        ),
+        "decoder_visit": decoder_visit,
+        "labels": tokens(at, n, pairs.decoder_ids[ragged_range(begin + 1, n)], decoder_visit.shape, -100),
         "x_num": data.age[rows, None],
         "x_cat": data.sex[rows, None],
     }
+
+
+def pad(values: np.ndarray, offsets: np.ndarray, fill: int = PAD) -> np.ndarray:
+    """Ragged rows as a right-padded rectangle [n, longest]."""
+    lengths = np.diff(offsets)
+    out = np.full((len(lengths), int(lengths.max(initial=0))), fill, np.int64)
+    out[np.arange(out.shape[1]) < lengths[:, None]] = values
+    return out

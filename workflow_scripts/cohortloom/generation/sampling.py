@@ -12,9 +12,7 @@ flipped at a fixed seed changes nobody else.
 
 import numpy as np
 import torch
-from transformers.modeling_outputs import BaseModelOutput
 
-FIXED = ("attention_mask", "x_num", "x_cat", "context", "token_bias", "known")  # of a visit, by row
 LEAVE = 1 / 8  # of the batch has ended before it is packed: a copy costs about so much of a step
 GRAIN = 32  # rows that a packed batch is a multiple of: the library beneath compiles for each number anew
 TINY = torch.finfo(torch.float32).tiny  # of an alarm: 0 / 0 would be no number
@@ -72,7 +70,7 @@ def _alarms(visits: int, tokens: int, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(chance.standard_exponential((visits, tokens))).float()
 
 
-def write_visits(model, input_ids, logits_processor, stopping_criteria, generation_config, **given):
+def sample_tokens(model, input_ids, logits_processor, stopping_criteria, generation_config, **given):
     """Ids [batch, length] as generate() returns them; to be handed to it as `custom_generate`.
 
     A processor with rows of its own has `keep_rows`, which is told of the rows that go on. Ends are the
@@ -82,7 +80,7 @@ def write_visits(model, input_ids, logits_processor, stopping_criteria, generati
         not hasattr(criterion, "eos_token_id") and not hasattr(criterion, "max_length")
         for criterion in stopping_criteria
     ):
-        raise ValueError("write_visits: a cache, and no stopping criteria but length and end of sequence")
+        raise ValueError("sample_tokens: a cache, and no stopping criteria but length and end of sequence")
     pad, longest = generation_config.pad_token_id, generation_config.max_length
     ends = torch.tensor(generation_config.eos_token_id, device=input_ids.device)
     written = input_ids.new_full((len(input_ids), longest), pad)
@@ -90,20 +88,19 @@ def write_visits(model, input_ids, logits_processor, stopping_criteria, generati
     written[:, :length] = input_ids
     row = torch.arange(len(input_ids), device=input_ids.device)  # of `written`, for each visit in the batch
     open_ = torch.ones_like(row, dtype=torch.bool)
-    states, cache = given["encoder_outputs"][0], given["past_key_values"]
-    fixed = {name: given[name] for name in FIXED}
+    record, cache = given["encoder_outputs"], given["past_key_values"]
     clocks = None
     while length < longest:
         so_far = written[row, :length]
         logits = model(
-            encoder_outputs=BaseModelOutput(states),
+            encoder_outputs=record,
             decoder_input_ids=so_far[:, -1:] if cache.get_seq_length() else so_far,
             prefix_ids=so_far,
             past_key_values=cache,
             use_cache=True,
-            **fixed,
+            logits_to_keep=1,
         ).logits[:, -1]
-        scores = logits_processor(so_far, logits.float())
+        scores = logits_processor(so_far, logits)
         if generation_config.do_sample:
             clocks = clocks or Clocks(*scores.shape, scores.device)
             token = clocks.draw(scores)
@@ -118,8 +115,7 @@ def write_visits(model, input_ids, logits_processor, stopping_criteria, generati
         rows = -(-going_on // GRAIN) * GRAIN
         if rows <= (1 - LEAVE) * len(row):
             kept = (~open_).argsort(stable=True)[:rows].sort().values
-            row, open_, states = row[kept], open_[kept], states[kept]
-            fixed = {name: value[kept] for name, value in fixed.items()}
+            row, open_, record = row[kept], open_[kept], record.select(kept)
             cache.batch_select_indices(kept)
             for keeper in (clocks, *logits_processor):
                 if hasattr(keeper, "keep_rows"):

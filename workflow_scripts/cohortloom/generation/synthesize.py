@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from cohortloom.base.ragged import join_rows, ragged_range, row_offsets
-from cohortloom.data.examples import pad
+from cohortloom.data.examples import N_PROMPTS, pad
 from cohortloom.data.visits import MAX_AGE
-from cohortloom.data.vocabulary import END, NOW, PAD, Vocabulary
-from cohortloom.generation.sampling import write_visits
+from cohortloom.data.vocabulary import END, NOW, PAD, START, Vocabulary
+from cohortloom.generation.sampling import sample_tokens
 from cohortloom.runtime.devices import fast_products
 
 DAYS_PER_YEAR = 365.25
@@ -64,7 +64,9 @@ def decode(
         options: generation options beside those saved with the model.
     """
     device = next(model.parameters()).device
-    encoder, lengths = pad(rows[0], row_offsets(rows[1]), np.arange(len(rows[1])))
+    n = len(rows[1])
+    prompts = (np.full(N_PROMPTS * n, START), np.full(n, N_PROMPTS))
+    encoder, lengths = join_rows(prompts, rows)
     processor = constraint.of(age, sex) if constraint else None
     if processor:
         options = {**options, "logits_processor": [processor]}
@@ -72,13 +74,10 @@ def decode(
     with torch.random.fork_rng(devices=devices), fast_products(device):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
         raw = model.generate(
-            torch.from_numpy(encoder).to(device),
-            attention_mask=torch.from_numpy(
-                (np.arange(encoder.shape[1]) < lengths[:, None]).astype(np.int64)
-            ).to(device),
+            torch.from_numpy(pad(encoder, row_offsets(lengths))).to(device),
             x_num=torch.from_numpy(np.array(age, np.float32)[:, None]).to(device),
             x_cat=torch.from_numpy(np.array(sex, np.int64)[:, None]).to(device),
-            custom_generate=write_visits,
+            custom_generate=sample_tokens,
             **options,
         )
     decoded = take_apart(raw.cpu().numpy(), words)
@@ -87,8 +86,8 @@ def decode(
 
 
 def take_apart(raw: np.ndarray, words: Vocabulary) -> Decoded:
-    """Codes and terminators of raw ids [batch, length], the first column being the start token."""
-    body = raw[:, 1:]
+    """Codes and terminators of raw ids [batch, length], behind the prompts' places and the start token."""
+    body = raw[:, N_PROMPTS + 1 :]
     is_end = (body >= END) & (body < words.first_code)
     closed = is_end.any(1)
     stop = np.where(closed, is_end.argmax(1), body.shape[1])
@@ -144,7 +143,7 @@ def synthesize(
 
 def visit_room(max_new_tokens: int) -> int:
     """Positions that are kept free after a history, for a visit and the prompts."""
-    return max_new_tokens + 8
+    return max_new_tokens + N_PROMPTS + 6
 
 
 def part_of(batches: int, shard: int, shards: int) -> range:

@@ -1,79 +1,85 @@
-"""PromptBartWithDemographicPrediction: a BART that is told age and sex, and also predicts them.
+"""PromptBartWithDemographicPrediction: a BART that is prompted with age and sex and also predicts them.
+
+Read it from top to bottom; record.py holds the config and what is known of a record apart from attention.
+Training, scoring and generation all use this one forward pass.
 
 Design choices, in the order of the forward pass:
-- Age and sex enter as two prompt vectors, made separately for encoder and decoder and put in front of
-  each: age as value * weight + bias, summed over a thermometer of age (one linear ramp between two
-  neighbouring knots) so that newborn, child and adult are told apart sharply; sex as embedding + bias;
-  then a bottleneck and a projection to d_model.
 - Every diagnosis code is one token. The encoder reads the earlier visits and the revealed codes of this
-  visit, the decoder writes the codes of this visit that are not revealed, then a terminator.
-- In cached decoding the prompts enter once, when the cache is empty, and stay in the cache.
-- Beside the attention a summary of the record runs straight to the output layer: sums over the codes of
-  the earlier visits and over the codes known of this visit (revealed or written already), each projected,
-  age and sex, through two layers, added to the decoder state. The sums are over the model's own embeddings:
-  tables of their own doubled its size and were learnt by heart. By attention alone the model took far more
-  tokens before it used what the encoder reads.
-- Also straight to the logits: how frequent each token is at this age and sex (fixed, from training), a weight
-  of each code for having occurred in an earlier visit, one for having been written already, and a bias on
-  ending by the number of codes known. They start from counts (marginals.py), for the same reason.
-- Two heads read decoder states mean-pooled over code positions: age (standardized) and sex. For comparison
-  they may read something else (`heads`, see heads.py).
+  visit; the decoder writes the codes of this visit that are not revealed, then a terminator.
+- A row of tokens may hold several visits side by side ("packed"), for visits are short: `encoder_visit` and
+  `decoder_visit` number them through the batch, -1 where a row is padded. Attention stays inside a visit, and
+  positions start anew with each. Generation has one visit in a row.
+- The first two places of a visit hold its prompts, one of age and one of sex, made separately for encoder and
+  decoder. Age is summed over a thermometer (one linear ramp between two neighbouring knots), so that newborn,
+  child and adult are distinguished sharply; sex is an embedding.
+- A summary of the record runs straight to the output layer, beside attention: the embeddings of the codes of
+  earlier visits, summed, and those of the codes known of this visit (revealed or written already), each
+  projected, then two layers. By attention alone the model took far more tokens before it used its encoder.
+- Also straight to the logits: how frequent each token is at this age and sex (fixed, from training visits), a
+  weight of each code for having occurred in an earlier visit, one for being known already, and a bias on
+  ending by the number of codes known. They start from counts (initial.py).
+- Two heads read a mean over the visit's code positions: age (standardized) and sex.
 - Where codes stand in random order (`unordered`), each of those still to come is as good a next one: the
-  target is all of them in equal parts. It is the mean over all orders and so less noisy than one of them.
-- loss = lm + age_weight * age + sex_weight * sex + forbidden_weight * forbidden. With no code position to
-  pool, a visit adds nothing to the head losses. The last term is minus the logarithm of one minus the
-  probability of all codes that the edits forbid to the patient; 0 unless asked for.
+  target is all of them in equal parts, which is the mean over all orders and so less noisy than one of them.
+- loss = lm + age_weight * age + sex_weight * sex + forbidden_weight * forbidden. A new term: one line in
+  `losses` and its weight in `loss_weights`.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import BartConfig, BartForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutput
+from torch.nn import functional as F
+from transformers import BartForConditionalGeneration
+from transformers.modeling_outputs import ModelOutput
+from transformers.models.bart.modeling_bart import BartLearnedPositionalEmbedding
 
-from cohortloom.model.losses import N_PROMPTS, PromptBartOutput, step_losses, with_prompts
-from cohortloom.model.record_summary import ConditionalPrompt, RecordSummary
+from cohortloom.data.examples import N_PROMPTS
+from cohortloom.model.record import (
+    MAX_COUNT,
+    ConditionalPrompt,
+    PromptBartConfig,
+    Record,
+    RecordSummary,
+    own_rows,
+)
 
-AGE_KNOTS = (0.0, 1 / 365.25, 28 / 365.25, 0.25, 0.5, *(float(year) for year in range(1, 91)))
 
+@dataclass
+class PromptBartOutput(ModelOutput):
+    """Logits, and with labels the losses.
 
-class PromptBartConfig(BartConfig):
-    """BartConfig and what the prompts, the heads and their losses need.
-
-    age_mean, age_std: years, over the training visits. age_loss_unit: `standardized` or `years`.
-    heads: what the heads read, `states`, `codes` or `expected`.
-    now_id: what stands in the encoder between earlier visits and this one. first_code_id: every id from here
-    on is a diagnosis code.
+    logits: without labels [rows, kept, vocabulary]; with labels [n, vocabulary] of the n scored positions, in
+    row order. loss: the weighted sum of `terms` (lm nats a token, age in standard deviations squared, sex in
+    nats ...). Of each scored position: token_losses [n] nats, label and visit [n], end_cell [n] the cell of
+    `ending`. Of each visit: pooled [visits, d_model] what the heads read, has_codes [visits] whether there
+    was any, age [visits] predicted years, sex_logits [visits, 2].
     """
 
-    model_type = "prompt_bart"
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: object | None = None
+    terms: dict[str, torch.Tensor] | None = None
+    token_losses: torch.Tensor | None = None
+    label: torch.Tensor | None = None
+    visit: torch.Tensor | None = None
+    end_cell: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
+    has_codes: torch.Tensor | None = None
+    age: torch.Tensor | None = None
+    sex_logits: torch.Tensor | None = None
 
-    def __init__(
-        self,
-        cat_cardinalities: list[int] | None = None,
-        d_hidden: int = 128,
-        age_knots: list[float] | None = None,
-        group_ages: list[float] | None = None,
-        age_mean: float = 50.0,
-        age_std: float = 25.0,
-        age_weight: float = 0.3,
-        sex_weight: float = 0.2,
-        age_loss_unit: str = "standardized",
-        heads: str = "states",
-        forbidden_weight: float = 0.0,
-        now_id: int = 3,
-        first_code_id: int = 5,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.cat_cardinalities = list(cat_cardinalities or [2])
-        self.d_hidden = d_hidden
-        self.age_knots = list(age_knots or AGE_KNOTS)
-        self.group_ages = list(group_ages or (0.0,))
-        self.age_mean, self.age_std = age_mean, age_std
-        self.age_weight, self.sex_weight = age_weight, sex_weight
-        self.age_loss_unit = age_loss_unit
-        self.heads, self.forbidden_weight = heads, forbidden_weight
-        self.now_id, self.first_code_id = now_id, first_code_id
+
+class PositionsOfVisits(BartLearnedPositionalEmbedding):
+    """Position embeddings that count in each visit; BART's own layers, which count along the row, add
+    nothing."""
+
+    def forward(self, *_, **__) -> torch.Tensor:
+        return self.weight.new_zeros(1)
+
+    def at(self, place: torch.Tensor) -> torch.Tensor:
+        """Embeddings [..., d_model] of places in a visit."""
+        return nn.Embedding.forward(self, place + self.offset)
 
 
 class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
@@ -83,6 +89,8 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
 
     def __init__(self, config: PromptBartConfig):
         super().__init__(config)
+        for part in (self.model.encoder, self.model.decoder):
+            part.embed_positions = PositionsOfVisits(config.max_position_embeddings, config.d_model)
         self.encoder_prompt = ConditionalPrompt(config)
         self.decoder_prompt = ConditionalPrompt(config)
         self.summary = RecordSummary(config)
@@ -106,134 +114,270 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         if isinstance(module, RecordSummary):
             module.init_weights(self.config.group_ages)
 
-    def encode(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor
-    ) -> BaseModelOutput:
-        """Encoder states [batch, 2 + length, d_model] of the prompts and the tokens."""
-        prompts = self.encoder_prompt(x_num, x_cat)
-        embedded = self.model.encoder.embed_tokens(input_ids)
-        return self.model.encoder(
-            inputs_embeds=torch.cat([prompts.to(embedded.dtype), embedded], dim=1),
-            attention_mask=with_prompts(attention_mask),
-        )
-
-    def read(self, input_ids: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor) -> tuple:
-        """What the summary makes of input_ids [batch, length]; see `RecordSummary.read`."""
-        return self.summary.read(input_ids, self.model.shared(input_ids), x_num, x_cat)
-
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.Tensor | None = None,
         x_num: torch.Tensor | None = None,
         x_cat: torch.Tensor | None = None,
-        encoder_outputs: BaseModelOutput | None = None,
-        past_key_values=None,
+        encoder_visit: torch.Tensor | None = None,
+        decoder_visit: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         unordered: torch.Tensor | None = None,
-        prefix_ids: torch.Tensor | None = None,
-        context: torch.Tensor | None = None,
-        token_bias: torch.Tensor | None = None,
-        known: torch.Tensor | None = None,
         forbidden: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        parts: list[dict[str, torch.Tensor]] | None = None,
-        **kwargs,
+        encoder_outputs: Record | None = None,
+        past_key_values=None,
+        prefix_ids: torch.Tensor | None = None,
+        use_cache: bool = False,
+        logits_to_keep: int = 0,
+        **_,
     ) -> PromptBartOutput:
-        """Logits, or with `labels` the losses.
+        """Logits, and with `labels` the losses.
 
         Args:
-            input_ids: [batch, length] revealed codes and earlier visits; attention_mask likewise, without
-                the prompts.
-            decoder_input_ids: [batch, target] start token and codes; right-padded.
-            x_num: [batch, 1] age in years. x_cat: [batch, 1] sex, 0 F and 1 M.
-            labels: [batch, target] the next token, -100 where padded, which is not scored.
-            unordered: [batch] bool: the codes in `labels` stand in random order.
-            prefix_ids: [batch, all so far] with a filled cache: all that was written, of which
-                decoder_input_ids is the last.
-            context, token_bias, known: what `read` made of input_ids, where generate() has read it.
-            forbidden: [batch, vocabulary] bool: codes whose probability is to enter the loss.
-            parts: batches of all this, labels included, which may differ in their lengths. The losses of
-                age and sex are then means over each part, weighed by its target tokens.
+            input_ids: [rows, length] earlier visits and revealed codes; each visit starts with two places for
+                its prompts, whose ids are not read. encoder_visit likewise; without it each row is a visit.
+            decoder_input_ids: [rows, target] two places for the prompts, start token, codes. decoder_visit
+                likewise: the visits of a row are those of the same row of input_ids.
+            x_num: [visits, 1] age in years. x_cat: [visits, 1] sex, 0 F and 1 M.
+            labels: [rows, target] the next token; -100 where none is scored.
+            unordered: [visits] bool: the codes in `labels` stand in random order.
+            forbidden: [visits, vocabulary] bool: codes whose probability enters the loss.
+            encoder_outputs: what `encode` made of input_ids, where it has been read already.
+            prefix_ids: [rows, all so far] with a filled cache: everything written, of which decoder_input_ids
+                is the end.
+            logits_to_keep: so many last positions of each row without labels; 0 keeps all.
         """
-        if labels is not None:
-            part = dict(
-                input_ids=input_ids, attention_mask=attention_mask, labels=labels, x_num=x_num, x_cat=x_cat
-            )
-            part |= dict(decoder_input_ids=decoder_input_ids, unordered=unordered, forbidden=forbidden)
-            parts = [{name: value for name, value in part.items() if value is not None}]
-        if parts is not None:
-            return step_losses(self, parts)
-        if encoder_outputs is None:
-            encoder_outputs = self.encode(input_ids, attention_mask, x_num, x_cat)
-        if context is None:
-            context, token_bias, known = self.read(input_ids, x_num, x_cat)
-        embedded = self.model.decoder.embed_tokens(decoder_input_ids)
-        first = past_key_values is None or past_key_values.get_seq_length() == 0
-        if not first and prefix_ids is None:
+        record = encoder_outputs
+        if record is None:
+            record = self.encode(input_ids, x_num, x_cat, encoder_visit)
+        ids = decoder_input_ids if prefix_ids is None else prefix_ids
+        if past_key_values is not None and ids.shape[1] < past_key_values.get_seq_length():
             raise ValueError("prefix_ids: with a filled cache give all ids written so far")
-        if first:
-            embedded = torch.cat([self.decoder_prompt(x_num, x_cat).to(embedded.dtype), embedded], dim=1)
-        decoded = self.model.decoder(
-            inputs_embeds=embedded,
-            encoder_hidden_states=encoder_outputs[0],
-            encoder_attention_mask=with_prompts(attention_mask),
-            past_key_values=past_key_values,
-            use_cache=bool(use_cache),
-        )
-        states = decoded.last_hidden_state[:, N_PROMPTS:] if first else decoded.last_hidden_state
-        prefix_ids = decoder_input_ids if first else prefix_ids
-        new = states.shape[1]
-        written = self.summary.written(prefix_ids, self.model.shared(prefix_ids))[:, -new:]
-        informed = states + self.summary(context[:, None], written)
-        end_bias = self.summary.end_bias(known, prefix_ids)[:, -new:]
-        logits = self.end(self.lm_head(informed) + token_bias[:, None], end_bias)
-        place = torch.arange(prefix_ids.shape[1], device=prefix_ids.device)
-        so_far = place <= place[-new:, None]
-        written_bias = self.summary.written_bias(token_bias, x_num, x_cat, prefix_ids)[:, None] * so_far
-        logits.scatter_add_(2, prefix_ids[:, None].expand_as(written_bias), written_bias.to(logits.dtype))
-        return PromptBartOutput(
-            logits=logits,
-            past_key_values=decoded.past_key_values,
-            encoder_last_hidden_state=encoder_outputs[0],
+        visit = own_rows(torch.ones_like(ids, dtype=torch.bool)) if decoder_visit is None else decoder_visit
+        new = decoder_input_ids.shape[1]
+        states, before, cache = self.decode(record, ids, visit, new, past_key_values, use_cache)
+        if labels is None:
+            kept = logits_to_keep or new
+            row = torch.arange(len(ids), device=ids.device).repeat_interleave(kept)
+            column = torch.arange(new - kept, new, device=ids.device).repeat(len(ids))
+        else:
+            row, column = (labels != -100).nonzero(as_tuple=True)
+        logits, end_cell = self.logits(record, states, ids, visit, before, row, column)
+        if labels is None:
+            return PromptBartOutput(logits=logits.view(len(ids), kept, -1), past_key_values=cache)
+        output = PromptBartOutput(logits=logits, end_cell=end_cell)
+        output.label, output.visit = labels[row, column], visit[row, column]
+        self.predict_demographics(output, states, ids, visit, len(x_num))
+        self.losses(output, labels, visit, row, column, x_num, x_cat, unordered, forbidden)
+        return output
+
+    def encode(
+        self,
+        input_ids: torch.Tensor,
+        x_num: torch.Tensor,
+        x_cat: torch.Tensor,
+        encoder_visit: torch.Tensor | None = None,
+    ) -> Record:
+        """What is known of the visits in `input_ids`; the arguments are those of `forward`."""
+        visit = own_rows(input_ids != self.config.pad_token_id) if encoder_visit is None else encoder_visit
+        place = place_in_visit(visit)
+        embedded = with_prompts(self.model.shared(input_ids), visit, place, self.encoder_prompt(x_num, x_cat))
+        states = self.model.encoder(
+            inputs_embeds=embedded + self.model.encoder.embed_positions.at(place),
+            attention_mask=additive_mask(visit[:, :, None] == visit[:, None, :], visit, embedded.dtype),
+        ).last_hidden_state
+        # The ids of each visit in a row of its own; the last row takes those of padding, whose visit is -1.
+        of_visits = input_ids.new_zeros(len(x_num) + 1, input_ids.shape[1])
+        of_visits[visit, place] = input_ids
+        known = self.summary.read(of_visits[:-1], self.model.shared.weight, x_num, x_cat)
+        return Record(
+            last_hidden_state=states, visit=visit, prompts=self.decoder_prompt(x_num, x_cat), **known
         )
 
-    def end(self, logits: torch.Tensor, end_bias: torch.Tensor) -> torch.Tensor:
-        """Logits [..., vocabulary] with end_bias [...] on the terminators."""
+    def decode(
+        self,
+        record: Record,
+        ids: torch.Tensor,
+        visit: torch.Tensor,
+        new: int,
+        past_key_values,
+        use_cache: bool,
+    ) -> tuple:
+        """Decoder states [rows, new, d_model] of the last `new` of ids [rows, length], which are not cached
+        yet.
+
+        Also `before` [rows, new, length] bool, which tokens are of the same visit and not later, and the
+        cache.
+        """
+        index = torch.arange(ids.shape[1], device=ids.device)
+        before = (visit[:, -new:, None] == visit[:, None]) & (index <= index[-new:, None])
+        place, own = place_in_visit(visit)[:, -new:], visit[:, -new:]
+        embedded = with_prompts(self.model.shared(ids[:, -new:]), own, place, record.prompts)
+        decoded = self.model.decoder(
+            inputs_embeds=embedded + self.model.decoder.embed_positions.at(place),
+            attention_mask=additive_mask(before, own, embedded.dtype),
+            encoder_hidden_states=record.last_hidden_state,
+            encoder_attention_mask=additive_mask(
+                own[:, :, None] == record.visit[:, None], own, embedded.dtype
+            ),
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+        )
+        return decoded.last_hidden_state, before, decoded.past_key_values
+
+    def logits(
+        self,
+        record: Record,
+        states: torch.Tensor,
+        ids: torch.Tensor,
+        visit: torch.Tensor,
+        before: torch.Tensor,
+        row: torch.Tensor,
+        column: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [n, vocabulary] at the positions (row, column) of states, and their cells of `ending`
+        [n]."""
+        summary, new = self.summary, states.shape[1]
+        at = row * new + column
+        pick = lambda values: values.flatten(0, 1).index_select(0, at)  # noqa: E731
+        own, code = pick(visit[:, -new:]), ids >= self.config.first_code_id
+        before = before & code[:, None]
+        written = before.to(states.dtype) @ self.model.shared(ids).to(states.dtype)
+        added = summary(F.embedding(own, record.context), pick(written))
+        logits = summary.group_bias[record.group[own]]
+        logits += self.lm_head(pick(states) + added)
+        logits.scatter_add_(1, record.shown_ids[own], F.embedding(own, record.shown_bias))
+        visits = visit.clamp(min=0)
+        bias = summary.written_bias(ids, record.shown_ids[visits], F.embedding(visits, record.shown_bias))
+        before = pick(before)
+        logits.scatter_add_(1, ids[row], bias[row] * before)
+
+        earlier, revealed = record.known[own].unbind(1)
+        kind = torch.where(revealed > 0, 2, (earlier > 0).long())  # first visit, later visit, codes revealed
+        cell = MAX_COUNT * kind + (revealed + before.sum(1)).clamp(max=MAX_COUNT - 1)
         first, last = self.ends()
-        logits[..., first : last + 1] += end_bias[..., None].to(logits.dtype)
-        return logits
+        logits[:, first : last + 1] += F.embedding(cell, summary.ending.view(-1, 1))
+        return logits, cell
 
     def ends(self) -> tuple[int, int]:
         """Ids of the first and the last terminator, between which all others stand."""
         return min(self.config.eos_token_id), max(self.config.eos_token_id)
 
-    def combine(self, lm: torch.Tensor, age: torch.Tensor, sex: torch.Tensor) -> torch.Tensor:
-        """The loss: the terms by their weights, lm by 1; the age in the unit that the config names.
-
-        lm: with the forbidden-mass loss by its weight, if there is one.
-        """
-        if self.config.age_loss_unit == "years":
-            age = age * self.config.age_std**2
-        return lm + self.config.age_weight * age + self.config.sex_weight * sex
-
-    def generate(self, input_ids=None, *, attention_mask, x_num, x_cat, **kwargs):
-        """transformers' generate(), after the encoder has read the prompts, which it cannot do by itself."""
-        with torch.no_grad():
-            encoded = self.encode(input_ids, attention_mask, x_num, x_cat)
-            context, token_bias, known = self.read(input_ids, x_num, x_cat)
-        return super().generate(
-            encoder_outputs=encoded,
-            attention_mask=attention_mask,
-            x_num=x_num,
-            x_cat=x_cat,
-            context=context,
-            token_bias=token_bias,
-            known=known,
-            **kwargs,
+    def predict_demographics(self, output, states, ids, visit, visits: int) -> None:
+        """Fill in what the heads read and what they predict."""
+        output.pooled, output.has_codes = self.pool(output, states, ids, visit, visits)
+        output.age = (
+            self.age_predictor(output.pooled)[:, 0].float() * self.config.age_std + self.config.age_mean
         )
+        output.sex_logits = self.sex_predictor(output.pooled).float()
+
+    def pool(self, output, states, ids, visit, visits: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the heads read of each visit [visits, d_model], and whether it has a code to read [visits].
+
+        By `config.heads` the mean over a visit's code positions of
+        - states: the decoder states. They can carry age and sex from the prompt.
+        - codes: the codes' embeddings. The prompt cannot leak; the losses move embeddings and heads alone.
+        - expected: the embeddings of all codes by the probability that the model gives them at each scored
+          position. The losses push on what the model would write.
+        """
+        code, of_code = (ids >= self.config.first_code_id).flatten(), visit.flatten().clamp(min=0)
+        has_codes = torch.zeros(visits, device=ids.device).index_add(0, of_code, code.float()) > 0
+        if self.config.heads == "expected":
+            first = self.config.first_code_id
+            weight = output.logits.softmax(-1)[:, first:]
+            vectors, weight, of_code = weight @ self.model.shared.weight[first:], weight.sum(1), output.visit
+        else:
+            vectors = states if self.config.heads == "states" else self.model.shared(ids)
+            weight = code.to(vectors.dtype)
+            vectors = vectors.flatten(0, 1) * weight[:, None]
+        sums = vectors.new_zeros(visits, vectors.shape[1]).index_add(0, of_code, vectors)
+        total = weight.new_zeros(visits).index_add(0, of_code, weight)
+        return sums / total.clamp(min=1e-6)[:, None], has_codes
+
+    def losses(self, output, labels, visit, row, column, x_num, x_cat, unordered, forbidden) -> None:
+        """Fill in the terms of the loss and their weighted sum; lm is a mean over tokens, the heads' over
+        visits."""
+        log_probs = output.logits.log_softmax(-1)
+        targets, share = self.targets(labels, visit, row, column, unordered)
+        output.token_losses = -(log_probs.gather(1, targets) * share).sum(1)
+        readable = output.has_codes.float() / output.has_codes.sum().clamp(min=1)
+        age_error = (output.age - x_num[:, 0].float()) / self.config.age_std
+        sex_losses = F.cross_entropy(output.sex_logits, x_cat[:, 0], reduction="none")
+        output.terms = {
+            "lm": output.token_losses.mean(),
+            "age": (age_error**2 * readable).sum(),
+            "sex": (sex_losses * readable).sum(),
+        }
+        if forbidden is not None:  # minus the logarithm of the probability of all permitted tokens
+            permitted = log_probs.masked_fill(forbidden[output.visit], -torch.inf)
+            output.terms["forbidden"] = -permitted.logsumexp(1).mean()
+        output.loss = self.combine(output.terms)
+
+    def targets(self, labels, visit, row, column, unordered) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens [n, target] that are right at each scored position, and the share of each in the target."""
+        if unordered is None:
+            target = labels[row, column][:, None]
+            return target, torch.ones_like(target, dtype=torch.float32)
+        targets, index = labels[row], torch.arange(labels.shape[1], device=labels.device)
+        own = visit[row, column]
+        to_come = (visit[row] == own[:, None]) & (index > column[:, None]) & unordered[own][:, None]
+        right = (index == column[:, None]) | (to_come & (targets >= self.config.first_code_id))
+        return targets.clamp(min=0), right / right.sum(1, keepdim=True)
+
+    def loss_weights(self) -> dict[str, float]:
+        """The weight of each term of the loss; the age term in the unit that the config names."""
+        unit = self.config.age_std**2 if self.config.age_loss_unit == "years" else 1.0
+        return {
+            "lm": 1.0,
+            "age": self.config.age_weight * unit,
+            "sex": self.config.sex_weight,
+            "forbidden": self.config.forbidden_weight,
+        }
+
+    def combine(self, terms: dict):
+        """The loss: the terms by their weights."""
+        weights = self.loss_weights()
+        return sum(weights[name] * value for name, value in terms.items())
+
+    def generate(self, input_ids=None, *, x_num=None, x_cat=None, **kwargs):
+        """transformers' generate(), one visit a row, after the encoder has read the prompts.
+
+        input_ids, x_num, x_cat as in `forward`. Returns ids [rows, 3 + written]: the two places of the
+        prompts, the start token, then what was written.
+        """
+        with torch.no_grad():
+            record = self.encode(input_ids, x_num, x_cat)
+        start = input_ids.new_full((len(input_ids), N_PROMPTS + 1), self.config.decoder_start_token_id)
+        return super().generate(encoder_outputs=record, decoder_input_ids=start, **kwargs)
 
     def prepare_inputs_for_generation(self, input_ids, **kwargs):
         """transformers' own, and all ids written so far, of which the cache leaves only the last."""
         return {**super().prepare_inputs_for_generation(input_ids, **kwargs), "prefix_ids": input_ids}
+
+
+def place_in_visit(visit: torch.Tensor) -> torch.Tensor:
+    """Place of each token in its visit [rows, length], from 0; that of padding is 0."""
+    index = torch.arange(visit.shape[1], device=visit.device).expand_as(visit)
+    starts = torch.ones_like(visit, dtype=torch.bool)
+    starts[:, 1:] = visit[:, 1:] != visit[:, :-1]
+    return (index - torch.where(starts, index, 0).cummax(1).values) * (visit >= 0)
+
+
+def with_prompts(embedded, visit, place, prompts: torch.Tensor) -> torch.Tensor:
+    """embedded [rows, length, d_model] with prompts [visits, 2, d_model] in the first places of each
+    visit."""
+    number = (N_PROMPTS * visit + place).clamp(0, N_PROMPTS * len(prompts) - 1)
+    is_prompt = (place < N_PROMPTS) & (visit >= 0)
+    return torch.where(is_prompt[..., None], F.embedding(number, prompts.flatten(0, 1)), embedded)
+
+
+def additive_mask(allowed: torch.Tensor, visit: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Attention mask [rows, 1, length, read]: 0 where allowed [rows, length, read], else minus infinity.
+
+    Padding attends to everything so that softmax is defined; its output is discarded.
+    """
+    allowed = allowed | (visit < 0)[:, :, None]
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -torch.inf)[
+        :, None
+    ]

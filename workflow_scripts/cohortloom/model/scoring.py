@@ -1,26 +1,78 @@
-"""How likely a model finds each patient: what an attacker who holds the model can ask it."""
+"""Teacher-forced scoring: what a model makes of visits that are given, dropout off and without gradients."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from cohortloom.data.examples import Examples, batches, collate, plain_pairs
-from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
-from cohortloom.runtime.devices import fast_products
+from cohortloom.base.ragged import patient_of_visit
+from cohortloom.data.examples import Examples, Pairs, collate, plain_pairs, steps
+from cohortloom.data.forbidden import age_row
+from cohortloom.model.prompt_bart import PromptBartOutput, PromptBartWithDemographicPrediction
+from cohortloom.runtime.devices import READ_TOKENS, fast_products
 
 
-def patient_scores(
-    bart: PromptBartWithDemographicPrediction, data: Examples, batch_tokens: int
-) -> np.ndarray:
-    """Log likelihood a token of each patient of an Examples, [n_patients]: codes and terminators alike."""
-    device = next(bart.parameters()).device
-    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), bart.config.max_position_embeddings - 2)
+def as_tensors(
+    batch: dict[str, np.ndarray], device: torch.device, forbidden: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
+    """A collated batch on `device`; with a table of forbidden codes [2, 91, vocabulary] also those of its
+    visits."""
+    tensors = {name: torch.from_numpy(values).to(device, non_blocking=True) for name, values in batch.items()}
+    if forbidden is not None:
+        years = torch.from_numpy(age_row(batch["x_num"][:, 0])).to(device)
+        tensors["forbidden"] = forbidden[tensors["x_cat"][:, 0], years]
+    return tensors
+
+
+def nothing_revealed(model: PromptBartWithDemographicPrediction, data: Examples) -> Pairs:
+    """Sequences of visits of which the model sees no code, with as much history as it can read."""
+    return plain_pairs(data, np.zeros(len(data.ids), bool), model.config.max_position_embeddings)
+
+
+def score_teacher_forced(
+    model: PromptBartWithDemographicPrediction,
+    data: Examples,
+    pairs: Pairs,
+    rows: np.ndarray | None = None,
+    forbidden: torch.Tensor | None = None,
+) -> Iterator[tuple[np.ndarray, PromptBartOutput]]:
+    """Batches of `rows` (all visits without it) and the model's output for each; the model is left in eval
+    mode.
+
+    Visit k of an output is row k of its batch.
+    """
+    model.eval()
+    rows = np.arange(len(data)) if rows is None else rows
+    for batch in steps(pairs, READ_TOKENS[model.device.type], rows):
+        with torch.no_grad(), fast_products(model.device):
+            output = model(**as_tensors(collate(data, pairs, batch), model.device, forbidden))
+        yield batch, output
+
+
+def mean_losses(model, data: Examples, forbidden: torch.Tensor | None = None) -> dict[str, float]:
+    """Mean of each term of the loss over visits that hold a code, nothing revealed, and the whole as `loss`.
+
+    The terms of the heads are means over visits, all others over tokens.
+    """
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    rows = np.flatnonzero(np.diff(data.offsets) > 0)
+    for batch, output in score_teacher_forced(model, data, nothing_revealed(model, data), rows, forbidden):
+        for name, value in output.terms.items():
+            n = len(batch) if name in ("age", "sex") else len(output.visit)
+            sums[name] = sums.get(name, 0.0) + n * float(value)
+            counts[name] = counts.get(name, 0) + n
+    means = {name: total / counts[name] for name, total in sums.items()}
+    return {**means, "loss": float(model.combine(means))}
+
+
+def patient_scores(model: PromptBartWithDemographicPrediction, data: Examples) -> np.ndarray:
+    """Log likelihood a token of each patient, [n_patients]: what an attacker who holds the model can ask
+    it."""
     losses, tokens = np.zeros(len(data)), np.zeros(len(data))
-    with torch.inference_mode(), fast_products(device):
-        for rows in batches(pairs, batch_tokens, None, np.ones(len(data), bool)):
-            batch = {k: torch.from_numpy(v).to(device) for k, v in collate(data, pairs, rows).items()}
-            scored = (batch["labels"] != -100).cpu().numpy()
-            row_of_token = np.nonzero(scored)[0]
-            losses[rows] = np.bincount(row_of_token, bart(**batch).token_losses.cpu().numpy(), len(rows))
-            tokens[rows] = scored.sum(1)
-    patient = np.cumsum(data.visit == 0) - 1
+    for batch, output in score_teacher_forced(model, data, nothing_revealed(model, data)):
+        visit = output.visit.cpu().numpy()
+        losses[batch] = np.bincount(visit, output.token_losses.double().cpu().numpy(), len(batch))
+        tokens[batch] = np.bincount(visit, minlength=len(batch))
+    patient = patient_of_visit(data.visit)
     return -np.bincount(patient, losses) / np.bincount(patient, tokens)

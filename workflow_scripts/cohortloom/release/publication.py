@@ -124,12 +124,11 @@ def write_model(
     model: Path,
     folder: Path,
     sampling: dict[str, Any],
-    terminators: list[int],
 ) -> None:
     """Write a save_pretrained folder with the settings of `model`, which generates by `sampling`.
 
-    `sampling` holds the keys of generate.synthesize in the config; `terminators` are the ids that its
-    terminator_bias favours. The weights say how many positions the model has.
+    `sampling` holds generation options that differ from the model's own. The weights say how many positions
+    the model has.
     """
     folder.mkdir(parents=True)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
@@ -138,8 +137,6 @@ def write_model(
     positions = next(len(tensor) - OFFSET for name, tensor in weights.items() if name.endswith(POSITIONS))
     settings = read_json(model / "config.json") | {"dtype": "float32", "max_position_embeddings": positions}
     decoding = read_json(model / "generation_config.json") | sampling
-    if bias := decoding.pop("terminator_bias", 0.0):
-        decoding["sequence_bias"] = [[[token], bias] for token in terminators]
     for name, content in (("config.json", settings), ("generation_config.json", decoding)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     shutil.copymode(
@@ -151,18 +148,11 @@ def losses(models: list[Path], visits: Path) -> list[float]:
     """Loss a token (nats) of each model folder on the visits of a dataset file, nothing revealed."""
     from cohortloom.data.examples import Examples
     from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
-    from cohortloom.training.trainer import teacher_forced
+    from cohortloom.model.scoring import mean_losses
 
-    data, found = Examples.load(visits), []
-    for folder in models:
-        model = PromptBartWithDemographicPrediction.from_pretrained(folder).eval()
-        longest = model.config.max_position_embeddings - 2
-        with torch.inference_mode():
-            means = teacher_forced(
-                model, data, longest, lambda batch: {k: torch.from_numpy(v) for k, v in batch.items()}
-            )
-        found.append(float(means[0]))
-    return found
+    data = Examples.load(visits)
+    loaded = (PromptBartWithDemographicPrediction.from_pretrained(folder) for folder in models)
+    return [mean_losses(model, data)["lm"] for model in loaded]
 
 
 def cohort_records(cohort: pa.Table, train: pa.Table, test: pa.Table, rules: Path, seed: int) -> list[Record]:

@@ -1,9 +1,7 @@
-"""Several processes at one job, started by torchrun: in training they share a step's parts and learn as one.
+"""Several GPUs at one training, started by torchrun: they share the visits of each step and learn as one.
 
-`train.devices` processes run on each of `train.nodes` nodes, or on a CPU one for each of its threads:
-products of so few rows do not keep two threads busy. The step starts them (under srun where there are several
-nodes), hands the signals on and waits; they run the same script with the same keywords. In generation each
-process of a CPU writes a shard of its own, as jobs on several machines do.
+`train.devices` processes run on each of `train.nodes` nodes. The step starts them (under srun where there are
+several nodes), hands the signals on and waits; they run the same script with the same keywords.
 """
 
 import os
@@ -15,7 +13,6 @@ import sys
 import tempfile
 from typing import Any
 
-import numpy as np
 import torch
 
 from cohortloom.base.errors import Interrupted, UserError
@@ -32,17 +29,6 @@ def is_worker() -> bool:
 def is_first() -> bool:
     """Whether this process writes the files: the only one, or the one of rank 0."""
     return int(os.environ.get("RANK", 0)) == 0 or not is_worker()
-
-
-def processes_of_a_node(kind: str, devices: int | None, threads: int, parts: int) -> int:
-    """How many processes train on a node.
-
-    `devices`; where it is None one on a GPU (`kind` cuda), and on a CPU one for each of `threads`, but not
-    more than a step has parts.
-    """
-    if devices is not None:
-        return devices
-    return min(threads, parts) if kind == "cpu" else 1
 
 
 def launch(script: str, keywords: dict[str, Any], devices: int, nodes: int, threads: int = 1) -> None:
@@ -90,11 +76,6 @@ def options_of(keywords: dict[str, Any]) -> list[str]:
     ]
 
 
-def shard_of_process(shard: int, shards: int) -> tuple[int, int]:
-    """The shard that this process writes, and of how many: its own rank's where torchrun has started it."""
-    return (int(os.environ["RANK"]) + 1, int(os.environ["WORLD_SIZE"])) if is_worker() else (shard, shards)
-
-
 def torchrun(devices: int, nodes: int) -> list[str]:
     """The command that starts the processes. Raises UserError for several nodes outside a Slurm job."""
     run = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={devices}"]
@@ -121,18 +102,6 @@ def _outside() -> dict[str, str]:
         for key, value in os.environ.items()
         if key in kept or not key.startswith(("SLURM_", "SRUN_", "SLURMD_"))
     }
-
-
-def own_parts(
-    parts: list[np.ndarray], tokens: list[int], process: int, processes: int
-) -> list[tuple[np.ndarray, int]]:
-    """The parts of a step that a process takes, and the target tokens that each counts for.
-
-    Where a step has fewer parts than processes, the others run its first part, which then counts nothing:
-    every process must take part in every step.
-    """
-    mine = list(zip(parts, tokens, strict=True))[process::processes]
-    return mine or [(parts[0], 0)]
 
 
 def any_process(accelerator, *flags: bool) -> list[bool]:

@@ -17,19 +17,17 @@ from scipy.special import expit
 from sklearn.linear_model import Ridge
 from transformers import LogitsProcessor
 
-from cohortloom.data.examples import Examples, batches, collate, corrupted_pairs, plain_pairs
+from cohortloom.data.examples import Examples, corrupted_pairs
 from cohortloom.data.vocabulary import START, Vocabulary
 from cohortloom.generation.synthesize import synthesize
-from cohortloom.model.losses import read_parts
-from cohortloom.model.record_summary import MAX_COUNT
+from cohortloom.model.record import MAX_COUNT
+from cohortloom.model.scoring import nothing_revealed, score_teacher_forced
 
 VISITS = 20_000
 SHRINKAGE = 3e-3  # of the change of the age head, in mean variances of what it reads
-LEAST = 50  # visits that get so far; below, a count says too little
-BATCH_TOKENS = 2048
-PARTS = 8  # of a batch, which go through the layers together as in training
+MIN_VISITS = 50  # that get so far; below, a count says too little
 PATIENTS = 10_000  # whom the model writes to see what it writes, in all rounds together
-ROUNDS = 3  # of writing and mending: what is mended first changes what else is written
+ROUNDS = 3  # of generating and shifting: what is shifted first changes what else is generated
 BATCH_PATIENTS = 834  # four batches a round, for up to four processes; few patients have later visits
 FEW = 20  # ends, or codes carried on; a shift by so many is taken half
 
@@ -50,38 +48,45 @@ class Readings:
     ages: np.ndarray
 
 
-@torch.no_grad()
-def read(model, words: Vocabulary, data: Examples, seed: int, max_tokens: int, tensors) -> Readings:
-    """Read up to 20,000 visits, once with nothing revealed and once with a part.
+def calibrate(model, vocabulary: Vocabulary, data: Examples, seed: int, accelerator) -> None:
+    """Calibrate a trained model in place on its training visits `data`.
 
-    data: training visits. tensors: turns a batch of arrays into the model's tensors.
+    Several processes share the patients whom the model writes; `accelerator` is accelerate's.
     """
-    model.eval()
+    readings = read_visits(model, vocabulary, data, seed)
+    calibrate_ending(model, readings)
+    if model.config.age_weight > 0:
+        calibrate_age(model, readings)
+    shard = (accelerator.process_index + 1, accelerator.num_processes)
+    for turn in range(ROUNDS):
+        counts = generate_counts(model, vocabulary, data, seed, turn, shard)
+        if accelerator.num_processes > 1:
+            counts = GeneratedCounts(*(accelerator.reduce(sums, "sum") for sums in vars(counts).values()))
+        calibrate_frequencies(model, vocabulary, data, counts.codes)
+        calibrate_later_ending(model, data, counts.later)
+        calibrate_recurrence(model, data, counts.carried)
+
+
+def read_visits(model, vocabulary: Vocabulary, data: Examples, seed: int) -> Readings:
+    """Score up to 20,000 training visits, once with nothing revealed and once with a part of the codes."""
     rng = np.random.default_rng([seed, 4])
-    keep = np.zeros(len(data), bool)
-    keep[rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))[:VISITS]] = True
-    nothing = plain_pairs(data, np.zeros(len(data.ids), bool), max_tokens)
-    part = corrupted_pairs(data, words, rng, max_tokens, 1.0, 0.0, 0.0, 0.0)
+    rows = np.sort(rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))[:VISITS])
+    part = corrupted_pairs(data, vocabulary, rng, model.config.max_position_embeddings, 1.0, 0.0)
     first, last = model.ends()
-    found: list[list[np.ndarray]] = []
-    for pairs in (nothing, part):
-        every = batches(pairs, BATCH_TOKENS // PARTS, None, keep)
-        for at in range(0, len(every), PARTS):
-            rows = every[at : at + PARTS]
-            parts = [tensors(collate(data, pairs, visits)) for visits in rows]
-            made = read_parts(model, parts)
-            pooled, readable = made.pool(model)
-            kind, count = model.summary.end_place(made.known, made.prefix_ids)
-            labels, scored = made.given.labels, made.given.scored
-            at_place = made.given.visit[scored], made.given.place[scored]
-            kept = (
-                (kind * model.summary.ending.shape[1] + count)[at_place],
-                made.ending_log_odds(model)[scored],
-                ((labels >= first) & (labels <= last))[at_place],
-                model.age_predictor[:-1](pooled)[readable].float(),
+    found: list[tuple[np.ndarray, ...]] = []
+    for pairs in (nothing_revealed(model, data), part):
+        for batch, output in score_teacher_forced(model, data, pairs, rows):
+            is_end = torch.zeros(output.logits.shape[1], dtype=torch.bool, device=model.device)
+            is_end[first : last + 1] = True
+            ends = output.logits[:, is_end].logsumexp(1)
+            others = output.logits.masked_fill(is_end, -torch.inf).logsumexp(1)
+            has_codes = output.has_codes
+            with torch.no_grad():
+                states = model.age_predictor[:-1](output.pooled)[has_codes].float()
+            read = (output.end_cell, ends - others, is_end[output.label], states)
+            found.append(
+                (*(values.cpu().numpy() for values in read), data.age[batch][has_codes.cpu().numpy()])
             )
-            ages = data.age[np.concatenate(rows)][readable.cpu().numpy()]
-            found.append([*(values.cpu().numpy() for values in kept), ages])
     place, log_odds, ended, states, ages = (np.concatenate(parts) for parts in zip(*found, strict=True))
     ages = (ages - model.config.age_mean) / model.config.age_std
     return Readings(place, log_odds.astype(np.float64), ended, states.astype(np.float64), ages)
@@ -103,7 +108,7 @@ def calibrate_ending(model, readings: Readings) -> None:
         expected = np.bincount(place, expit(readings.log_odds + middle[place]), ending.numel())
         too_high = (expected + 0.5) / (reached + 1) > wanted
         low, high = np.where(too_high, low, middle), np.where(too_high, middle, high)
-    shift = np.where(reached >= LEAST, (low + high) / 2, 0.0)
+    shift = np.where(reached >= MIN_VISITS, (low + high) / 2, 0.0)
     ending += torch.from_numpy(shift).to(ending).view_as(ending)
 
 
@@ -129,9 +134,9 @@ class ExpectedCodes(LogitsProcessor):
     The expected number of times that each code is written varies far less than the number itself.
     """
 
-    def __init__(self, words: Vocabulary, device: torch.device):
-        self.first_code = words.first_code
-        self.sums = torch.zeros(len(words), dtype=torch.float64, device=device)
+    def __init__(self, vocabulary: Vocabulary, device: torch.device):
+        self.first_code = vocabulary.first_code
+        self.sums = torch.zeros(len(vocabulary), dtype=torch.float64, device=device)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         last = input_ids[:, -1]
@@ -141,7 +146,7 @@ class ExpectedCodes(LogitsProcessor):
 
 
 @dataclass
-class Written:
+class GeneratedCounts:
     """What a model writes for training patients.
 
     codes [vocabulary]: expected number of times that each token is written. later [MAX_COUNT]: number of
@@ -155,9 +160,9 @@ class Written:
 
 
 @torch.no_grad()
-def write(
-    model, words: Vocabulary, data: Examples, seed: int, turn: int = 0, shard: tuple[int, int] = (1, 1)
-) -> Written:
+def generate_counts(
+    model, vocabulary: Vocabulary, data: Examples, seed: int, turn: int = 0, shard: tuple[int, int] = (1, 1)
+) -> GeneratedCounts:
     """What the model writes for up to 3,333 training patients, told their age and sex alone.
 
     turn: number of the round, from 0; each has patients of its own. shard: (i, k) is the i-th of k parts of
@@ -165,15 +170,17 @@ def write(
     """
     model.eval()
     device = next(model.parameters()).device
-    counted, later, carried = ExpectedCodes(words, device), np.zeros(MAX_COUNT), np.zeros(2)
+    counted, later, carried = ExpectedCodes(vocabulary, device), np.zeros(MAX_COUNT), np.zeros(2)
     first = np.flatnonzero(data.visit == 0)
     chosen = np.sort(np.random.default_rng([seed, 5]).permutation(first)[:PATIENTS][turn::ROUNDS])
     people = (data.age[chosen], data.sex[chosen], seed + turn)
-    made = synthesize(model, words, *people, BATCH_PATIENTS, shard=shard, logits_processor=[counted])
+    made = synthesize(model, vocabulary, *people, BATCH_PATIENTS, shard=shard, logits_processor=[counted])
     for record in made:
         later += _lengths(record)
         carried += carried_codes(record)
-    return Written(counted.sums, *(torch.from_numpy(counts).to(device) for counts in (later, carried)))
+    return GeneratedCounts(
+        counted.sums, *(torch.from_numpy(counts).to(device) for counts in (later, carried))
+    )
 
 
 def _lengths(visits) -> np.ndarray:
@@ -196,7 +203,7 @@ def carried_codes(visits) -> np.ndarray:
 def calibrate_recurrence(model, data: Examples, carried: torch.Tensor) -> None:
     """Shift what all codes of earlier visits get, in place, so that as many are carried on as in training.
 
-    carried: as `write` gives it, of all parts. Where few were the shift is drawn towards 0.
+    carried: as `generate_counts` gives it, of all processes. Where few were the shift is drawn towards 0.
     """
     both = np.array([carried_codes(data), carried.cpu().numpy()])
     log_odds = np.log((both[:, 0] + 0.5) / (both[:, 1] + 0.5))
@@ -208,7 +215,7 @@ def calibrate_recurrence(model, data: Examples, carried: torch.Tensor) -> None:
 def calibrate_later_ending(model, data: Examples, later: torch.Tensor) -> None:
     """Shift the ends of later visits in place, so that what is written ends as often as training visits did.
 
-    later: as `write` gives it, of all parts. Where few ended the shift is drawn towards 0.
+    later: as `generate_counts` gives it, of all processes. Where few ended the shift is drawn towards 0.
     """
     log_odds, weight = [], np.inf
     for lengths in (_lengths(data), later.cpu().numpy()):
@@ -220,14 +227,14 @@ def calibrate_later_ending(model, data: Examples, later: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def calibrate_frequencies(model, words: Vocabulary, data: Examples, expected: torch.Tensor) -> None:
+def calibrate_frequencies(model, vocabulary: Vocabulary, data: Examples, expected: torch.Tensor) -> None:
     """Shift each code's bias in place, at all ages and sexes alike, by the log of observed over expected.
 
-    expected: the codes that `write` gives, of all parts. One occurrence is added to both sides.
+    expected: the codes that `generate_counts` gives, of all processes. One occurrence is added to both sides.
     """
     found = expected.cpu().numpy().copy()
-    found[: words.first_code] = 0
-    observed = np.bincount(data.ids, minlength=len(words))
+    found[: vocabulary.first_code] = 0
+    observed = np.bincount(data.ids, minlength=len(vocabulary))
     shift = np.log((observed + 1) / (found / found.sum() * observed.sum() + 1))
-    shift[: words.first_code] = 0
+    shift[: vocabulary.first_code] = 0
     model.summary.group_bias += torch.from_numpy(shift).to(model.summary.group_bias)

@@ -9,7 +9,7 @@ memory: training adds them to its visits, the evaluation draws the same ones aga
 import numpy as np
 
 from cohortloom.base.errors import UserError
-from cohortloom.base.ragged import ragged_range, row_offsets
+from cohortloom.base.ragged import row_offsets
 from cohortloom.data.examples import Examples
 from cohortloom.data.forbidden import age_row, forbidden_table
 from cohortloom.data.validity import Rules
@@ -105,15 +105,10 @@ def repeats_of(count: int, most: int) -> np.ndarray:
 
 def with_canaries(data: Examples, canaries: Examples, repeats: np.ndarray) -> Examples:
     """The visits followed by the canaries [n], each as `repeats` [n] patients."""
-    rows = np.repeat(np.arange(len(canaries)), repeats)
-    lengths = np.diff(canaries.offsets)[rows]
-    ids = canaries.ids[ragged_range(canaries.offsets[rows], lengths)]
-    pairs = ((getattr(data, name), getattr(canaries, name)[rows]) for name in _OF_A_VISIT)
+    planted = canaries.select(np.repeat(np.arange(len(canaries)), repeats))
+    names = ("terminator", "age", "sex", "visit")
     return Examples(
-        np.concatenate([data.ids, ids]),
-        row_offsets(np.concatenate([np.diff(data.offsets), lengths])),
-        *(np.concatenate(pair) for pair in pairs),
+        np.concatenate([data.ids, planted.ids]),
+        row_offsets(np.concatenate([np.diff(data.offsets), np.diff(planted.offsets)])),
+        *(np.concatenate([getattr(part, name) for part in (data, planted)]) for name in names),
     )
-
-
-_OF_A_VISIT = ("terminator", "age", "sex", "visit")

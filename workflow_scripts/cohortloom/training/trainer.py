@@ -2,7 +2,7 @@
 
 Every `1 / evaluations` of the budget the model is scored on validation patients, teacher-forced and by
 generated visits; the weights with the lowest sum of the two are kept. A checkpoint is saved every so many
-tokens or minutes, when the process is asked to stop, and at the end.
+minutes, when the process is asked to stop, and at the end.
 """
 
 import math
@@ -18,52 +18,35 @@ from tqdm import tqdm
 
 from cohortloom.base.errors import Interrupted, UserError
 from cohortloom.base.step import log
-from cohortloom.data.examples import Examples, Pairs, batches, collate, corrupted_pairs, plain_pairs
-from cohortloom.data.forbidden import age_row
+from cohortloom.data.examples import Examples, Pairs, collate, corrupted_pairs, steps
 from cohortloom.data.vocabulary import Vocabulary
 from cohortloom.generation.synthesize import synthesize
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
-from cohortloom.runtime.devices import READ_TOKENS, pick_device
+from cohortloom.model.scoring import as_tensors, mean_losses
+from cohortloom.runtime.devices import TRAINING_ATTENTION, pick_device
 from cohortloom.runtime.interrupt import Stop
-from cohortloom.runtime.processes import any_process, own_parts
-from cohortloom.training.calibration import (
-    ROUNDS,
-    Written,
-    calibrate_age,
-    calibrate_ending,
-    calibrate_frequencies,
-    calibrate_later_ending,
-    calibrate_recurrence,
-    read,
-    write,
-)
+from cohortloom.runtime.processes import any_process
+from cohortloom.training.calibration import calibrate
 from cohortloom.training.checkpoints import Checkpoints
-from cohortloom.training.optimizers import count_on_cpu, make_optimizers
+from cohortloom.training.optimizers import make_optimizers
 from cohortloom.training.selection import selection_score
 
-TOLD = "lm {lm_loss:.3f} age {age_loss_years2:.1f} sex {sex_loss:.3f}"
+WARMUP = 0.05  # of the budget: the first steps of Muon and Adagrad are as large as any
+MAX_NORM = 1.0  # of the gradient of a step
+SELECTION_PATIENTS = 1000  # generated at each evaluation; enough to distinguish a poor model from a fair one
+LOG_TOKENS = 50_000  # target tokens between two lines of the log
 
 
 @dataclass
 class Plan:
-    """What shapes the weights; its digest guards the checkpoints. Budgets in target tokens."""
+    """What shapes the weights beside the model's own config. tokens, batch_tokens: target tokens in all, a
+    step."""
 
     seed: int
     tokens: int
     batch_tokens: int
-    parts_per_step: int  # of visits of one length each: one alone would teach that all visits end there
     learning_rate: float
-    table_learning_rate: float
-    matrix_learning_rate: float
-    warmup_fraction: float
-    weight_decay: float
-    max_grad_norm: float
-    reveal_probability: float
-    mask_probability: float
-    delete_probability: float
-    replace_probability: float
     evaluations: int
-    selection_patients: int
     precision: str = "auto"
 
 
@@ -77,7 +60,7 @@ class State:
     batch: int = 0  # next batch of the epoch
     evaluated: int = 0
     logged: int = 0  # tokens at the last log line
-    sums: list[float] = field(default_factory=lambda: [0.0] * 5)  # of the losses since then, by token
+    sums: dict[str, float] = field(default_factory=dict)  # of the losses since then, by token
     best_score: float = float("inf")
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -88,33 +71,31 @@ class Trainer:
     def __init__(
         self,
         model: PromptBartWithDemographicPrediction,
-        words: Vocabulary,
+        vocabulary: Vocabulary,
         train: Examples,
         val: Examples,
         plan: Plan,
         checkpoints: Checkpoints,
         device: str = "auto",
-        log_every_tokens: int = 100_000,
-        checkpoint_every_tokens: int | None = None,
         checkpoint_every_minutes: float = 10.0,
         stop: Stop | None = None,
         forbidden: np.ndarray | None = None,
     ):
-        """forbidden: bool [2, 91, vocabulary], codes that enter the loss (forbidden.forbidden_table)."""
+        """forbidden: bool [2, 91, vocabulary], codes that enter the loss (data/forbidden.py)."""
         name, precision = pick_device(device, precision=plan.precision)
         self.accelerator = Accelerator(cpu=name == "cpu", mixed_precision=precision)
-        self.plain_model = model
-        rates = (plan.learning_rate, plan.table_learning_rate, plan.matrix_learning_rate)
-        optimizers = make_optimizers(model, *rates, plan.weight_decay)
-        self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
-        count_on_cpu(self.optimizers)
-        self.words, self.train, self.val, self.plan = words, train, val, plan
+        model.set_attn_implementation(TRAINING_ATTENTION[name])
+        self.plain_model = model  # without accelerate's wrapping for several processes
+        self.model, *self.optimizers = self.accelerator.prepare(
+            model, *make_optimizers(model, plan.learning_rate)
+        )
+        self.vocabulary, self.train, self.val, self.plan = vocabulary, train, val, plan
         self.checkpoints, self.stop = checkpoints, stop or Stop()
-        self.log_every, self.save_tokens = log_every_tokens, checkpoint_every_tokens or math.inf
         self.save_seconds = 60 * checkpoint_every_minutes
         self.state, self.best = State(), None
-        self.max_tokens = model.config.max_position_embeddings - 2
-        self.forbidden = None if forbidden is None else self._tensor(forbidden)
+        self.forbidden = None
+        if forbidden is not None:
+            self.forbidden = torch.from_numpy(forbidden).to(self.accelerator.device)
         self._process, self._processes = self.accelerator.process_index, self.accelerator.num_processes
         log.info("device %s, mixed precision %s", self.accelerator.device, precision)
 
@@ -125,156 +106,126 @@ class Trainer:
         """
         self._resume()
         plan, state = self.plan, self.state
-        keep = np.diff(self.train.offsets) > 0
+        rows = np.flatnonzero(np.diff(self.train.offsets) > 0)
         started, started_at = time.monotonic(), state.tokens
-        self.saved, self.saved_at = state.tokens, started
+        self.saved_at = started
         if self._evaluation_is_due():  # a signal had stopped it
             self._evaluate()
         shown = {"unit": "tok", "unit_scale": True, "mininterval": 5, "disable": self._processes > 1}
         with tqdm(total=plan.tokens, initial=state.tokens, **shown) as bar:
             while state.tokens < plan.tokens:
-                pairs, order = self._epoch(keep)
+                pairs, batches = self._epoch(rows)
                 ready = None
-                while state.batch < len(order) and state.tokens < plan.tokens:
-                    batch, share, n = ready or self._batch(pairs, order[state.batch])
+                while state.batch < len(batches) and state.tokens < plan.tokens:
+                    batch, share, n = ready or self._batch(pairs, batches[state.batch])
                     losses = self._step(batch, share)
                     state.batch, state.step = state.batch + 1, state.step + 1
                     # While a GPU is at work on this step: to ask for the losses is to wait for it.
-                    ready = self._batch(pairs, order[state.batch]) if state.batch < len(order) else None
+                    ready = self._batch(pairs, batches[state.batch]) if state.batch < len(batches) else None
                     losses = self._finite(losses)
                     state.tokens += n
-                    state.sums = [a + b * n for a, b in zip(state.sums, losses, strict=True)]
+                    state.sums = {
+                        name: state.sums.get(name, 0.0) + n * value for name, value in losses.items()
+                    }
                     bar.update(n)
-                    if state.tokens - state.logged >= self.log_every or state.tokens >= plan.tokens:
-                        row = self._record("train", np.array(state.sums) / (state.tokens - state.logged))
-                        state.logged, state.sums = state.tokens, [0.0] * 5
-                        losses = TOLD.format(**row)
-                        bar.set_postfix_str(losses)
+                    if state.tokens - state.logged >= LOG_TOKENS or state.tokens >= plan.tokens:
+                        tokens = state.tokens - state.logged
+                        row = self._record(
+                            "train", {name: total / tokens for name, total in state.sums.items()}
+                        )
+                        state.logged, state.sums = state.tokens, {}
+                        told = "lm {lm_loss:.3f} age {age_loss_years2:.1f} sex {sex_loss:.3f}".format(**row)
+                        bar.set_postfix_str(told)
                         if bar.disable:  # lines are what gets through from several processes
                             rate = (state.tokens - started_at) / (time.monotonic() - started)
                             log.info(
-                                "token %d of %d, %.0f a second: %s", state.tokens, plan.tokens, rate, losses
+                                "token %d of %d, %.0f a second: %s", state.tokens, plan.tokens, rate, told
                             )
                     if self._evaluation_is_due():
                         self._evaluate()
                     self._save_or_stop()
-                if state.batch >= len(order):
+                if state.batch >= len(batches):
                     state.epoch, state.batch = state.epoch + 1, 0
         seconds = time.monotonic() - started
-        log.info(
-            "%d tokens in %.0f s: %.0f a second",
-            state.tokens,
-            seconds,
-            (state.tokens - started_at) / max(seconds, 1e-9),
-        )
+        rate = (state.tokens - started_at) / max(seconds, 1e-9)
+        log.info("%d tokens in %.0f s: %.0f a second", state.tokens, seconds, rate)
         self._save()  # so that a job which dies while it writes the model has nothing to train again
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         model.load_state_dict(self.best)
-        with self.accelerator.autocast():  # changes a bias by 0.0015 at most, in a third of the time
-            readings = read(model, self.words, self.train, plan.seed, self.max_tokens, self._tensors)
-        calibrate_ending(model, readings)
-        if model.config.age_weight > 0:
-            calibrate_age(model, readings)
-        part = (self._process + 1, self._processes)
-        for turn in range(ROUNDS):
-            # Not in the precision of training: in that of whoever will generate.
-            written = write(model, self.words, self.train, plan.seed, turn, part)
-            if self._processes > 1:
-                written = Written(*(self.accelerator.reduce(sums, "sum") for sums in vars(written).values()))
-            calibrate_frequencies(model, self.words, self.train, written.codes)
-            calibrate_later_ending(model, self.train, written.later)
-            calibrate_recurrence(model, self.train, written.carried)
+        calibrate(model, self.vocabulary, self.train, plan.seed, self.accelerator)
         return model.eval()
 
-    def _epoch(self, keep: np.ndarray):
+    def _epoch(self, rows: np.ndarray) -> tuple[Pairs, list[np.ndarray]]:
+        """This epoch's denoising examples, and the visits of each step."""
         rng = np.random.default_rng([self.plan.seed, 2, self.state.epoch])
-        pairs = corrupted_pairs(
-            self.train,
-            self.words,
-            rng,
-            self.max_tokens,
-            self.plan.reveal_probability,
-            self.plan.mask_probability,
-            self.plan.delete_probability,
-            self.plan.replace_probability,
-        )
+        positions = self.plain_model.config.max_position_embeddings
+        pairs = corrupted_pairs(self.train, self.vocabulary, rng, positions)
         if pairs.dropped_visits and self.state.epoch == 0:
             log.info(
-                "history longer than %d tokens: %d earlier visits left out",
-                self.max_tokens,
-                pairs.dropped_visits,
+                "history longer than %d tokens: %d earlier visits left out", positions, pairs.dropped_visits
             )
-        n = self.plan.parts_per_step
-        parts = batches(pairs, self.plan.batch_tokens // n, rng, keep)
-        return pairs, [parts[i : i + n] for i in range(0, len(parts), n)]
+        return pairs, steps(pairs, self.plan.batch_tokens, rng.permutation(rows))
 
-    def _batch(self, pairs: Pairs, parts: list[np.ndarray]) -> tuple[list[dict], float, int]:
-        """What this process takes of a step's `parts`, rows of `pairs`; its share of the step; all tokens.
+    def _batch(self, pairs: Pairs, rows: np.ndarray) -> tuple[dict[str, torch.Tensor], float, int]:
+        """What this process takes of a step's visits `rows`; its share of the step's target tokens; all of
+        them.
 
-        A part weighs as much as it holds target tokens, whichever process takes it.
+        Every process must take part in every step: where visits are too few, the first is taken for nothing.
         """
-        held = [int(pairs.targets(rows).sum()) for rows in parts]
-        mine = own_parts(parts, held, self._process, self._processes)
-        made = [self._tensors(collate(self.train, pairs, rows)) for rows, _ in mine]
-        return made, sum(tokens for _, tokens in mine) / sum(held), sum(held)
+        mine = rows[self._process :: self._processes]
+        held, total = int(pairs.targets(mine).sum()), int(pairs.targets(rows).sum())
+        batch = collate(self.train, pairs, mine if len(mine) else rows[:1])
+        return as_tensors(batch, self.accelerator.device, self.forbidden), held / total, total
 
-    def _step(self, parts: list[dict[str, torch.Tensor]], share: float) -> torch.Tensor:
-        """One step on `parts`, a `share` of the step; the five losses and the norm of the gradient [6]."""
+    def _step(self, batch: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
+        """One step on `batch`, a `share` of the step: the terms of the loss, the loss and the gradient's
+        norm."""
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = group["peak"] * self._rate()
         if not self.plain_model.training:  # its wrapping does not hear of the evaluation
             self.model.train()
-        output = self.model(parts=parts)
+        output = self.model(**batch)
         self.accelerator.backward(output.loss * (share * self._processes))  # DDP averages over processes
-        losses = output.losses() * share
+        values = {**output.terms, "loss": output.loss}
+        losses = torch.stack([value.detach().float() for value in values.values()]) * share
         if self._processes > 1:
             losses = self.accelerator.reduce(losses, "sum")
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.plan.max_grad_norm)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), MAX_NORM)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        return torch.cat([losses, norm.float()[None]])
+        return {**dict(zip(values, losses, strict=True)), "norm": norm}
 
-    def _finite(self, losses: torch.Tensor) -> list[float]:
-        """The five losses of a step; UserError where one of them or the gradient's norm is not finite."""
-        *losses, norm = losses.tolist()
-        if not np.isfinite([*losses, norm]).all():
+    def _finite(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
+        """The losses of a step as numbers; UserError where one of them or the gradient's norm is not
+        finite."""
+        values = {name: float(value) for name, value in losses.items()}
+        if not np.isfinite(list(values.values())).all():
             raise UserError(
                 f"train: the loss or its gradient is not finite at token {self.state.tokens}; "
                 "the last checkpoint is kept; lower train.learning_rate"
             )
-        return losses
+        del values["norm"]
+        return values
 
     def _rate(self) -> float:
         """Share of the peak learning rates: linear warm-up, then cosine decay to zero at the end."""
-        done, warmup = self.state.tokens / self.plan.tokens, self.plan.warmup_fraction
-        if done < warmup:
-            return (done + 1e-3) / (warmup + 1e-3)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (1 - warmup))))
+        done = self.state.tokens / self.plan.tokens
+        if done < WARMUP:
+            return (done + 1e-3) / (WARMUP + 1e-3)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - WARMUP) / (1 - WARMUP))))
 
-    def _tensors(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        tensors = {key: self._tensor(value) for key, value in batch.items()}
-        if self.forbidden is not None:
-            years = self._tensor(age_row(batch["x_num"][:, 0]))
-            tensors["forbidden"] = self.forbidden[tensors["x_cat"][:, 0], years]
-        return tensors
-
-    def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values).to(self.accelerator.device, non_blocking=True)
-
-    def _record(self, split: str, means: np.ndarray) -> dict[str, Any]:
-        lm, age, sex, forbidden, loss = (float(value) for value in means)
+    def _record(self, split: str, means: dict[str, float]) -> dict[str, Any]:
+        """A row of the history from the mean of each term of the loss and of the whole, `loss`."""
+        terms = {f"{name}_loss": value for name, value in means.items() if name != "loss"}
         row = {
             "tokens": self.state.tokens,
             "step": self.state.step,
             "epoch": self.state.epoch,
             "split": split,
-            "lm_loss": lm,
-            "age_loss": age,
-            "age_loss_years2": age * self.plain_model.config.age_std**2,
-            "sex_loss": sex,
-            **({} if self.forbidden is None else {"forbidden_loss": forbidden}),
-            "loss": loss,
+            **terms,
+            "age_loss_years2": means["age"] * self.plain_model.config.age_std**2,
+            "loss": means["loss"],
             "learning_rate": self.plan.learning_rate * self._rate(),
         }
         self.state.history.append(row)
@@ -282,10 +233,8 @@ class Trainer:
 
     def _evaluation_is_due(self) -> bool:
         state = self.state
-        done = bool(state.history) and (state.history[-1]["split"], state.history[-1]["tokens"]) == (
-            "val",
-            state.tokens,
-        )
+        last = state.history[-1] if state.history else {"split": "", "tokens": -1}
+        done = (last["split"], last["tokens"]) == ("val", state.tokens)
         return not done and state.tokens >= self.plan.tokens * (state.evaluated + 1) / self.plan.evaluations
 
     @torch.no_grad()
@@ -296,15 +245,13 @@ class Trainer:
         batches, with the state as before, so that it is done again as a whole.
         """
         state = self.state
-        means = teacher_forced(self.plain_model, self.val, self.max_tokens, self._tensors)
+        means = mean_losses(self.plain_model, self.val, self.forbidden)
         first = np.flatnonzero(self.val.visit == 0)
         rng = np.random.default_rng([self.plan.seed, 3])
-        chosen = np.sort(rng.permutation(first)[: self.plan.selection_patients])
-        self.plain_model.eval()
+        chosen = np.sort(rng.permutation(first)[:SELECTION_PATIENTS])
+        people = (self.val.age[chosen], self.val.sex[chosen], self.plan.seed)
         records = []
-        for record in synthesize(
-            self.plain_model, self.words, self.val.age[chosen], self.val.sex[chosen], self.plan.seed
-        ):
+        for record in synthesize(self.plain_model, self.vocabulary, *people):
             records.append(record)
             self._save_or_stop(only_stop=True)
         state.evaluated += 1
@@ -314,7 +261,7 @@ class Trainer:
             np.concatenate([np.diff(record.offsets) for record in records]),
             self.val.ids,
             np.diff(self.val.offsets),
-            len(self.words),
+            len(self.vocabulary),
         )
         row["selection_score"] = score
         log.info(
@@ -325,8 +272,8 @@ class Trainer:
             row["sex_loss"],
             score,
         )
-        # A thousand generated visits tell a poor model from a fair one and no more: at equal learning, their
-        # score moves by some hundredths, and alone it once chose a checkpoint of half the budget.
+        # At equal learning the score of a thousand generated visits moves by some hundredths: alone it once
+        # chose a checkpoint of half the budget.
         if row["lm_loss"] + score < state.best_score:
             state.best_score = row["lm_loss"] + score
             self.best = {
@@ -335,10 +282,7 @@ class Trainer:
 
     def _save_or_stop(self, only_stop: bool = False) -> None:
         """Save where it is time; save and raise Interrupted where the process was asked to stop."""
-        due = not only_stop and (
-            self.state.tokens - self.saved >= self.save_tokens
-            or time.monotonic() - self.saved_at >= self.save_seconds
-        )
+        due = not only_stop and time.monotonic() - self.saved_at >= self.save_seconds
         stop, due = any_process(self.accelerator, self.stop.requested, due)
         if stop or due:
             self._save()
@@ -358,7 +302,7 @@ class Trainer:
         }
         if self.accelerator.is_main_process:
             self.checkpoints.save(self.state.tokens, content)
-        self.saved, self.saved_at = self.state.tokens, time.monotonic()
+        self.saved_at = time.monotonic()
 
     def _resume(self) -> None:
         self.accelerator.wait_for_everyone()  # until the first process holds the folder
@@ -387,21 +331,3 @@ def set_random_state(state: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def teacher_forced(model, data: Examples, max_tokens: int, tensors) -> np.ndarray:
-    """Mean lm, age, sex, forbidden and whole loss, nothing revealed, dropout off; lm, forbidden by token."""
-    model.eval()
-    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), max_tokens)
-    sums, counts = np.zeros(4), np.zeros(4)
-    for rows in batches(pairs, READ_TOKENS[model.device.type], None, np.diff(data.offsets) > 0):
-        batch = collate(data, pairs, rows)
-        output = model(**tensors(batch))
-        n = int((batch["labels"] != -100).sum())
-        held = np.array([n, len(rows), len(rows), n])
-        losses = (output.lm_loss, output.age_loss, output.sex_loss, output.forbidden_loss)
-        sums, counts = sums + held * [float(loss) for loss in losses], counts + held
-    lm, age, sex, forbidden = sums / np.maximum(counts, 1)
-    # Of the means, for the whole of a batch is neither by token nor by visit.
-    whole = model.combine(lm + model.config.forbidden_weight * forbidden, age, sex)
-    return np.array([lm, age, sex, forbidden, whole])
