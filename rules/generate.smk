@@ -68,11 +68,9 @@ rule generate:
 rule join_shards:
     input:
         synthetic_shards=gather.generate(
-            f"{RESULTS}/synthetic/{{{{run}}}}/shards/{{{{mode}}}}.{{scatteritem}}.parquet"
+            f"{RESULTS}/synthetic/" "{{run}}/shards/{{mode}}.{scatteritem}.parquet"
         ),
-        counts_shards=gather.generate(
-            f"{RESULTS}/synthetic/{{{{run}}}}/shards/{{{{mode}}}}.{{scatteritem}}.json"
-        ),
+        counts_shards=gather.generate(f"{RESULTS}/synthetic/" "{{run}}/shards/{{mode}}.{scatteritem}.json"),
         modules=modules_of("join_shards"),
     output:
         synthetic=f"{RESULTS}/synthetic/{{run}}/{{mode}}.parquet",
