@@ -12,14 +12,13 @@ min_version("9.0")
 configfile: f"{workflow.basedir}/config/config.yaml"
 
 
-include: "rules/common.smk"  # helpers; checks the config and fills its defaults
+include: "rules/common.smk"  # the checked config, the registry of runs
 include: "rules/cohort.smk"  # raw tables -> visits, without race
 include: "rules/dataset.smk"  # visits -> split, vocabulary, token ids
 include: "rules/train.smk"  # token ids -> one model a run
 include: "rules/generate.smk"  # models and naive methods -> synthetic visits
-include: "rules/compare.smk"  # the same beside real patients: a classifier, attacks, predictions, probes
-include: "rules/external.smk"  # visits that somebody else made -> the same records, a scorecard of their own
 include: "rules/evaluate.smk"  # synthetic visits -> records, scorecard, report
+include: "rules/external.smk"  # visits that somebody else made -> the same records, a scorecard of their own
 include: "rules/ablation.smk"  # what each part of the model is worth: arms, trained and compared
 include: "rules/quality.smk"  # the table of targets: several generation seeds and one large sample, judged
 include: "rules/publish.smk"  # the main model and a cohort of it, as others may have them
@@ -44,6 +43,7 @@ rule ablation:
         rules.summarize_ablation.output,
 
 
+# The main run's figures over several generation seeds, beside their targets.
 rule quality:
     input:
         rules.summarize_quality.output,

@@ -3,23 +3,26 @@
 #
 # needs  the tables in raw_dir (sources mimic3 and nhds2010), or nothing (source simulated)
 # makes  cohort/visits.parquet   one row a visit
-#        cohort/audit.json       what was read, dropped, removed and put right, with counts
+#        cohort/audit.json       what was read, dropped, removed and normalized, with counts
 #        raw/<experiment>/*.csv.gz  the simulated tables, in the shape of MIMIC-III
 
 
 rule simulate_raw:
     input:
-        counts=workflow_files("resources", "simulation_*.csv"),
-        rules=workflow_file("resources", "icd9_validity.csv"),
+        counts=[
+            workflow_file("resources", path.name)
+            for path in sorted((WORKFLOW / "resources").glob("simulation_*.csv"))
+        ],
+        rules=VALIDITY,
         modules=modules_of("simulate_raw"),
     output:
         patients_table=f"raw/{config['experiment']}/PATIENTS.csv.gz",
         admissions_table=f"raw/{config['experiment']}/ADMISSIONS.csv.gz",
         diagnoses_table=f"raw/{config['experiment']}/DIAGNOSES_ICD.csv.gz",
     log:
-        log_of("simulate_raw"),
+        f"{RESULTS}/logs/simulate_raw.log",
     benchmark:
-        timing_of("simulate_raw")
+        f"{RESULTS}/timings/simulate_raw.tsv"
     conda:
         "../environment.yml"
     resources:
@@ -39,12 +42,12 @@ rule preprocess:
         tables=RAW_TABLES,
         modules=modules_of("preprocess"),
     output:
-        visits=results("cohort", "visits.parquet"),
-        audit=results("cohort", "audit.json"),
+        visits=f"{RESULTS}/cohort/visits.parquet",
+        audit=f"{RESULTS}/cohort/audit.json",
     log:
-        log_of("preprocess"),
+        f"{RESULTS}/logs/preprocess.log",
     benchmark:
-        timing_of("preprocess")
+        f"{RESULTS}/timings/preprocess.tsv"
     conda:
         "../environment.yml"
     resources:
@@ -52,7 +55,7 @@ rule preprocess:
         runtime=60,
     params:
         settings=named(
-            raw_dir=lambda wildcards: RAW_DIR,
+            raw_dir=raw_dir(config),
             source=config["cohort"]["source"],
         ),
     script:

@@ -10,22 +10,20 @@ rule build_dataset:
         visits=rules.preprocess.output.visits,
         modules=modules_of("build_dataset"),
     output:
-        train=results("dataset", "train.parquet"),
-        val=results("dataset", "val.parquet"),
-        test=results("dataset", "test.parquet"),
-        vocabulary=results("dataset", "vocabulary.json"),
+        train=f"{RESULTS}/dataset/train.parquet",
+        val=f"{RESULTS}/dataset/val.parquet",
+        test=f"{RESULTS}/dataset/test.parquet",
+        vocabulary=f"{RESULTS}/dataset/vocabulary.json",
     log:
-        log_of("build_dataset"),
+        f"{RESULTS}/logs/build_dataset.log",
     benchmark:
-        timing_of("build_dataset")
+        f"{RESULTS}/timings/build_dataset.tsv"
     conda:
         "../environment.yml"
     resources:
         mem_mb=8000,
         runtime=60,
     params:
-        settings=named(
-            **config["dataset"],
-        ),
+        settings=named(config["dataset"]),
     script:
         "../workflow_scripts/build_dataset.py"

@@ -1,198 +1,315 @@
-# Evaluate: score what was generated, beside held-out real visits (`real`) and the naive methods,
-# and join the records into the scorecard and the report.
+# Evaluate: score every run, naive methods and held-out real visits alike, and join the records into the
+# scorecard and the report.
 #
 # needs  synthetic/, dataset/, models/, resources/
 # makes  evaluation/<run>/<evaluation>.json   tidy records
 #        scorecard.json, scorecard.csv, report.html, provenance.json
+#
+# An evaluation is a rule and a script of one name; the param `script` names it, for a rule that is made from
+# another inherits the directive script. A release is compared with the test visits: that of `real` is therefore
+# dataset/val.parquet, as many real visits, which no model was trained on.
 import json
 
-# evaluation -> what it scores
-EVALUATIONS = {
-    "heads": [*RUNS],
-    "duplicates": [*RUNS],
-    "medical_validity": [*scored("synthesize"), "real"],
-    "reconstruction": scored("reconstruct"),
-    "fidelity": [*scored("synthesize"), "real"],
-    "classifier": [*scored("synthesize"), "real"],
-    "privacy": [*scored("synthesize"), "real"],
-    "likelihood": [*RUNS, "real"],
-    "canaries": [*CANARY_RUNS, "real"] if CANARY_RUNS else [],
-    "utility": [*scored("synthesize"), "real"],
-    "conditioning": [*scored("synthesize"), "real"],
-    "race": [*scored("synthesize"), "real"],
-}
+SEED = config["evaluate"]["seed"]
 
 
-rule evaluate_heads:
-    input:
-        weights=rules.train.output.weights,
-        model_files=rules.train.output,
-        test=rules.build_dataset.output.test,
-        modules=modules_of("evaluate_heads"),
-    output:
-        records=results("evaluation", "{run}", "heads.json"),
-    log:
-        log_of("evaluate_heads", "{run}"),
-    benchmark:
-        timing_of("evaluate_heads", "{run}")
-    conda:
-        "../environment.yml"
-    threads: share_of_cores()
-    resources:
-        mem_mb=16000,
-        runtime=60,
-    params:
-        settings=named(
-            **config["evaluate"]["heads"],
-            group_seed=config["evaluate"]["seed"],
-            run=lambda wildcards: wildcards.run,
-            seed=lambda wildcards: seed_of(wildcards.run),
-        ),
-        model=lambda wildcards, input: os.path.dirname(input.weights),
-    script:
-        "../workflow_scripts/evaluate_heads.py"
-
-
-rule evaluate_duplicates:
-    input:
-        weights=rules.train.output.weights,
-        model_files=rules.train.output,
-        test=rules.build_dataset.output.test,
-        counts=[results("synthetic", "{run}", f"{mode}.json") for mode in MODES],
-        modules=modules_of("evaluate_duplicates"),
-    output:
-        records=results("evaluation", "{run}", "duplicates.json"),
-    log:
-        log_of("evaluate_duplicates", "{run}"),
-    benchmark:
-        timing_of("evaluate_duplicates", "{run}")
-    conda:
-        "../environment.yml"
-    threads: share_of_cores()
-    resources:
-        mem_mb=16000,
-        runtime=60,
-    params:
-        settings=named(
-            **config["evaluate"]["duplicates"],
-            control_seed=config["evaluate"]["seed"],
-            run=lambda wildcards: wildcards.run,
-            seed=lambda wildcards: seed_of(wildcards.run),
-        ),
-        model=lambda wildcards, input: os.path.dirname(input.weights),
-    script:
-        "../workflow_scripts/evaluate_duplicates.py"
+# ---- what needs visits alone
 
 
 rule evaluate_medical_validity:
     input:
-        synthetic=lambda wildcards: visits_of(wildcards.name, "synthesize"),
-        counts=lambda wildcards: counts_of(wildcards.name),
-        rules=workflow_file("resources", "icd9_validity.csv"),
+        synthetic=of_run("synthesized"),
+        counts=of_run("counts"),
+        rules=VALIDITY,
         modules=modules_of("evaluate_medical_validity"),
     output:
-        records=results("evaluation", "{name}", "medical_validity.json"),
+        records=f"{RESULTS}/evaluation/{{run}}/medical_validity.json",
     log:
-        log_of("evaluate_medical_validity", "{name}"),
+        f"{RESULTS}/logs/evaluate_medical_validity.{{run}}.log",
     benchmark:
-        timing_of("evaluate_medical_validity", "{name}")
+        f"{RESULTS}/timings/evaluate_medical_validity.{{run}}.tsv"
     conda:
         "../environment.yml"
     resources:
         mem_mb=8000,
         runtime=60,
     params:
-        settings=named(
-            **config["evaluate"]["medical_validity"],
-            group_seed=config["evaluate"]["seed"],
-            run=lambda wildcards: wildcards.name,
-            seed=lambda wildcards: seed_of(wildcards.name),
-            mode="synthesize",
-        ),
+        script="evaluate_medical_validity",
+        run="{run}",
+        settings=named(seed=of_run("seed"), group_seed=SEED),
     script:
-        "../workflow_scripts/evaluate_medical_validity.py"
+        "../workflow_scripts/{params.script}.py"
 
 
-rule evaluate_reconstruction:
+use rule evaluate_medical_validity as evaluate_reconstruction with:
     input:
-        reconstruct=lambda wildcards: visits_of(wildcards.name, "reconstruct"),
+        reconstruct=f"{RESULTS}/synthetic/{{run}}/reconstruct.parquet",
         test=rules.build_dataset.output.test,
         modules=modules_of("evaluate_reconstruction"),
     output:
-        records=results("evaluation", "{name}", "reconstruction.json"),
+        records=f"{RESULTS}/evaluation/{{run}}/reconstruction.json",
     log:
-        log_of("evaluate_reconstruction", "{name}"),
+        f"{RESULTS}/logs/evaluate_reconstruction.{{run}}.log",
     benchmark:
-        timing_of("evaluate_reconstruction", "{name}")
-    conda:
-        "../environment.yml"
-    resources:
-        mem_mb=8000,
-        runtime=60,
+        f"{RESULTS}/timings/evaluate_reconstruction.{{run}}.tsv"
     params:
-        settings=named(
-            **config["evaluate"]["reconstruction"],
-            group_seed=config["evaluate"]["seed"],
-            run=lambda wildcards: wildcards.name,
-            seed=lambda wildcards: seed_of(wildcards.name),
-        ),
-    script:
-        "../workflow_scripts/evaluate_reconstruction.py"
+        script="evaluate_reconstruction",
 
 
-rule evaluate_fidelity:
+use rule evaluate_medical_validity as evaluate_fidelity with:
     input:
-        synthetic=lambda wildcards: visits_of(wildcards.name, "synthesize"),
+        synthetic=of_run("synthesized"),
         train=rules.build_dataset.output.train,
         modules=modules_of("evaluate_fidelity"),
     output:
-        records=results("evaluation", "{name}", "fidelity.json"),
+        records=f"{RESULTS}/evaluation/{{run}}/fidelity.json",
     log:
-        log_of("evaluate_fidelity", "{name}"),
+        f"{RESULTS}/logs/evaluate_fidelity.{{run}}.log",
     benchmark:
-        timing_of("evaluate_fidelity", "{name}")
+        f"{RESULTS}/timings/evaluate_fidelity.{{run}}.tsv"
+    params:
+        script="evaluate_fidelity",
+        settings=named(seed=of_run("seed"), sample_seed=SEED, visits=of_run("visits", "fidelity")),
+
+
+use rule evaluate_medical_validity as evaluate_classifier with:
+    input:
+        synthetic=of_run("release"),
+        train=rules.build_dataset.output.train,
+        test=rules.build_dataset.output.test,
+        modules=modules_of("evaluate_classifier"),
+    output:
+        records=f"{RESULTS}/evaluation/{{run}}/classifier.json",
+    log:
+        f"{RESULTS}/logs/evaluate_classifier.{{run}}.log",
+    benchmark:
+        f"{RESULTS}/timings/evaluate_classifier.{{run}}.tsv"
+    params:
+        script="evaluate_classifier",
+        settings=named(seed=of_run("seed"), sample_seed=SEED, visits=of_run("visits", "classifier")),
+
+
+use rule evaluate_classifier as evaluate_utility with:
+    input:
+        synthetic=of_run("release"),
+        train=rules.build_dataset.output.train,
+        test=rules.build_dataset.output.test,
+        modules=modules_of("evaluate_utility"),
+    output:
+        records=f"{RESULTS}/evaluation/{{run}}/utility.json",
+    log:
+        f"{RESULTS}/logs/evaluate_utility.{{run}}.log",
+    benchmark:
+        f"{RESULTS}/timings/evaluate_utility.{{run}}.tsv"
+    params:
+        script="evaluate_utility",
+        settings=named(seed=of_run("seed"), sample_seed=SEED, visits=of_run("visits", "utility")),
+
+
+use rule evaluate_classifier as evaluate_privacy with:
+    input:
+        synthetic=of_run("release"),
+        train=rules.build_dataset.output.train,
+        val=rules.build_dataset.output.val,
+        test=rules.build_dataset.output.test,
+        modules=modules_of("evaluate_privacy"),
+    output:
+        records=f"{RESULTS}/evaluation/{{run}}/privacy.json",
+    log:
+        f"{RESULTS}/logs/evaluate_privacy.{{run}}.log",
+    benchmark:
+        f"{RESULTS}/timings/evaluate_privacy.{{run}}.tsv"
+    params:
+        script="evaluate_privacy",
+        settings=named(
+            seed=of_run("seed"),
+            sample_seed=SEED,
+            visits=of_run("visits", "privacy"),
+            sampling_fraction=config["evaluate"]["sampling_fraction"],
+            control=of_run("control"),
+        ),
+
+
+# Reads race from the raw tables, holds it in memory and writes rates by broad group.
+use rule evaluate_classifier as evaluate_race with:
+    input:
+        tables=RAW_TABLES,
+        synthetic=of_run("release"),
+        train=rules.build_dataset.output.train,
+        test=rules.build_dataset.output.test,
+        modules=modules_of("evaluate_race"),
+    output:
+        records=f"{RESULTS}/evaluation/{{run}}/race.json",
+    log:
+        f"{RESULTS}/logs/evaluate_race.{{run}}.log",
+    benchmark:
+        f"{RESULTS}/timings/evaluate_race.{{run}}.tsv"
+    params:
+        script="evaluate_race",
+        settings=named(
+            seed=of_run("seed"),
+            sample_seed=SEED,
+            visits=of_run("visits", "race"),
+            least_patients=config["evaluate"]["race"]["least_patients"],
+            raw_dir=raw_dir(config),
+            source=config["cohort"]["source"],
+            control=of_run("control"),
+        ),
+
+
+# ---- what needs a model
+
+
+rule evaluate_heads:
+    input:
+        model_files=model_of_run,
+        test=rules.build_dataset.output.test,
+        modules=modules_of("evaluate_heads"),
+    output:
+        records=f"{RESULTS}/evaluation/{{run}}/heads.json",
+    log:
+        f"{RESULTS}/logs/evaluate_heads.{{run}}.log",
+    benchmark:
+        f"{RESULTS}/timings/evaluate_heads.{{run}}.tsv"
+    wildcard_constraints:
+        run=any_of(run for run in RUNS.values() if run.trained_by),
     conda:
         "../environment.yml"
+    threads: share_of_cores()
     resources:
-        mem_mb=8000,
+        mem_mb=16000,
         runtime=60,
     params:
-        settings=named(
-            visits=scored_visits("fidelity"),
-            sample_seed=config["evaluate"]["seed"],
-            run=lambda wildcards: wildcards.name,
-            seed=lambda wildcards: seed_of(wildcards.name),
-            mode="synthesize",
-        ),
+        script="evaluate_heads",
+        run="{run}",
+        settings=named(seed=of_run("seed"), group_seed=SEED, model=of_run("model")),
     script:
-        "../workflow_scripts/evaluate_fidelity.py"
+        "../workflow_scripts/{params.script}.py"
+
+
+use rule evaluate_heads as evaluate_duplicates with:
+    input:
+        model_files=model_of_run,
+        test=rules.build_dataset.output.test,
+        counts=[f"{RESULTS}/synthetic/{{run}}/{mode}.json" for mode in ("reconstruct", "synthesize")],
+        modules=modules_of("evaluate_duplicates"),
+    output:
+        records=f"{RESULTS}/evaluation/{{run}}/duplicates.json",
+    log:
+        f"{RESULTS}/logs/evaluate_duplicates.{{run}}.log",
+    benchmark:
+        f"{RESULTS}/timings/evaluate_duplicates.{{run}}.tsv"
+    params:
+        script="evaluate_duplicates",
+        settings=named(seed=of_run("seed"), control_seed=SEED, model=of_run("model")),
+
+
+# The model's own likelihood. `real`: the main run's model on validation patients in place of its own.
+use rule evaluate_heads as evaluate_likelihood with:
+    input:
+        model_files=attacked_model_of_run,
+        train=rules.build_dataset.output.train,
+        val=rules.build_dataset.output.val,
+        test=rules.build_dataset.output.test,
+        modules=modules_of("evaluate_likelihood"),
+    output:
+        records=f"{RESULTS}/evaluation/{{run}}/likelihood.json",
+    log:
+        f"{RESULTS}/logs/evaluate_likelihood.{{run}}.log",
+    benchmark:
+        f"{RESULTS}/timings/evaluate_likelihood.{{run}}.tsv"
+    wildcard_constraints:
+        run=any_of(run for run in RUNS.values() if run.attacked),
+    params:
+        script="evaluate_likelihood",
+        settings=named(
+            seed=of_run("seed"),
+            sample_seed=SEED,
+            model=of_run("attacked_model"),
+            patients=config["evaluate"]["likelihood"]["patients"],
+            sampling_fraction=config["evaluate"]["sampling_fraction"],
+            control=of_run("control"),
+        ),
+
+
+# Patients who were planted into training. `real`: the main run's model and patients, into which none were.
+use rule evaluate_heads as evaluate_canaries with:
+    input:
+        model_files=attacked_model_of_run,
+        synthetic=of_run("attacked_release"),
+        train=rules.build_dataset.output.train,
+        vocabulary=rules.build_dataset.output.vocabulary,
+        rules=VALIDITY,
+        modules=modules_of("evaluate_canaries"),
+    output:
+        records=f"{RESULTS}/evaluation/{{run}}/canaries.json",
+    log:
+        f"{RESULTS}/logs/evaluate_canaries.{{run}}.log",
+    benchmark:
+        f"{RESULTS}/timings/evaluate_canaries.{{run}}.tsv"
+    wildcard_constraints:
+        run=any_of(run for run in RUNS.values() if run.planted),
+    params:
+        script="evaluate_canaries",
+        settings=named(
+            seed=of_run("seed"),
+            sample_seed=SEED,
+            model=of_run("attacked_model"),
+            canaries=of_run("planted", "canaries"),
+            canary_repeats=of_run("planted", "canary_repeats"),
+            canary_seed=of_run("planted", "canary_seed"),
+        ),
+
+
+# With a model sex and age are flipped in generation; what has none is compared in matched pairs.
+use rule evaluate_heads as evaluate_conditioning with:
+    input:
+        synthetic=of_run("release"),
+        model_files=model_of_run,
+        train=rules.build_dataset.output.train,
+        test=rules.build_dataset.output.test,
+        modules=modules_of("evaluate_conditioning"),
+    output:
+        records=f"{RESULTS}/evaluation/{{run}}/conditioning.json",
+    log:
+        f"{RESULTS}/logs/evaluate_conditioning.{{run}}.log",
+    benchmark:
+        f"{RESULTS}/timings/evaluate_conditioning.{{run}}.tsv"
+    wildcard_constraints:
+        run=any_of(RUNS.values()),
+    params:
+        script="evaluate_conditioning",
+        settings=named(
+            seed=of_run("seed"),
+            sample_seed=SEED,
+            model=of_run("model"),
+            visits=of_run("visits", "conditioning"),
+        ),
 
 
 rule summarize:
     input:
-        records=[
-            results("evaluation", name, f"{kind}.json") for kind in EVALUATIONS for name in EVALUATIONS[kind]
-        ],
-        histories=expand(rules.train.output.history, run=RUNS),
+        records=registry.records(RUNS.values(), "evaluate_all"),
+        histories=[f"{run.model}/history.csv" for run in of_kind("training")],
         audit=rules.preprocess.output.audit,
-        synthetic=results("synthetic", main_run_id(config), "synthesize.parquet"),
-        naive=[visits_of(name, "synthesize") for name in METHODS if "synthesize" in METHODS[name]],
+        synthetic=MAIN.synthesized,
+        naive=[run.synthesized for run in of_kind("naive") if "synthesize" in run.modes],
         train=rules.build_dataset.output.train,
         test=rules.build_dataset.output.test,
         titles=workflow_file("resources", "icd9_titles.csv"),
-        validity=workflow_file("resources", "icd9_validity.csv"),
-        metrics=workflow_file("resources", "metrics.csv"),
+        validity=VALIDITY,
+        metrics=METRICS,
         template=workflow_file("resources", "report.html.j2"),
         modules=modules_of("summarize"),
     output:
-        scorecard=results("scorecard.json"),
-        scorecard_csv=report(results("scorecard.csv"), category="Scorecard"),
-        report=report(results("report.html"), category="Scorecard"),  # for snakemake --report
-        provenance=results("provenance.json"),
+        scorecard=f"{RESULTS}/scorecard.json",
+        scorecard_csv=report(f"{RESULTS}/scorecard.csv", category="Scorecard"),
+        report=report(f"{RESULTS}/report.html", category="Scorecard"),  # for snakemake --report
+        provenance=f"{RESULTS}/provenance.json",
     log:
-        log_of("summarize"),
+        f"{RESULTS}/logs/summarize.log",
     benchmark:
-        timing_of("summarize")
+        f"{RESULTS}/timings/summarize.tsv"
     conda:
         "../environment.yml"
     resources:
@@ -201,9 +318,9 @@ rule summarize:
     params:
         settings=named(
             experiment=config["experiment"],
-            main_run=main_run_id(config),
-            runs=list(RUNS),
-            models=lambda wildcards: [results("models", run) for run in RUNS],
+            main_run=MAIN.name,
+            runs=[run.name for run in of_kind("training")],
+            models=[run.model for run in of_kind("training")],
             config=json.dumps(tracked_config(config), sort_keys=True),
         ),
     script:

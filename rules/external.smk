@@ -8,44 +8,40 @@
 
 rule read_external:
     input:
-        files=lambda wildcards: external_files(wildcards.external),
+        files=of_run("source_files"),
         modules=modules_of("read_external"),
     output:
-        synthetic=results("synthetic", "{external}", "synthesize.parquet"),
-        counts=results("synthetic", "{external}", "synthesize.json"),
+        synthetic=f"{RESULTS}/synthetic/{{run}}/synthesize.parquet",
+        counts=f"{RESULTS}/synthetic/{{run}}/synthesize.json",
     log:
-        log_of("read_external", "{external}"),
+        f"{RESULTS}/logs/read_external.{{run}}.log",
     benchmark:
-        timing_of("read_external", "{external}")
+        f"{RESULTS}/timings/read_external.{{run}}.tsv"
+    wildcard_constraints:
+        run=any_of(of_kind("external")),
     conda:
         "../environment.yml"
     resources:
         mem_mb=8000,
         runtime=60,
     params:
-        settings=named(
-            source=lambda wildcards: EXTERNAL[wildcards.external],
-        ),
+        source=of_run("source"),
     script:
         "../workflow_scripts/read_external.py"
 
 
 rule summarize_external:
     input:
-        records=[
-            results("evaluation", name, f"{kind}.json")
-            for kind in EXTERNAL_EVALUATIONS
-            for name in [*EXTERNAL, *NAIVE_SYNTHESIZED, "real"]
-        ],
-        metrics=workflow_file("resources", "metrics.csv"),
+        records=registry.records(RUNS.values(), "evaluate_external"),
+        metrics=METRICS,
         modules=modules_of("summarize_external"),
     output:
-        scorecard=results("external.json"),
-        scorecard_csv=results("external.csv"),
+        scorecard=f"{RESULTS}/external.json",
+        scorecard_csv=f"{RESULTS}/external.csv",
     log:
-        log_of("summarize_external"),
+        f"{RESULTS}/logs/summarize_external.log",
     benchmark:
-        timing_of("summarize_external")
+        f"{RESULTS}/timings/summarize_external.tsv"
     conda:
         "../environment.yml"
     resources:
@@ -54,7 +50,7 @@ rule summarize_external:
     params:
         settings=named(
             experiment=config["experiment"],
-            names=list(EXTERNAL),
+            names=[run.name for run in of_kind("external")],
         ),
     script:
         "../workflow_scripts/summarize_external.py"

@@ -1,4 +1,5 @@
-# Publish: the main run's model as others may have it, and a cohort that it generated. evaluate_all leaves it alone.
+# Publish: the main run's model as others may have it, and a cohort that it generated.
+# evaluate_all leaves it alone.
 #
 # needs  models/<main run>/, scorecard.json, provenance.json, dataset/
 # makes  published/model/    weights in bf16, vocabulary and settings, a model card with terms, figures and limits
@@ -15,24 +16,24 @@ rule publish:
         train=rules.build_dataset.output.train,
         val=rules.build_dataset.output.val,
         test=rules.build_dataset.output.test,
-        rules=workflow_file("resources", "icd9_validity.csv"),
-        metrics=workflow_file("resources", "metrics.csv"),
+        rules=VALIDITY,
+        metrics=METRICS,
         terms=workflow_file("resources", "publication.yaml"),
         model_card=workflow_file("resources", "model_card.md.j2"),
         data_card=workflow_file("resources", "data_card.md.j2"),
         modules=modules_of("publish"),
     output:
-        weights=results("published", "model", "model.safetensors"),
-        settings=results("published", "model", "config.json"),
-        decoding=results("published", "model", "generation_config.json"),
-        words=results("published", "model", "vocabulary.json"),
-        about_model=results("published", "model", "README.md"),
-        visits=results("published", "cohort", "visits.parquet"),
-        about_cohort=results("published", "cohort", "README.md"),
+        weights=f"{RESULTS}/published/model/model.safetensors",
+        settings=f"{RESULTS}/published/model/config.json",
+        decoding=f"{RESULTS}/published/model/generation_config.json",
+        words=f"{RESULTS}/published/model/vocabulary.json",
+        about_model=f"{RESULTS}/published/model/README.md",
+        visits=f"{RESULTS}/published/cohort/visits.parquet",
+        about_cohort=f"{RESULTS}/published/cohort/README.md",
     log:
-        log_of("publish"),
+        f"{RESULTS}/logs/publish.log",
     benchmark:
-        timing_of("publish")
+        f"{RESULTS}/timings/publish.tsv"
     conda:
         "../environment.yml"
     threads: 8
@@ -41,9 +42,11 @@ rule publish:
         runtime=120,
     params:
         settings=named(
-            **config["publish"],
+            model=MAIN.model,
+            published=f"{RESULTS}/published",
+            patients=config["publish"]["patients"],
+            max_megabytes=config["publish"]["max_megabytes"],
+            seed=config["generate"]["seed"],
         ),
-        model=lambda wildcards, input: os.path.dirname(input.model_files[0]),
-        published=lambda wildcards, output: os.path.dirname(os.path.dirname(output.weights)),
     script:
         "../workflow_scripts/publish.py"

@@ -10,32 +10,31 @@ rule train:
         train=rules.build_dataset.output.train,
         val=rules.build_dataset.output.val,
         vocabulary=rules.build_dataset.output.vocabulary,
-        edits=lambda wildcards: edits_of_training(wildcards) or [],
+        rules=edits_if("edits_in_training"),
         modules=modules_of("train"),
     output:
-        weights=results("models", "{run}", "model.safetensors"),
-        settings=results("models", "{run}", "config.json"),
-        sampling=results("models", "{run}", "generation_config.json"),
-        words=results("models", "{run}", "vocabulary.json"),
-        history=results("models", "{run}", "history.csv"),
-        card=results("models", "{run}", "README.md"),
+        weights=f"{RESULTS}/models/{{run}}/model.safetensors",
+        settings=f"{RESULTS}/models/{{run}}/config.json",
+        sampling=f"{RESULTS}/models/{{run}}/generation_config.json",
+        words=f"{RESULTS}/models/{{run}}/vocabulary.json",
+        history=f"{RESULTS}/models/{{run}}/history.csv",
+        card=f"{RESULTS}/models/{{run}}/README.md",
     log:
-        log_of("train", "{run}"),
+        f"{RESULTS}/logs/train.{{run}}.log",
     benchmark:
-        timing_of("train", "{run}")
+        f"{RESULTS}/timings/train.{{run}}.tsv"
+    wildcard_constraints:
+        run=any_of(run for run in RUNS.values() if run.train),
     priority: 1  # the longest jobs by far: they start as soon as they can
     conda:
         "../environment.yml"
-    threads: share_of_cores(min(2, len(RUNS)))
+    threads: share_of_cores(min(2, len(of_kind("training"))))
     resources:
         mem_mb=16000,
         runtime=2880,
     params:
-        settings=named(
-            **{key: trained(key) for key in config["train"] if key not in UNTRACKED["train"]},
-            rules=edits_of_training,
-            checkpoints=lambda wildcards: results("checkpoints", wildcards.run),
-        ),
-        model=lambda wildcards, output: os.path.dirname(output.weights),
+        model=of_run("model"),
+        checkpoints=of_run("checkpoints"),
+        settings=of_run("train"),
     script:
         "../workflow_scripts/train.py"

@@ -114,9 +114,7 @@ def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dataset")
     write_visits(grammar_visits(3000, 0), folder / "visits.parquet", {})
     files = {name: folder / f"{name}.parquet" for name in ("train", "val", "test")}
-    build_dataset(
-        visits=folder / "visits.parquet", vocabulary=folder / "vocabulary.json", max_gap_bins=4, **files
-    )
+    build_dataset(visits=folder / "visits.parquet", vocabulary=folder / "vocabulary.json", **files)
     return {**files, "vocabulary": folder / "vocabulary.json"}
 
 

@@ -9,15 +9,7 @@ from scipy.stats import ttest_rel
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json
-from cohortloom.config.check import (
-    arm_ids,
-    check_config,
-    constraint_of,
-    run_ids,
-    tracked_config,
-    train_keywords,
-    trained_as,
-)
+from cohortloom.config.check import check_config
 from cohortloom.evaluation.records import record
 from cohortloom.reporting.ablation import Training, holm, in_words, mean_interval, paired, pairs, table
 from conftest import Workflow
@@ -134,40 +126,6 @@ MISTAKES = {
 def test_a_mistake_in_the_section_is_told(section, message):
     with pytest.raises(UserError, match=message):
         check_config(demo(ablation=section), SCHEMA)
-
-
-def test_arms_have_ids_of_their_own_and_no_part_in_provenance():
-    config = check_config(demo(), SCHEMA)
-    ids = arm_ids(config)
-    assert len(ids) == 33 and ids["ablation-years-s2"] == ("years", 2) and not set(ids) & set(run_ids(config))
-    assert trained_as(config, "ablation-constrained_lm-s1") == "ablation-lm_only-s1"
-    assert trained_as(config, "multitask") == "multitask"
-    assert constraint_of(config, "ablation-constrained-s0") == "full"
-    assert constraint_of(config, "ablation-years-s0") == constraint_of(config, "multitask") == "none"
-    assert "ablation" not in tracked_config(config)
-    with pytest.raises(UserError, match="this name is taken"):
-        check_config(demo(runs={"ablation-x": {}}), SCHEMA)
-
-
-def test_the_reference_is_without_the_loss_that_an_arm_adds():
-    """Whatever the main run is trained with, as on NHDS 2010; else that arm would be the reference itself."""
-    config = check_config(demo(train={"forbidden_weight": 0.5}), SCHEMA)
-    found = {
-        name: train_keywords(config, name)["forbidden_weight"]
-        for name in ("multitask", "ablation-multitask-s0", "ablation-years-s1", "ablation-forbidden_mass-s2")
-    }
-    assert list(found.values()) == [0.5, 0.0, 0.0, 1.0], found
-
-
-def test_the_grid_is_an_overlay_of_arms():
-    grid = read("ablation_grid")
-    config = demo()
-    config["ablation"] = {
-        **config["ablation"],
-        **grid["ablation"],
-        "arms": config["ablation"]["arms"] | grid["ablation"]["arms"],
-    }
-    assert set(grid) == {"ablation"} and len(arm_ids(check_config(config, SCHEMA))) == 5 * 31
 
 
 def jobs_of(arm: str, seeds: int = 2, model: str | None = None) -> set[str]:

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from build_dataset import build_dataset
 from cohortloom.base.errors import UserError
-from cohortloom.config import check as config
+from cohortloom.config.check import MIN_CANARIES
 from cohortloom.data.examples import Examples
 from cohortloom.data.forbidden import age_row, forbidden_table
 from cohortloom.data.validity import load_rules
@@ -27,9 +27,9 @@ from conftest import REPOSITORY, Workflow
 from evaluate_canaries import evaluate_canaries
 from generate import generate
 from metric_worlds import hospital
-from test_config import SCHEMA, demo
 from test_metrics_likelihood import BY_HEART
 from test_reruns import after_training
+from test_runs import runs_of
 from train import train
 
 RULES = REPOSITORY / "resources" / "icd9_validity.csv"
@@ -44,7 +44,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
     found = {name: folder / f"{name}.parquet" for name in ("train", "val", "test")}
     found["vocabulary"] = folder / "vocabulary.json"
     shares = {"val_fraction": 0.33, "test_fraction": 0.33, "min_patients_per_code": 1}
-    build_dataset(visits=folder / "visits.parquet", max_gap_bins=2, **shares, **found)
+    build_dataset(visits=folder / "visits.parquet", **shares, **found)
     return found
 
 
@@ -104,7 +104,7 @@ def test_planting_appends_each_so_many_times(files):
 def test_repeats_are_shared_out_and_bad_values_refused(files):
     assert [levels(most) for most in (1, 4, 5, 16)] == [[1], [1, 4], [1, 4, 5], [1, 4, 16]]
     assert np.bincount(repeats_of(30, 16))[[1, 4, 16]].tolist() == [10, 10, 10]
-    assert config.LEAST_CANARIES == canaries.LEAST
+    assert MIN_CANARIES == canaries.LEAST
     for count, most, message in (
         (9, 4, "9 are too few"),
         (-1, 4, "too few"),
@@ -183,7 +183,7 @@ def scored(files, model: Path, folder: Path, patients: int = 600) -> dict[tuple[
     release = {"synthetic": folder / "s.parquet", "counts": folder / "s.json"}
     whose = {"demographics": "train", "patients": patients}
     generate(model=model, train=files["train"], test=files["test"], device="cpu", **release, **whose)
-    options = {**PLANTED, "canary_seed": 0, "held_out": 300, "device": "cpu"}
+    options = {**PLANTED, "canary_seed": 0, "device": "cpu"}
     evaluate_canaries(
         model=model,
         synthetic=release["synthetic"],
@@ -236,11 +236,9 @@ def test_the_model_card_says_so(learnt):
 def test_the_overlay_adds_a_run_like_the_main_one():
     overlay = yaml.safe_load((REPOSITORY / "config" / "canaries.yaml").read_text())
     assert set(overlay) == {"runs"} and set(overlay["runs"]) == {"canaries"}
-    made = config.check_config(demo(**overlay), SCHEMA)
-    assert config.canary_run_ids(made) == ["canaries"]
-    ours, main = (config.train_keywords(made, run) for run in ("canaries", "multitask"))
-    assert {key for key in main if ours[key] != main[key]} == {"canaries"}
-    assert config.canary_run_ids(config.check_config(demo(), SCHEMA)) == []
+    runs = runs_of(**overlay)
+    ours, main = runs["canaries"], runs["multitask"]
+    assert {key for key in main.train if ours.train[key] != main.train[key]} == {"canaries"}
 
 
 @pytest.fixture(scope="module")
@@ -275,11 +273,9 @@ def test_a_run_of_canaries_reaches_scorecard_and_report(planted):
     assert planted.jobs() == set()
 
 
-def test_its_keys_rerun_its_evaluation_or_its_training_alone(planted, tmp_path):
+def test_its_keys_rerun_its_training_alone(planted, tmp_path):
     overlay = tmp_path / "overlay.yaml"
     options = ["--configfile", *planted.options[1:], overlay]
     scored = {"evaluate_canaries canaries", "evaluate_canaries real"}
-    overlay.write_text(yaml.safe_dump({"evaluate": {"canaries": {"held_out": 500}}}))
-    assert planted.jobs(*options) == scored | {"summarize"}
     overlay.write_text(yaml.safe_dump({"runs": {"canaries": {"canary_repeats": 4}}}))
     assert planted.jobs(*options) == {"train canaries", *after_training("canaries"), *scored}

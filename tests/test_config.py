@@ -10,14 +10,8 @@ import pytest
 import yaml
 
 from cohortloom.base.errors import UserError
-from cohortloom.config.check import (
-    UNTRACKED,
-    check_config,
-    load_schema,
-    run_ids,
-    tracked_config,
-    train_keywords,
-)
+from cohortloom.base.step import UNTRACKED
+from cohortloom.config.check import check_config, load_schema, tracked_config
 from conftest import REPOSITORY
 
 SCHEMA = REPOSITORY / "config" / "schema.yaml"
@@ -44,110 +38,133 @@ def leaves(schema: dict, path: tuple = ()):
 
 
 @pytest.mark.parametrize("path, part", list(leaves(load_schema(SCHEMA))), ids=lambda value: str(value)[:60])
-def test_every_key_has_type_default_and_description(path, part):
+def test_every_key_has_type_range_and_description(path, part):
     assert "type" in part and len(part["description"]) > 10, path
     if "properties" in part:
         assert part["additionalProperties"] is False, path
-    else:
-        assert "default" in part, path
     if part["type"] in ("integer", "number"):
         assert {"minimum", "exclusiveMinimum"} & set(part), f"{path} has no range"
 
 
-def test_defaults_of_the_schema_are_the_demo():
-    assert check_config({}, SCHEMA) == check_config(read("config"), SCHEMA)
-    written = {path for path, _ in leaves_of_config(read("config"))}
-    known = {path for path, part in leaves(load_schema(SCHEMA)) if "properties" not in part}
-    named = ({"runs"}, {"ablation", "arms"})  # tables whose keys are names
-    assert {p for p in known if not any(n <= {*p} for n in named)} == {
-        p for p in written if not any(n <= {*p} for n in named)
-    }
-
-
 def leaves_of_config(config: dict, path: tuple = ()):
     for key, value in config.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and (*path, key) not in TABLES:
             yield from leaves_of_config(value, (*path, key))
-        elif value != {} or key == "external":  # a section without keys, but for the one that is a table
+        else:
             yield (*path, key), value
+
+
+TABLES = {("runs",), ("ablation", "arms"), ("evaluate", "external")}  # their keys are names
+
+
+def drift(config: dict, schema: dict) -> set[tuple]:
+    """Keys that stand in one of the two alone."""
+    known = {path for path, part in leaves(schema) if "properties" not in part}
+    return known ^ {path for path, _ in leaves_of_config(config)}
+
+
+def test_the_demo_holds_every_key_of_the_schema_and_no_other():
+    schema = load_schema(SCHEMA)
+    assert drift(demo(), schema) == set()
+    assert drift(demo(train={"epochs": 3}), schema) == {("train", "epochs")}
+    short = demo()
+    del short["train"]["tokens"]
+    assert drift(short, schema) == {("train", "tokens")}
+
+
+def test_every_default_is_written_once():
+    assert "default:" not in SCHEMA.read_text()
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_overlays_hold_only_what_differs(name):
-    base = dict(leaves_of_config(read("config")))
+    base = demo()
     overlay = dict(leaves_of_config(read(name)))
-    assert overlay["experiment",] == name
-    assert [path for path, value in overlay.items() if base.get(path) == value] == []
+    for (*sections, key), value in overlay.items():
+        part = base
+        for section in sections:
+            part = part[section]
+        if isinstance(value, dict):  # runs
+            assert all(part[key][run][k] != v for run, own in value.items() for k, v in own.items()), key
+        else:
+            assert part[key] != value, key
 
 
-SECTIONS = {
-    "simulate_raw": ("cohort",),
-    "build_dataset": ("dataset",),
-    "train": ("train",),
-    "evaluate_heads": ("evaluate", "heads"),
-    "evaluate_duplicates": ("evaluate", "duplicates"),
-    "evaluate_medical_validity": ("evaluate", "medical_validity"),
-    "evaluate_reconstruction": ("evaluate", "reconstruction"),
-    "evaluate_fidelity": ("evaluate", "fidelity"),
-    "evaluate_classifier": ("evaluate", "classifier"),
-    "evaluate_privacy": ("evaluate", "privacy"),
-    "evaluate_likelihood": ("evaluate", "likelihood"),
-    "evaluate_canaries": ("evaluate", "canaries"),
-    "evaluate_utility": ("evaluate", "utility"),
-    "evaluate_conditioning": ("evaluate", "conditioning"),
-    "evaluate_race": ("evaluate", "race"),
-    "publish": ("publish",),
+# What a rule gives to its script beside the keys of the config: names of runs, seeds, parts.
+OF_A_RECORD = {"run", "seed"}
+GIVEN = {
+    "simulate_raw": set(),
+    "build_dataset": set(),
+    "train": {"threads"},
+    "generate": {"mode", "shard", "threads"},
+    "generate_naive": {"method", "mode", "patients", "true_length"},
+    "evaluate_heads": {*OF_A_RECORD, "group_seed", "device"},
+    "evaluate_duplicates": {*OF_A_RECORD, "control_seed", "device"},
+    "evaluate_medical_validity": {*OF_A_RECORD, "mode", "group_seed"},
+    "evaluate_reconstruction": {*OF_A_RECORD, "group_seed"},
+    "evaluate_fidelity": {*OF_A_RECORD, "mode", "sample_seed"},
+    "evaluate_classifier": {*OF_A_RECORD, "mode", "sample_seed"},
+    "evaluate_privacy": {*OF_A_RECORD, "mode", "sample_seed", "control"},
+    "evaluate_likelihood": {*OF_A_RECORD, "sample_seed", "control", "device"},
+    "evaluate_canaries": {
+        *OF_A_RECORD,
+        *("sample_seed", "canaries", "canary_repeats", "canary_seed", "device"),
+    },
+    "evaluate_utility": {*OF_A_RECORD, "mode", "sample_seed"},
+    "evaluate_conditioning": {*OF_A_RECORD, "mode", "sample_seed", "device"},
+    "evaluate_race": {*OF_A_RECORD, "mode", "sample_seed", "control", "source"},
+    "publish": {"device"},
 }
-# Given by the rules: which run, which mode, which seed.
-FROM_THE_DAG = {
-    "run",
-    "mode",
-    "seed",
-    "group_seed",
-    "sample_seed",
-    "control_seed",
-    "control",
-    "canary_seed",
-    "source",
-    "threads",
-    "device",
-}
 
 
-def keywords(script: str) -> dict[str, inspect.Parameter]:
-    """The parameters of a script's function that are not files."""
-    function = getattr(importlib.import_module(script), script)
-    parameters = inspect.signature(function).parameters
-    return {name: value for name, value in parameters.items() if "Path" not in str(value.annotation)}
-
-
-@pytest.mark.parametrize("script", SECTIONS)
-def test_keys_are_the_keywords_of_the_script(script):
-    part = load_schema(SCHEMA)
-    for key in SECTIONS[script]:
-        part = part["properties"][key]
-    known = part["properties"]
-    found = keywords(script)
-    ours = set(known) - {"source"} if script == "simulate_raw" else set(known)
-    of_the_training = {"canaries", "canary_repeats"} if script == "evaluate_canaries" else set()
-    assert ours - FROM_THE_DAG == set(found) - FROM_THE_DAG - of_the_training
-    for name in ours & set(found):
-        default = found[name].default
-        if default is not inspect.Parameter.empty:
-            assert known[name]["default"] == default, f"{script}: {name}"
-
-
-def test_keys_of_generate_are_the_keywords_of_the_script():
-    part = load_schema(SCHEMA)["properties"]["generate"]["properties"]
-    decoding = part["synthesize"]["properties"]
-    assert set(part["reconstruct"]["properties"]) == {*decoding, "prompt_prob"}
-    known = {**part, **part["reconstruct"]["properties"], **decoding}
-    of_the_dag = ("mode", "shard", "threads")
-    found = {name: value for name, value in keywords("generate").items() if name not in of_the_dag}
-    assert set(known) - {"synthesize", "reconstruct"} == set(found)
-    assert {name: known[name]["default"] for name in found} == {
-        name: parameter.default for name, parameter in found.items()
+def keys_of(script: str) -> dict[str, Any]:
+    """Key -> value of the demo, for the keys that are keywords of a script."""
+    config = demo()
+    generate, evaluate = config["generate"], config["evaluate"]
+    own = {
+        "simulate_raw": {key: config["cohort"][key] for key in ("patients", "seed")},
+        "build_dataset": config["dataset"],
+        "train": config["train"],
+        "generate": {
+            **{key: value for key, value in generate.items() if not isinstance(value, dict)},
+            **generate["synthesize"],
+            **generate["reconstruct"],
+        },
+        "generate_naive": {
+            "seed": generate["seed"],
+            "prompt_prob": generate["reconstruct"]["prompt_prob"],
+        },
+        "publish": {**config["publish"], "seed": generate["seed"]},
     }
+    attacks = {"sampling_fraction": evaluate["sampling_fraction"]}
+    of_attacks = attacks if script in ("evaluate_privacy", "evaluate_likelihood") else {}
+    return own.get(script, {**evaluate.get(script.removeprefix("evaluate_"), {}), **of_attacks})
+
+
+def mismatches(script: str, keys: dict[str, Any]) -> set[str]:
+    """Keywords of a script, files left out, that the config lacks, adds or sets otherwise."""
+    function = getattr(importlib.import_module(script), script)
+    parameters = {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if "Path" not in str(parameter.annotation)
+    }
+    empty = inspect.Parameter.empty
+    other = {key for key in set(keys) & set(parameters) if parameters[key] not in (empty, keys[key])}
+    return (set(keys) ^ set(parameters)) - GIVEN[script] | other
+
+
+@pytest.mark.parametrize("script", GIVEN)
+def test_keys_and_defaults_of_the_config_are_those_of_the_signatures(script):
+    assert mismatches(script, keys_of(script)) == set()
+
+
+def test_a_key_that_drifts_is_found():
+    keys = keys_of("build_dataset")
+    assert mismatches("build_dataset", {**keys, "seed": 7}) == {"seed"}
+    assert mismatches("build_dataset", {**keys, "words": 7}) == {"words"}
+    del keys["val_fraction"]
+    assert mismatches("build_dataset", keys) == {"val_fraction"}
 
 
 def test_untracked_keys_exist():
@@ -169,6 +186,7 @@ MISTAKES = {
     "range": ({"train": {"dropout": 1.0}}, r"config: train\.dropout: 1.0 must be below 1"),
     "choice": ({"train": {"preset": "huge"}}, r"train\.preset: huge is not one of tiny, mini, small, base"),
     "no section": ({"train": 3}, r"config: train: 3 is not of type object"),
+    "empty section": ({"train": None}, r"config: train: null is not of type object"),
     "main run": ({"main_run": "mine"}, r"main_run: 'mine' is not among runs"),
     "name of a run": ({"runs": {"real": {}}}, r"runs\.real: this name is taken"),
     "fractions": ({"dataset": {"val_fraction": 0.5, "test_fraction": 0.5}}, r"leave nothing to train on"),
@@ -199,16 +217,6 @@ def test_raw_dir_counts_only_where_it_is_read(monkeypatch):
     config = check_config(demo(cohort={"source": "mimic3"}), SCHEMA)
     assert config["raw_dir"] == "/data"
     assert check_config(demo(cohort={"source": "mimic3"}, raw_dir="/mine"), SCHEMA)["raw_dir"] == "/mine"
-
-
-def test_run_ids_name_the_seed_where_there_are_several():
-    config = check_config(demo(), SCHEMA)
-    assert run_ids(config) == {"multitask": ("multitask", 0), "lm_only": ("lm_only", 0)}
-    config["seeds"] = 2
-    assert list(run_ids(config)) == ["multitask-s0", "multitask-s1", "lm_only-s0", "lm_only-s1"]
-    assert train_keywords(config, "lm_only-s1")["seed"] == 1
-    assert train_keywords(config, "lm_only-s1")["age_weight"] == 0.0
-    assert "device" not in train_keywords(config, "lm_only-s1")
 
 
 def test_a_run_of_another_file_can_be_left_out():

@@ -13,7 +13,7 @@ MARKER = "ZQXMARKER"
 OVERLAY = """
 experiment: marked
 cohort: {source: mimic3}
-train: {tokens: 1000, selection_patients: 5}
+train: {tokens: 1000}
 runs: {lm_only: null}
 naive: [prevalence, copy]
 """

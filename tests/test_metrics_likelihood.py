@@ -34,7 +34,7 @@ def files(tmp_path_factory):
     splits = {name: folder / f"{name}.parquet" for name in ("train", "val", "test")}
     shares = {"val_fraction": 0.33, "test_fraction": 0.33, "min_patients_per_code": 1}
     words = folder / "vocabulary.json"
-    build_dataset(visits=folder / "visits.parquet", vocabulary=words, max_gap_bins=2, **shares, **splits)
+    build_dataset(visits=folder / "visits.parquet", vocabulary=words, **shares, **splits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.MAX_EPOCHS", 1000)
         train(train=splits["train"], val=splits["val"], vocabulary=words, model=folder / "model", **BY_HEART)

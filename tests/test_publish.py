@@ -30,6 +30,8 @@ from preprocess import preprocess
 from publish import publish
 from simulate_raw import simulate_raw
 from summarize_inputs import FIGURES, figure
+from test_config import SCHEMA as CONFIG_SCHEMA
+from test_config import demo
 from test_training import run_train
 
 RESOURCES = REPOSITORY / "resources"
@@ -70,7 +72,7 @@ def finished(tmp_path_factory) -> dict:
     (folder / "scorecard.json").write_text(
         json.dumps(build("tiny", records, "multitask", read_metrics(RESOURCES / "metrics.csv")))
     )
-    config = check_config({"experiment": "tiny"}, REPOSITORY / "config" / "schema.yaml")
+    config = check_config(demo(experiment="tiny"), CONFIG_SCHEMA)
     origin = {
         "config": config,
         "seeds": {"train.seed": 0},

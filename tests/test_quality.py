@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 
 from cohortloom.base.errors import UserError
-from cohortloom.config.check import (
-    check_config,
-    quality_runs,
-    quality_samples,
-    run_ids,
-    tracked_config,
-    trained_as,
-)
+from cohortloom.config.check import check_config
 from cohortloom.data.visits import read_visits, write_visits
 from cohortloom.evaluation.records import record
 from cohortloom.reporting.quality import Sample, page, read_targets, table, verdict
@@ -256,28 +249,9 @@ def test_a_wrong_line_of_targets_is_named(tmp_path, wrong):
         read_targets(path)
 
 
-def test_samples_have_ids_of_their_own_and_no_part_in_provenance():
-    config = check_config(demo(), SCHEMA)
-    samples = quality_samples(config)
-    assert len(samples) == 5 * 6 and not set(samples) & set(run_ids(config))
-    assert samples["quality-multitask-g4"] == ("multitask", 4, 10000, False)
-    assert samples["quality-markov-large"] == ("markov", 0, 100000, True)
-    assert (
-        trained_as(config, "quality-lm_only-g1") == "lm_only"
-        and trained_as(config, "multitask") == "multitask"
-    )
-    assert "quality" not in tracked_config(config)
-    config["seeds"], config["quality"]["runs"] = 2, ["lm_only"]
-    assert quality_runs(config) == ["lm_only-s0"]
-    config["quality"]["runs"], config["main_run"] = None, "lm_only"
-    assert quality_runs(config) == ["lm_only-s0"]
-
-
 MISTAKES = {
-    "run": ({"quality": {"runs": ["mine"]}}, "quality.runs: 'mine' is not among runs; choose from multitask"),
     "one seed": ({"quality": {"seeds": 1}}, "quality.seeds: 1 is below 2"),
     "unknown key": ({"quality": {"seed": 1}}, "quality.seed: unknown key; did you mean seeds"),
-    "no run": ({"quality": {"runs": []}}, "quality.runs"),
     "name": ({"runs": {"quality-x": {}}}, "this name is taken"),
 }
 

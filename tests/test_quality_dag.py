@@ -12,7 +12,7 @@ from cohortloom.reporting.scorecard import SAME_SIZE
 from conftest import Workflow, copy_workflow
 from test_quality import line
 
-TINY = {"seeds": 2, "patients": 50, "large": 100, "runs": ["multitask"]}
+TINY = {"seeds": 2, "patients": 50, "large": 100}
 NAIVE = ["copy", "markov"]
 SOURCES = ["multitask", *NAIVE]
 
@@ -49,7 +49,12 @@ def tiny_quality(tmp_path_factory) -> Tiny:
     base = tmp_path_factory.mktemp("quality")
     folder = copy_workflow(base / "workflow")
     (base / "work").mkdir()
-    overlay = {"quality": TINY, "naive": NAIVE, "evaluate": {"utility": {"visits": 40}}}
+    overlay = {
+        "quality": TINY,
+        "naive": NAIVE,
+        "runs": {"lm_only": None},
+        "evaluate": {"utility": {"visits": 40}},
+    }
     (base / "overlay.yaml").write_text(yaml.safe_dump(overlay))
     options = ["--configfile", str(folder / "tests" / "config_tiny.yaml"), str(base / "overlay.yaml")]
     workflow = Workflow(folder, base / "work", options)
@@ -111,7 +116,7 @@ def test_a_seed_more_is_made_alone_and_other_keys_touch_what_they_name(tiny_qual
 
 
 def test_another_run_is_added_alone_and_evaluate_all_knows_nothing_of_the_table(tiny_quality):
-    more = tiny_quality.jobs(quality={"runs": ["multitask", "lm_only"]})
+    more = tiny_quality.jobs(runs={"lm_only": {}})
     parts = ("g0", "g1", "large")
     assert more == SUMMARY.union(*(made("lm_only", part) for part in parts)) | {
         "train lm_only",
@@ -120,8 +125,7 @@ def test_another_run_is_added_alone_and_evaluate_all_knows_nothing_of_the_table(
     }
     plain = tiny_quality.jobs("evaluate_all")
     assert not any("quality" in job for job in plain)
-    changes = {"seeds": 4, "patients": 70, "large": 300, "runs": None}
-    assert tiny_quality.jobs("evaluate_all", quality=changes) == plain
+    assert tiny_quality.jobs("evaluate_all", quality={"seeds": 4, "patients": 70, "large": 300}) == plain
 
 
 def test_the_demo_plans_five_seeds_and_one_large_sample(fresh):

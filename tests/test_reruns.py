@@ -89,6 +89,12 @@ def test_a_key_under_evaluate_reruns_that_evaluation(changed):
     assert jobs == {job for job in EVALUATED if job.startswith("evaluate_fidelity")} | SUMMARY
 
 
+def test_a_key_of_two_evaluations_reruns_both(changed):
+    jobs = changed(evaluate={"sampling_fraction": 0.5})
+    attacks = ("evaluate_privacy", "evaluate_likelihood")
+    assert jobs == {job for job in EVALUATED if job.startswith(attacks)} | SUMMARY
+
+
 def test_a_key_under_generate_reruns_generation_and_what_follows(changed):
     jobs = changed(generate={"synthesize": {"temperature": 0.9}})
     expected = SUMMARY | {"evaluate_duplicates multitask", "evaluate_duplicates lm_only"}
@@ -96,6 +102,12 @@ def test_a_key_under_generate_reruns_generation_and_what_follows(changed):
         expected |= {f"generate {run} synthesize"}
         expected |= {f"evaluate_{kind} {run}" for kind in RELEASED}
     assert jobs == expected
+
+
+def test_a_key_of_one_mode_leaves_the_other_alone(changed):
+    jobs = changed(generate={"reconstruct": {"terminator_bias": 0.5}})
+    of_runs = {f"{rule} {run}" for rule in ("evaluate_duplicates", "evaluate_reconstruction") for run in RUNS}
+    assert jobs == of_runs | {f"generate {run} reconstruct" for run in RUNS} | SUMMARY
 
 
 def test_the_seed_of_generation_reruns_all_of_it_and_no_training(changed):
@@ -125,8 +137,8 @@ def test_values_that_trade_places_are_a_change(changed):
     """Snakemake compares bare values: the rules must give it named ones."""
     jobs = changed(runs={"multitask": {"age_weight": 0.2, "sex_weight": 0.3}})
     assert jobs == {"train multitask"} | after_training("multitask")
-    jobs = changed(evaluate={"likelihood": {"patients": 512, "batch_tokens": 20000}})
-    assert jobs == {job for job in EVALUATED if job.startswith("evaluate_likelihood")} | SUMMARY
+    jobs = changed(evaluate={"race": {"visits": 20, "least_patients": 20_000}})
+    assert jobs == {job for job in EVALUATED if job.startswith("evaluate_race")} | SUMMARY
 
 
 def test_an_added_run_runs_alone(changed):
@@ -143,10 +155,9 @@ def test_an_added_seed_runs_alone(tiny, tmp_path):
     assert not {"preprocess", "build_dataset"} & jobs and not NAIVE & jobs
 
 
-def test_devices_and_log_intervals_rerun_nothing(changed, tiny):
-    untracked = {"device": "cpu", "log_every_tokens": 7, "checkpoint_every_tokens": 1234}
-    untracked |= {"devices": 2, "nodes": 2, "checkpoint_every_minutes": 3.0}
-    assert changed(train=untracked) == set()
+def test_devices_and_checkpoint_intervals_rerun_nothing(changed, tiny):
+    untracked = {"device": "cpu", "devices": 2, "nodes": 2, "checkpoint_every_minutes": 3.0}
+    assert changed(train=untracked, generate={"device": "cpu"}) == set()
     assert tiny.jobs("--set-threads", "train=1", "--set-resources", "train:mem_mb=100") == set()
 
 

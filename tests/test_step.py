@@ -19,7 +19,9 @@ def job(**parts):
     return SimpleNamespace(**{**job, "input": {}, "output": {}, "params": {}, "config": {}, **parts})
 
 
-def example(*, visits: Path, parts: list[Path], records: Path, n: int, speed: str = "slow", threads: int = 1):
+def example(
+    *, visits: Path, parts: list[Path], records: Path, n: int, device: str = "auto", threads: int = 1
+):
     """Stand-in step."""
 
 
@@ -29,8 +31,8 @@ def test_files_become_paths_and_params_stay():
         job(
             input={"visits": "a", "parts": ["b", "c"], "modules": ["x.py"]},
             output={"records": "d"},
-            params={"n": 5},
-            config={"train": {"speed": "fast", "preset": "tiny"}},
+            params={"n": 5, "script": "example"},
+            config={"train": {"device": "cpu", "nodes": 2}},
         ),
         untracked="train",
     )
@@ -39,8 +41,29 @@ def test_files_become_paths_and_params_stay():
         "parts": [Path("b"), Path("c")],
         "records": Path("d"),
         "n": 5,
-        "speed": "fast",
+        "device": "cpu",
         "threads": 3,
+    }
+
+
+def test_only_untracked_keys_are_taken_from_the_config():
+    """A key that a rule forgets would work and never cause a rerun."""
+
+    def forgetful(*, tokens: int = 5, devices: int | None = None):
+        pass
+
+    found = step.arguments(forgetful, job(config={"train": {"tokens": 7, "devices": 2}}), untracked="train")
+    assert found == {"devices": 2}
+
+
+def test_an_optional_input_without_a_file_keeps_its_default():
+    def edited(*, parts: list[Path], rules: Path | None = None):
+        pass
+
+    assert step.arguments(edited, job(input={"rules": [], "parts": []})) == {"parts": []}
+    assert step.arguments(edited, job(input={"rules": "a", "parts": ["b"]})) == {
+        "rules": Path("a"),
+        "parts": [Path("b")],
     }
 
 
@@ -58,8 +81,8 @@ def test_a_folder_that_may_be_none_becomes_a_path():
 
 
 def test_settings_are_params():
-    found = step.arguments(example, job(params={"settings": {"visits": "folder", "n": 5}, "speed": "fast"}))
-    assert found == {"visits": Path("folder"), "n": 5, "speed": "fast", "threads": 3}
+    found = step.arguments(example, job(params={"settings": {"visits": "folder", "n": 5}, "device": "fast"}))
+    assert found == {"visits": Path("folder"), "n": 5, "device": "fast", "threads": 3}
 
 
 @pytest.mark.parametrize("params", [{"m": 1}, {"settings": {"m": 1}}])

@@ -13,6 +13,9 @@ from cohortloom.base.step import log, main
 from cohortloom.data.visits import SCHEMA, code_lists, patient_starts, read_visits, write_visits
 from cohortloom.data.vocabulary import END, Vocabulary, gap_bins
 
+MAX_GAP_BINS = (
+    12  # log-spaced over years: enough to distinguish days, weeks, months and years between two visits
+)
 DATASET_SCHEMA = pa.schema(
     [
         *SCHEMA,
@@ -33,7 +36,6 @@ def build_dataset(
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     min_patients_per_code: int = 5,
-    max_gap_bins: int = 12,
 ) -> None:
     """Split visits by patient, learn the vocabulary on train, write the three sets with token ids.
 
@@ -48,7 +50,7 @@ def build_dataset(
             raise UserError(
                 f"{visits}: too few patients to leave one for {name}; add patients or change the split"
             )
-    words = learn_vocabulary(table.filter(split == 0), min_patients_per_code, max_gap_bins)
+    words = learn_vocabulary(table.filter(split == 0), min_patients_per_code)
     if not words.codes:
         raise UserError(
             f"{visits}: column diagnoses: no code has {min_patients_per_code} training patients; "
@@ -83,7 +85,7 @@ def split_of_visits(table: pa.Table, val_fraction: float, test_fraction: float, 
     return group[patient]
 
 
-def learn_vocabulary(train: pa.Table, min_patients: int, max_bins: int) -> Vocabulary:
+def learn_vocabulary(train: pa.Table, min_patients: int, max_bins: int = MAX_GAP_BINS) -> Vocabulary:
     """Codes of at least `min_patients` training patients, sorted, and the bins of the gaps."""
     values, offsets = code_lists(train)
     coded = values.dictionary_encode()

@@ -9,6 +9,9 @@ from cohortloom.data.visits import CODE_COLUMNS, patient_starts, read_visits
 from cohortloom.evaluation import privacy
 from cohortloom.evaluation.records import Figure, save_figures
 
+# Share of the control's patients that are training patients: what a leak of a tenth looks like at this size.
+PLANTED = 0.1
+
 
 def evaluate_privacy(
     *,
@@ -22,7 +25,6 @@ def evaluate_privacy(
     mode: str = "synthesize",
     visits: int = 20000,
     sampling_fraction: float | None = None,
-    planted: float = 0.1,
     control: bool = False,
     sample_seed: int = 0,
 ) -> None:
@@ -30,7 +32,7 @@ def evaluate_privacy(
 
     `visits`: at most so many of each side, in whole patients; copies are looked for in all of them.
     `sampling_fraction`: share of the people whom an attacker wonders about that are training patients; by
-    default that of this cohort, from the sizes of the three splits. With `control` a `planted` share of the
+    default that of this cohort, from the sizes of the three splits. With `control` a share PLANTED of the
     release's patients is replaced by training patients and scored again: what such a leak looks like. `seed`
     is the run's own and only written down; `sample_seed` draws samples and the groups of the intervals.
     """
@@ -42,7 +44,7 @@ def evaluate_privacy(
     # A seed of its own: `copy` is drawn from the very table that the members are drawn from.
     parts = [known, *attacked, sample_patients(release, visits, sample_seed + 1), release]
     if control:
-        leaking = privacy.plant(release, known, planted, sample_seed)
+        leaking = privacy.plant(release, known, PLANTED, sample_seed)
         parts += [sample_patients(leaking, visits, sample_seed + 1), leaking]
     log.info("%s: %d training patients and %d others attacked", run, *map(len, map(patient_starts, attacked)))
     figures: list[Figure] = []

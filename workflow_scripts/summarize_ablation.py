@@ -14,7 +14,6 @@ from cohortloom.reporting.scorecard import read_metrics, read_records
 def summarize_ablation(
     *,
     records: list[Path],
-    heads: list[Path],
     metrics: Path,
     table: Path,
     table_csv: Path,
@@ -25,13 +24,13 @@ def summarize_ablation(
 ) -> None:
     """Write the table (JSON with sentences, and CSV) and the figure (.svg or .png by its name).
 
-    `records` and `heads` are the evaluations of all trainings and of `real`; `arms` is JSON, one
+    `records` are the evaluations of all trainings and of `real`; `arms` is JSON, one
     [id, arm, seed, id of the training whose model it uses] a training. Raises UserError where the reference
     has no figure.
     """
     trainings = [ablation.Training(*entry) for entry in json.loads(arms)]
     titles = {metric: row["title"] for metric, row in read_metrics(metrics).items()}
-    rows = ablation.table(read_records([*records, *heads]), trainings, reference)
+    rows = ablation.table(read_records(records), trainings, reference)
     if not any(row["arm"] == reference for row in rows):
         raise UserError(
             f"ablation: no figure of the arm {reference}; run the target ablation, which makes it"

@@ -31,12 +31,9 @@ LONG = {
     "runs": {"lm_only": None},
     "train": {
         "tokens": 12_000,
-        "max_epochs": 1000,
         "batch_tokens": 64,
-        "parts_per_step": 1,
         "evaluations": 2,
-        "log_every_tokens": 1000,
-        "checkpoint_every_tokens": 500,
+        "checkpoint_every_minutes": 0.01,
     },
 }
 EARLY = 1000  # tokens after which a drill begins

@@ -200,7 +200,7 @@ def test_two_nodes_train_one_model(prepared, tmp_path):
     Put aside is what differs by nature: dropout, and bf16, in which Muon always multiplies.
     """
     base = tmp_path / "base.yaml"
-    alike = {"tokens": 4000, "dropout": 0.0, "precision": "float32", "matrix_learning_rate": 1e-12}
+    alike = {"tokens": 4000, "dropout": 0.0, "precision": "float32", "learning_rate": 1e-6}
     base.write_text(yaml.safe_dump({"train": alike}))
     two_nodes = tmp_path / "nodes.yaml"
     two_nodes.write_text(yaml.safe_dump({"train": {"nodes": 2}}))

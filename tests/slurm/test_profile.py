@@ -88,7 +88,9 @@ def test_slurm_says_what_the_others_may_use(finished):
 def test_every_rule_that_shares_the_cores_asks_for_its_own():
     """Else sbatch asks for one number of CPUs and srun in the job for another, which ends the job."""
     text = "\n".join(path.read_text() for path in sorted((REPOSITORY / "rules").glob("*.smk")))
-    rules = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^rule |\Z)", text, re.MULTILINE | re.DOTALL))
+    rules = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^(?:use )?rule |\Z)", text, re.MULTILINE | re.DOTALL))
+    for source, name in re.findall(r"^use rule (\w+) as (\w+) with:", text, re.MULTILINE):
+        rules[name] = rules[source]
     profile = yte.process_yaml(PROFILE.read_text(), require_use_yte=True)
     sharing = {name for name, body in rules.items() if "threads: share_of_cores(" in body}
     asking = {name for name, block in profile["set-resources"].items() if "cpus_per_task" in block}

@@ -1,9 +1,8 @@
 """One adapter for every step: Snakemake, the command line and pytest call the same function.
 
 A step is a typed function from files and keywords to files. Its parameter names are its command-line
-options and the names of the rule's inputs, outputs and params. What the signature names and the rule
-does not pass (devices, workers, log intervals: they must not cause a rerun) is read from the config
-section `untracked`; what is in neither keeps its default.
+options and the names of the rule's inputs, outputs and params. The keys of UNTRACKED, which no rule passes
+because they must not cause a rerun, are read from the config; what is given nowhere keeps its default.
 """
 
 import inspect
@@ -18,6 +17,13 @@ from typing import Any
 from cohortloom.base.errors import Interrupted, UserError
 
 log = logging.getLogger("cohortloom")
+
+# Config section -> keys that say where and how often and not what: they are no params, so that changing one
+# reruns nothing.
+UNTRACKED = {
+    "train": ("device", "devices", "nodes", "checkpoint_every_minutes"),
+    "generate": ("device",),
+}
 
 
 def main(function: Callable[..., None], snakemake: Any = None, untracked: str | None = None) -> None:
@@ -81,19 +87,23 @@ def command_line(function: Callable[..., None]) -> None:
 
 
 def arguments(function: Callable[..., None], snakemake: Any, untracked: str | None = None) -> dict[str, Any]:
-    """Keywords for `function` from a rule's inputs, outputs, params and the untracked config section.
+    """Keywords for `function`: a rule's inputs, outputs and params, and UNTRACKED[untracked] of the config.
 
-    The param `settings` is a dict of params (`named` in rules/common.smk). Inputs that the signature does not
-    name are mere dependencies; a param it does not name is an error.
+    The param `settings` is a dict of params (`named` in rules/common.smk), `script` the name of the script.
+    An input that the signature does not name is a mere dependency, an optional one without a file keeps its
+    default; a param that the signature does not name is an error.
     """
     names = inspect.signature(function).parameters
-    found: dict[str, Any] = dict((snakemake.config.get(untracked) or {}) if untracked else {})
-    found = {key: value for key, value in found.items() if key in names}
+    found: dict[str, Any] = {}
+    if untracked:
+        section = snakemake.config[untracked]
+        found = {key: section[key] for key in UNTRACKED[untracked] if key in names and key in section}
     for files in (snakemake.input, snakemake.output):
         for key, value in files.items():
-            if key in names:
+            if key in names and (value or names[key].default is inspect.Parameter.empty):
                 found[key] = Path(value) if isinstance(value, str) else [Path(item) for item in value]
     params = dict(snakemake.params.items())
+    params.pop("script", None)
     for key, value in (params.pop("settings", {}) | params).items():
         if key not in names:
             raise TypeError(

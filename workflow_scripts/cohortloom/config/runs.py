@@ -1,0 +1,348 @@
+"""The registry of runs: everything that has visits to score is one kind of object, made here from the config.
+
+A run is a training of `runs` and `seeds`, an arm of the ablation, a sample of the quality table, a naive
+method, visits of another generator, or held-out real visits. Rules ask a run what to generate and what to
+score. Imported while Snakemake parses the workflow, so it stays light: the standard library alone.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cohortloom.base.errors import UserError
+from cohortloom.base.step import UNTRACKED
+
+Config = Mapping[str, Any]
+ARM_PREFIX, QUALITY_PREFIX = "ablation-", "quality-"  # of the names of arms and of samples
+NAIVE = {  # method -> modes
+    "prevalence": ("synthesize", "reconstruct"),
+    "markov": ("synthesize", "reconstruct"),
+    "copy": ("synthesize",),
+    "echo": ("reconstruct",),
+}
+# One evaluation in a training, at its end: all arms are judged after equal budgets. No loss on forbidden
+# codes, whatever train says: else the arm that adds it would be the reference itself.
+OF_EVERY_ARM = {"evaluations": 1, "forbidden_weight": 0.0}
+
+EVALUATIONS = (
+    *("heads", "duplicates", "medical_validity", "reconstruction", "fidelity", "classifier"),
+    *("privacy", "likelihood", "canaries", "utility", "conditioning", "race"),
+)
+OF_EXTERNAL = ("medical_validity", "fidelity", "classifier", "privacy", "utility", "conditioning")
+OF_A_RELEASE = (*OF_EXTERNAL, "race")
+OF_AN_ARM = ("medical_validity", "fidelity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One set of visits to score. Paths are relative to the working directory."""
+
+    name: str  # its id in paths and records
+    results: str  # folder of the experiment's results
+    kind: str  # training, arm, sample, naive, external or real
+    source: str  # the name under `runs` or `arms`, a sample's run or method, the file of external visits
+    modes: tuple[str, ...]
+    evaluations: Mapping[str, tuple[str, ...]]  # target -> evaluations of this run that it reads
+    visits: Mapping[str, int]  # evaluation -> visits that it scores at most
+
+    trained_by: str | None = None  # the run whose model generates it; None for what no model made
+    train: Mapping[str, Any] | None = None  # keywords of its own training, the untracked ones left out
+    attacked: str | None = None  # the run whose model is attacked: its own, of `real` the main run's
+    planted: Mapping[str, int] | None = None  # its canaries, of `real` those of the first run that has any
+
+    seed: int = 0  # in its records: of the training, of a sample that of the generation, else 0
+    generation_seed: int
+    patients: int | None = None  # None: one for each age and sex of `demographics`
+    demographics: str  # whose ages and sexes: test, train or a CSV
+    constrained: str  # which codes cannot be generated: none, hard or full
+    large: bool = False  # the large sample of the quality table
+
+    @property
+    def exportable(self) -> bool:
+        """Whether its visits may leave the experiment: those of a trained model without planted patients."""
+        return self.trained_by is not None and self.planted is None
+
+    @property
+    def control(self) -> bool:
+        """Whether it is the held-out real visits, of which privacy and race tell what a leak looks like."""
+        return self.name == "real"
+
+    @property
+    def model(self) -> str | None:
+        """Folder of the model that generates it."""
+        return f"{self.results}/models/{self.trained_by}" if self.trained_by else None
+
+    @property
+    def attacked_model(self) -> str:
+        """Folder of the model that is attacked."""
+        return f"{self.results}/models/{self.attacked}"
+
+    @property
+    def attacked_release(self) -> str:
+        """Visits that the attacked model synthesized."""
+        return f"{self.results}/synthetic/{self.attacked}/synthesize.parquet"
+
+    @property
+    def checkpoints(self) -> str:
+        """Folder of its training's checkpoints."""
+        return f"{self.results}/checkpoints/{self.name}"
+
+    @property
+    def synthesized(self) -> str:
+        """The visits to score; real ones are the test visits themselves."""
+        if self.kind == "real":
+            return f"{self.results}/dataset/test.parquet"
+        return f"{self.results}/synthetic/{self.name}/synthesize.parquet"
+
+    @property
+    def release(self) -> str:
+        """The visits to compare with the test visits; of real ones therefore the validation visits."""
+        return f"{self.results}/dataset/val.parquet" if self.kind == "real" else self.synthesized
+
+    @property
+    def counts(self) -> list[str]:
+        """Counts of the generation; real visits were not generated."""
+        return [] if self.kind == "real" else [f"{self.results}/synthetic/{self.name}/synthesize.json"]
+
+    @property
+    def edits_in_training(self) -> bool:
+        """Whether the training reads the validity table: for a loss, or to invent canaries."""
+        return bool(self.train and (self.train["forbidden_weight"] or self.train["canaries"]))
+
+    @property
+    def edits_in_generation(self) -> bool:
+        """Whether the generation reads the validity table."""
+        return self.constrained != "none"
+
+    @property
+    def demographics_file(self) -> list[str]:
+        """The CSV of requested patients, where it takes one."""
+        return [] if self.demographics in ("test", "train") else [self.demographics]
+
+    @property
+    def source_files(self) -> list[str]:
+        """External visits: the file itself, or the files of its folder."""
+        path = Path(self.source)
+        return (
+            sorted(str(file) for file in path.iterdir() if file.is_file()) if path.is_dir() else [str(path)]
+        )
+
+
+def all_runs(config: Config, results: str) -> dict[str, Run]:
+    """Name -> run, for all that the checked config names; `results` is the experiment's folder.
+
+    Raises UserError for external visits whose name is taken.
+    """
+    generate = config["generate"]
+    like = Run(
+        name="",
+        results=results,
+        kind="",
+        source="",
+        modes=("synthesize",),
+        evaluations={},
+        visits={
+            name: config["evaluate"][name]["visits"] for name in OF_A_RELEASE if name != "medical_validity"
+        },
+        generation_seed=generate["seed"],
+        patients=generate["patients"],
+        demographics=generate["demographics"],
+        constrained=generate["constrained"],
+    )
+    trainings = list(_trainings(config, like))
+    others = (
+        *_naive(config, like),
+        *_real(config, like, trainings),
+        *_arms(config, like),
+        *_samples(config, like, trainings),
+        *_external(config, like),
+    )
+    runs = {run.name: run for run in trainings}
+    for run in others:
+        if run.name in runs:
+            raise UserError(f"config: evaluate.external.{run.name}: this name is taken; choose another one")
+        runs[run.name] = run
+    return runs
+
+
+def records(runs: Iterable[Run], target: str) -> list[str]:
+    """Files of the records that a target's summary reads, evaluation by evaluation."""
+    return [
+        f"{run.results}/evaluation/{run.name}/{evaluation}.json"
+        for evaluation in EVALUATIONS
+        for run in runs
+        if evaluation in run.evaluations.get(target, ())
+    ]
+
+
+def main_run(config: Config, runs: Iterable[Run]) -> Run:
+    """The run that the criteria are read from; with several seeds that of the first."""
+    return next(run for run in runs if run.kind == "training" and run.source == config["main_run"])
+
+
+def _trainings(config: Config, like: Run) -> Iterator[Run]:
+    """`<run>`, or `<run>-s<seed>` with several seeds; in the quality table the first seed of each."""
+    first, count = config["train"]["seed"], config["seeds"]
+    for source, own in config["runs"].items():
+        for seed in range(first, first + count):
+            name = f"{source}-s{seed}" if count > 1 else source
+            train = _train_keywords(config, own, seed)
+            planted = _planted(train)
+            evaluations = ("heads", "duplicates", "reconstruction", "likelihood", *OF_A_RELEASE)
+            targets = {"evaluate_all": (*evaluations, "canaries") if planted else evaluations}
+            if seed == first and not planted:
+                targets["quality"] = ("reconstruction",)
+            yield replace(
+                like,
+                name=name,
+                kind="training",
+                source=source,
+                modes=("reconstruct", "synthesize"),
+                evaluations=targets,
+                trained_by=name,
+                train=train,
+                attacked=name,
+                planted=planted,
+                seed=seed,
+            )
+
+
+def _arms(config: Config, like: Run) -> Iterator[Run]:
+    """`ablation-<arm>-s<seed>`; an arm that names another as its `model` is not trained."""
+    ablation, first = config["ablation"], config["train"]["seed"]
+    of_all = {"preset": ablation["preset"], "tokens": ablation["tokens"], **OF_EVERY_ARM}
+    for source, own in ablation["arms"].items():
+        model = own.get("model", source)
+        for seed in range(first, first + ablation["seeds"]):
+            trained_by = f"{ARM_PREFIX}{model}-s{seed}"
+            train = _train_keywords(config, of_all | ablation["arms"][model], seed)
+            trains = model == source
+            yield replace(
+                like,
+                name=f"{ARM_PREFIX}{source}-s{seed}",
+                kind="arm",
+                source=source,
+                evaluations={"ablation": (*OF_AN_ARM, "heads") if trains else OF_AN_ARM},
+                trained_by=trained_by,
+                train=train if trains else None,
+                attacked=trained_by,
+                planted=_planted(train),
+                seed=seed,
+                constrained=own.get("constrained", like.constrained),
+            )
+
+
+def _samples(config: Config, like: Run, trainings: list[Run]) -> Iterator[Run]:
+    """`quality-<source>-g<seed>`, and of the first seed the large `quality-<source>-large`.
+
+    The sources are the main run, the other runs without canaries and the naive methods. A name says all that
+    distinguishes a sample but the number of patients, so that a seed more is made alone. Classifier, privacy
+    and utility take minutes each and score the first seed alone; the classifier, void on few visits, scores
+    the large sample too.
+    """
+    quality, first = config["quality"], config["generate"]["seed"]
+    main = main_run(config, trainings)
+    compared = [main, *(run for run in trainings if "quality" in run.evaluations and run is not main)]
+    models = [run.name for run in compared]
+    methods = [method for method in config["naive"] if "synthesize" in NAIVE[method]]
+    parts = [(f"g{seed}", seed, quality["patients"]) for seed in range(first, first + quality["seeds"])]
+    parts.append(("large", first, quality["large"]))
+    more = {f"g{first}": ("classifier", "privacy", "utility"), "large": ("classifier",)}
+    for source in (*models, *methods):
+        for part, seed, patients in parts:
+            yield replace(
+                like,
+                name=f"{QUALITY_PREFIX}{source}-{part}",
+                kind="sample",
+                source=source,
+                evaluations={"quality": (*OF_AN_ARM, *more.get(part, ()))},
+                visits=_visits_of_quality(like, patients),
+                trained_by=source if source in models else None,
+                attacked=source if source in models else None,
+                seed=seed,
+                generation_seed=seed,
+                patients=patients,
+                demographics="test",  # whatever generate says: the targets are about held-out patients
+                large=part == "large",
+            )
+
+
+def _naive(config: Config, like: Run) -> Iterator[Run]:
+    """The methods without a model, one patient for each test patient."""
+    for method in config["naive"]:
+        modes = NAIVE[method]
+        released = OF_A_RELEASE if "synthesize" in modes else ()
+        reconstructed = ("reconstruction",) if "reconstruct" in modes else ()
+        yield replace(
+            like,
+            name=method,
+            kind="naive",
+            source=method,
+            modes=modes,
+            evaluations={
+                "evaluate_all": (*released, *reconstructed),
+                "evaluate_external": OF_EXTERNAL if released else (),
+                "quality": reconstructed if released else (),
+            },
+            patients=None,
+            demographics="test",
+            constrained="none",
+        )
+
+
+def _real(config: Config, like: Run, trainings: list[Run]) -> Iterator[Run]:
+    """`real`, and `quality-real`, of which as many visits are scored as of the quality table's samples."""
+    planted = next((run.planted for run in trainings if run.planted), None)
+    real = replace(like, kind="real", source="", patients=None, demographics="test", constrained="none")
+    yield replace(
+        real,
+        name="real",
+        evaluations={
+            "evaluate_all": (*OF_A_RELEASE, "likelihood", *(("canaries",) if planted else ())),
+            "evaluate_external": OF_EXTERNAL,
+            "ablation": OF_AN_ARM,
+            "quality": ("medical_validity", "classifier", "privacy"),
+        },
+        attacked=main_run(config, trainings).name,
+        planted=planted,
+    )
+    yield replace(
+        real,
+        name=f"{QUALITY_PREFIX}real",
+        evaluations={"quality": ("fidelity", "classifier", "utility")},
+        visits=_visits_of_quality(like, config["quality"]["patients"]),
+    )
+
+
+def _external(config: Config, like: Run) -> Iterator[Run]:
+    """Visits that another generator made."""
+    for name, path in config["evaluate"]["external"].items():
+        yield replace(
+            like, name=name, kind="external", source=path, evaluations={"evaluate_external": OF_EXTERNAL}
+        )
+
+
+def _train_keywords(config: Config, own: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The section train with a run's own keys, sorted, less what must not cause a rerun."""
+    keywords = {**config["train"], **own, "seed": seed}
+    dropped = (*UNTRACKED["train"], "model", "constrained")  # the last two are an arm's, about its generation
+    return {key: keywords[key] for key in sorted(keywords) if key not in dropped}
+
+
+def _planted(train: Mapping[str, Any]) -> dict[str, int] | None:
+    """The canaries of a training, as evaluate_canaries takes them; None without any."""
+    if not train["canaries"]:
+        return None
+    return {
+        "canaries": train["canaries"],
+        "canary_repeats": train["canary_repeats"],
+        "canary_seed": train["seed"],
+    }
+
+
+def _visits_of_quality(like: Run, patients: int) -> dict[str, int]:
+    """Fidelity scores as many visits as there are patients; classifier and utility no more than that."""
+    own = like.visits
+    of_training = {name: min(own[name], patients) for name in ("classifier", "utility")}
+    return {**own, **of_training, "fidelity": patients}
