@@ -129,7 +129,7 @@ def test_exposure_and_auc_by_hand():
     )
     repeats = np.repeat([1, 4], 10)
     scores = np.concatenate([np.full(10, 3.0), np.full(10, 9.0)])
-    found = {(m, s): part for m, s, part in ranked(scores, held_out, repeats, 0)}
+    found = {(m, s): part for m, s, part, *_ in ranked(scores, held_out, repeats, 0)}
     assert found["canary_auc", "repeats 1"].value == 0.5 and found["canary_auc", "repeats 4"].value == 1
     assert found["canary_auc", ""].value == 0.75 and found["canary_auc", ""].n == 20
     assert found["canary_exposure", "repeats 4"].value == 3
@@ -220,7 +220,7 @@ def test_an_untrained_model_knows_none_of_them(files):
     parts = invented(files, planted=100, held_out=300)
     fresh = make_model(words, data, preset="tiny", seed=0, dropout=0.0).eval()
     scores = [patient_scores(fresh, part) for part in parts]
-    found = {m: part for m, s, part in ranked(*scores, np.ones(100, int), 0) if s}
+    found = {m: part for m, s, part, *_ in ranked(*scores, np.ones(100, int), 0) if s}
     assert found["canary_auc"].low < 0.5 < found["canary_auc"].high
     assert found["canary_exposure"].low < np.log2(np.e) < found["canary_exposure"].high
 

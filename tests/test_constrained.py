@@ -14,6 +14,7 @@ from cohortloom.data.visits import RECONSTRUCT_SCHEMA, read_visits
 from cohortloom.data.vocabulary import END, NOW, PAD, START
 from cohortloom.generation.constrained import Constraint, ForbiddenCodes
 from cohortloom.generation.synthesize import decode, synthesize
+from cohortloom.runtime.devices import fast_products
 from evaluate_medical_validity import evaluate_medical_validity
 from generate import generate
 from join_shards import join_shards
@@ -78,7 +79,7 @@ def test_the_count_equals_the_mass_of_the_model_itself(world):  # noqa: F811
     age, sex = np.array([0.0, 30.0, 60.0, 90.0]), np.array([0, 1, 0, 1])
     options = {"begin_suppress_tokens": words.terminators, "max_new_tokens": 1}
     made = decode(model, words, rows, age, sex, [0], bound, **options)
-    with torch.no_grad():
+    with torch.no_grad(), fast_products(model.device):
         logits = model(
             input_ids=torch.tensor([[START, START, NOW]] * 4),
             decoder_input_ids=torch.full((4, N_PROMPTS + 1), START),

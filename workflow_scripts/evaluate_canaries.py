@@ -7,13 +7,14 @@ import numpy as np
 from scipy import sparse
 
 from cohortloom.base.files import write_json
-from cohortloom.base.step import log, main, quiet_libraries
+from cohortloom.base.ragged import row_of_value
+from cohortloom.base.step import main, quiet_libraries
 from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import code_lists, read_visits
 from cohortloom.data.vocabulary import Vocabulary
 from cohortloom.evaluation import canaries as metrics
 from cohortloom.evaluation.neighbours import set_matrix
-from cohortloom.evaluation.records import record
+from cohortloom.evaluation.records import as_records
 
 HELD_OUT = 1000  # invented patients that were not planted, beside whom the planted ones are ranked
 
@@ -54,28 +55,22 @@ def evaluate_canaries(
     words = Vocabulary.load(vocabulary)
     invented = invent(Examples.load(train), words, load_rules(rules), canary_seed, canaries, HELD_OUT)
     scores = [patient_scores(bart, part) for part in invented]
-    found = []
-
-    def add(mode: str, n_reference: int, figures) -> None:
-        for metric, subset, part in figures:
-            ends = (part.value, part.low, part.high, part.n)
-            found.append(record(run, seed, mode, metric, subset, *ends, n_reference, False))
-            log.info("%s: %s %s %.4f (%.4f to %.4f)", run, metric, subset, *ends[:3])
-
-    add("teacher_forced", HELD_OUT, metrics.ranked(*scores, repeats, sample_seed))
     codes, offsets = code_lists(read_visits(synthetic))
     sets = [
         _sets(ids, starts, len(words))
         for ids, starts in ((invented[0].ids, invented[0].offsets), (words.encode(codes), offsets))
     ]
-    add("synthesize", len(offsets) - 1, metrics.extracted(*sets, repeats, sample_seed))
-    write_json(records, found)
+    figures = {
+        "teacher_forced": metrics.ranked(*scores, repeats, sample_seed),
+        "synthesize": metrics.extracted(*sets, repeats, sample_seed),
+    }
+    write_json(records, [one for mode, some in figures.items() for one in as_records(some, run, seed, mode)])
 
 
 def _sets(ids: np.ndarray, offsets: np.ndarray, size: int) -> sparse.csr_matrix:
     """Matrix [n_visits, 1 + size] of ragged ids; its first column counts codes outside the vocabulary."""
     n = len(offsets) - 1
-    return set_matrix(ids + 1, np.repeat(np.arange(n), np.diff(offsets)), n, 1 + size)
+    return set_matrix(ids + 1, row_of_value(offsets), n, 1 + size)
 
 
 if __name__ == "__main__":

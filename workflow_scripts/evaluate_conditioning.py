@@ -5,13 +5,13 @@ from typing import Literal
 
 import numpy as np
 
-from cohortloom.base.files import write_json
-from cohortloom.base.step import log, main, quiet_libraries
-from cohortloom.data.absent import absent
+from cohortloom.base.ragged import row_offsets
+from cohortloom.base.step import main, quiet_libraries
+from cohortloom.data.absent import has_demographics
 from cohortloom.data.coded import encode, sample_patients
 from cohortloom.data.visits import CODE_COLUMNS, read_visits
 from cohortloom.evaluation.conditioning import flips, observed, probes, written
-from cohortloom.evaluation.records import record
+from cohortloom.evaluation.records import Figure, save_figures
 
 PAIRS = 500  # of people whose sex or age is flipped, at most
 
@@ -37,28 +37,23 @@ def evaluate_conditioning(
     must be known: for a foreign file without them there is no record. `seed` is the run's own and only
     written down; `sample_seed` draws samples, pairs, visits and groups.
     """
-    if {"age", "sex"} & absent(synthetic):
-        write_json(records, [])
+    if not has_demographics(synthetic):
+        save_figures(records, [], run, seed, mode)
         return
     reference, people, release = (read_visits(path) for path in (train, test, synthetic))
     known = sample_patients(reference, visits, sample_seed)
     parts = [known, people, sample_patients(release, visits, sample_seed), release]
-    found = []
+    figures: list[Figure] = []
     for column in CODE_COLUMNS:
         (training, asked, sample, whole), names = encode(parts, column)
-        figures = [*probes(training, sample, len(names), sample_seed)]
+        figures += probes(training, sample, len(names), sample_seed)
         if model is None:
             sides, n_codes = observed(whole, PAIRS, sample_seed), len(names)
         else:
             write, n_codes = _writer(model, device)
             sides = written(asked, write, PAIRS, sample_seed)
         figures += flips(sides, n_codes, sample_seed)
-        for metric, subset, part, n_reference, better in figures:
-            ends = (part.value, part.low, part.high, part.n)
-            found.append(record(run, seed, mode, metric, subset, *ends, n_reference, better))
-    write_json(records, found)
-    for row in found:
-        log.info("%s: %s %s (%s to %s)", run, row["metric"], row["value"], row["ci_low"], row["ci_high"])
+    save_figures(records, figures, run, seed, mode)
 
 
 def _writer(model: Path, device: str):
@@ -76,7 +71,7 @@ def _writer(model: Path, device: str):
     def write(age: np.ndarray, sex: np.ndarray, seed: int):
         made = list(synthesize(bart, words, age, sex, seed, max_visits=1))
         lengths = np.concatenate([np.diff(part.offsets) for part in made])
-        return np.concatenate([part.ids for part in made]).astype(np.int64), np.r_[0, np.cumsum(lengths)]
+        return np.concatenate([part.ids for part in made]).astype(np.int64), row_offsets(lengths)
 
     return write, len(words)
 

@@ -5,12 +5,11 @@ from typing import Literal
 
 import numpy as np
 
-from cohortloom.base.files import write_json
 from cohortloom.base.ragged import patient_of_visit
-from cohortloom.base.step import log, main, quiet_libraries
+from cohortloom.base.step import main, quiet_libraries
 from cohortloom.data.coded import patient_groups
 from cohortloom.evaluation.intervals import ratio
-from cohortloom.evaluation.records import record
+from cohortloom.evaluation.records import Figure, save_figures
 
 MODE = "teacher_forced"
 
@@ -65,14 +64,11 @@ def evaluate_heads(
         ("sex_head_accuracy", "right", "visit", True),
         ("lm_loss", "lm", "tokens", False),
     ]
-    made = []
-    for metric, above, below, better in rates:
-        part = ratio(sums[above], sums[below], n)
-        made.append(
-            record(run, seed, MODE, metric, "", part.value, part.low, part.high, part.n, None, better)
-        )
-        log.info("%s: %s %.5g (%.5g to %.5g), n %d", run, metric, part.value, part.low, part.high, n)
-    write_json(records, made)
+    figures = [
+        Figure(metric, "", ratio(sums[above], sums[below], n), None, better)
+        for metric, above, below, better in rates
+    ]
+    save_figures(records, figures, run, seed, MODE)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@ from typing import Literal
 
 import numpy as np
 
-from cohortloom.base.files import write_json
 from cohortloom.base.ragged import patient_of_visit
-from cohortloom.base.step import log, main, quiet_libraries
+from cohortloom.base.step import main, quiet_libraries
 from cohortloom.evaluation.privacy import attack
-from cohortloom.evaluation.records import record
+from cohortloom.evaluation.records import save_figures
 
 MODE = "teacher_forced"
 
@@ -51,13 +50,8 @@ def evaluate_likelihood(
     members, others = (sets[1] if control else sets[0]), sets[2]
     count = min(patients, *(int((part.visit == 0).sum()) for part in (members, others)))
     scores = [patient_scores(bart, _some_patients(part, count, sample_seed)) for part in (members, others)]
-    found = []
     figures = attack("likelihood", *scores, sizes[0], sample_seed, fraction)
-    for metric, subset, part, n_reference, better in figures:
-        ends = (part.value, part.low, part.high, part.n)
-        found.append(record(run, seed, MODE, metric, subset, *ends, n_reference, better))
-        log.info("%s: %s %.4f (%.4f to %.4f)", run, metric, *ends[:3])
-    write_json(records, found)
+    save_figures(records, figures, run, seed, MODE)
 
 
 def _some_patients(data, count: int, seed: int):

@@ -10,11 +10,11 @@ import numpy as np
 from scipy import sparse
 
 from cohortloom.data.coded import GROUPS, patient_groups
-from cohortloom.evaluation.intervals import Estimate, interval, ratio
+from cohortloom.evaluation.intervals import interval, ratio
+from cohortloom.evaluation.records import Figure
 from cohortloom.evaluation.scores import auc, replicates
 
 MOSTLY = 0.8  # share of a canary's codes in one visit that counts as most of it
-Figure = tuple[str, str, Estimate]
 
 
 def subsets(repeats: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -33,10 +33,11 @@ def ranked(planted: np.ndarray, held_out: np.ndarray, repeats: np.ndarray, seed:
         positive = np.repeat([True, False], [len(ours), len(held_out)])
         score, group = np.concatenate([ours, held_out]), np.concatenate(groups)
         found = replicates(lambda kept, p=positive, s=score: auc(p[kept], s[kept]), group, n_groups)
-        yield "canary_auc", subset, interval(found, len(ours), 0.0, 1.0)
+        yield Figure("canary_auc", subset, interval(found, len(ours), 0.0, 1.0), len(held_out), False)
         bits = exposure(ours, held_out)
         found = replicates(lambda kept, b=bits: b[kept].mean(), groups[0], n_groups)
-        yield "canary_exposure", subset, interval(found, len(ours), 0.0, ceiling(len(held_out)))
+        ends = interval(found, len(ours), 0.0, ceiling(len(held_out)))
+        yield Figure("canary_exposure", subset, ends, len(held_out), False)
 
 
 def exposure(planted: np.ndarray, held_out: np.ndarray) -> np.ndarray:
@@ -77,4 +78,5 @@ def extracted(
         groups = patient_groups(n, seed)
         each = np.bincount(groups)
         for metric, found in (("canary_extracted", whole), ("canary_extracted_80", most)):
-            yield metric, subset, ratio(np.bincount(groups, found[chosen], len(each)), each, n, 1.0)
+            share = ratio(np.bincount(groups, found[chosen], len(each)), each, n, 1.0)
+            yield Figure(metric, subset, share, release.shape[0], False)

@@ -41,6 +41,11 @@ class Figure(NamedTuple):
 
 def save_figures(path: Path, figures: Iterable[Figure], run: str, seed: int, mode: str) -> None:
     """Write figures as records, in their order, and log those of the whole set."""
+    write_json(path, as_records(figures, run, seed, mode))
+
+
+def as_records(figures: Iterable[Figure], run: str, seed: int, mode: str) -> list[dict[str, Any]]:
+    """Figures as records, in their order; those of the whole set are logged."""
     records = []
     for metric, subset, figure, n_reference, better in figures:
         ends = (figure.value, figure.low, figure.high)
@@ -48,7 +53,7 @@ def save_figures(path: Path, figures: Iterable[Figure], run: str, seed: int, mod
         if not subset:
             log.info("%s: %s %.5g (%.5g to %.5g), n %d", run, metric, *ends, figure.n)
     log.info("%s: %d figures", run, len(records))
-    write_json(path, records)
+    return records
 
 
 def record(

@@ -13,8 +13,8 @@ from cohortloom.base.ragged import row_of_value
 from cohortloom.data.bands import DAY, FINE, band
 from cohortloom.data.examples import N_PROMPTS, Examples, history
 from cohortloom.data.vocabulary import NOW, PAD, START, Vocabulary
-from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
-from cohortloom.model.record import MAX_COUNT, PromptBartConfig
+from cohortloom.model.prompt_bart import PromptBartConfig, PromptBartWithDemographicPrediction
+from cohortloom.model.record import MAX_COUNT
 
 # d_model, encoder layers, decoder layers, heads, feed-forward
 PRESETS = {

@@ -1,6 +1,7 @@
 """PromptBartWithDemographicPrediction: a BART that is prompted with age and sex and also predicts them.
 
-Read it from top to bottom; record.py holds the config and what is known of a record apart from attention.
+Read it from top to bottom; record.py holds what is known of a record apart from attention, packing.py where
+visits lie in a row.
 Training, scoring and generation all use this one forward pass.
 
 Design choices, in the order of the forward pass:
@@ -30,19 +31,55 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import BartForConditionalGeneration
+from transformers import BartConfig, BartForConditionalGeneration
 from transformers.modeling_outputs import ModelOutput
 from transformers.models.bart.modeling_bart import BartLearnedPositionalEmbedding
 
 from cohortloom.data.examples import N_PROMPTS
-from cohortloom.model.record import (
-    MAX_COUNT,
-    ConditionalPrompt,
-    PromptBartConfig,
-    Record,
-    RecordSummary,
-    own_rows,
-)
+from cohortloom.model.packing import additive_mask, own_rows, place_in_visit, with_prompts
+from cohortloom.model.record import MAX_COUNT, ConditionalPrompt, Record, RecordSummary
+
+AGE_KNOTS = (0.0, 1 / 365.25, 28 / 365.25, 0.25, 0.5, *(float(year) for year in range(1, 91)))
+
+
+class PromptBartConfig(BartConfig):
+    """BartConfig and what the prompts, the heads and their losses need.
+
+    age_mean, age_std: years, over the training visits. age_loss_unit: `standardized` or `years`.
+    heads: what the heads read (`PromptBartWithDemographicPrediction.pool`). group_ages: lower ends in years
+    of the age groups of `group_bias`. now_id: what stands in the encoder between earlier visits and this one.
+    first_code_id: every id from here on is a diagnosis code.
+    """
+
+    model_type = "prompt_bart"
+
+    def __init__(
+        self,
+        cat_cardinalities: list[int] | None = None,
+        d_hidden: int = 128,
+        age_knots: list[float] | None = None,
+        group_ages: list[float] | None = None,
+        age_mean: float = 50.0,
+        age_std: float = 25.0,
+        age_weight: float = 0.3,
+        sex_weight: float = 0.2,
+        age_loss_unit: str = "standardized",
+        heads: str = "states",
+        forbidden_weight: float = 0.0,
+        now_id: int = 3,
+        first_code_id: int = 5,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.cat_cardinalities = list(cat_cardinalities or [2])
+        self.d_hidden = d_hidden
+        self.age_knots = list(age_knots or AGE_KNOTS)
+        self.group_ages = list(group_ages or (0.0,))
+        self.age_mean, self.age_std = age_mean, age_std
+        self.age_weight, self.sex_weight = age_weight, sex_weight
+        self.age_loss_unit = age_loss_unit
+        self.heads, self.forbidden_weight = heads, forbidden_weight
+        self.now_id, self.first_code_id = now_id, first_code_id
 
 
 @dataclass
@@ -354,30 +391,3 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
     def prepare_inputs_for_generation(self, input_ids, **kwargs):
         """transformers' own, and all ids written so far, of which the cache leaves only the last."""
         return {**super().prepare_inputs_for_generation(input_ids, **kwargs), "prefix_ids": input_ids}
-
-
-def place_in_visit(visit: torch.Tensor) -> torch.Tensor:
-    """Place of each token in its visit [rows, length], from 0; that of padding is 0."""
-    index = torch.arange(visit.shape[1], device=visit.device).expand_as(visit)
-    starts = torch.ones_like(visit, dtype=torch.bool)
-    starts[:, 1:] = visit[:, 1:] != visit[:, :-1]
-    return (index - torch.where(starts, index, 0).cummax(1).values) * (visit >= 0)
-
-
-def with_prompts(embedded, visit, place, prompts: torch.Tensor) -> torch.Tensor:
-    """embedded [rows, length, d_model] with prompts [visits, 2, d_model] in the first places of each
-    visit."""
-    number = (N_PROMPTS * visit + place).clamp(0, N_PROMPTS * len(prompts) - 1)
-    is_prompt = (place < N_PROMPTS) & (visit >= 0)
-    return torch.where(is_prompt[..., None], F.embedding(number, prompts.flatten(0, 1)), embedded)
-
-
-def additive_mask(allowed: torch.Tensor, visit: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Attention mask [rows, 1, length, read]: 0 where allowed [rows, length, read], else minus infinity.
-
-    Padding attends to everything so that softmax is defined; its output is discarded.
-    """
-    allowed = allowed | (visit < 0)[:, :, None]
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -torch.inf)[
-        :, None
-    ]

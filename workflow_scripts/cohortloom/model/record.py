@@ -9,48 +9,9 @@ from torch.nn import functional as F
 from transformers import BartConfig
 from transformers.modeling_outputs import ModelOutput
 
+from cohortloom.model.packing import own_rows
+
 MAX_COUNT = 64  # numbers of codes of a visit that the bias on ending distinguishes
-AGE_KNOTS = (0.0, 1 / 365.25, 28 / 365.25, 0.25, 0.5, *(float(year) for year in range(1, 91)))
-
-
-class PromptBartConfig(BartConfig):
-    """BartConfig and what the prompts, the heads and their losses need.
-
-    age_mean, age_std: years, over the training visits. age_loss_unit: `standardized` or `years`.
-    heads: what the heads read (`PromptBartWithDemographicPrediction.pool`). group_ages: lower ends in years
-    of the age groups of `group_bias`. now_id: what stands in the encoder between earlier visits and this one.
-    first_code_id: every id from here on is a diagnosis code.
-    """
-
-    model_type = "prompt_bart"
-
-    def __init__(
-        self,
-        cat_cardinalities: list[int] | None = None,
-        d_hidden: int = 128,
-        age_knots: list[float] | None = None,
-        group_ages: list[float] | None = None,
-        age_mean: float = 50.0,
-        age_std: float = 25.0,
-        age_weight: float = 0.3,
-        sex_weight: float = 0.2,
-        age_loss_unit: str = "standardized",
-        heads: str = "states",
-        forbidden_weight: float = 0.0,
-        now_id: int = 3,
-        first_code_id: int = 5,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.cat_cardinalities = list(cat_cardinalities or [2])
-        self.d_hidden = d_hidden
-        self.age_knots = list(age_knots or AGE_KNOTS)
-        self.group_ages = list(group_ages or (0.0,))
-        self.age_mean, self.age_std = age_mean, age_std
-        self.age_weight, self.sex_weight = age_weight, sex_weight
-        self.age_loss_unit = age_loss_unit
-        self.heads, self.forbidden_weight = heads, forbidden_weight
-        self.now_id, self.first_code_id = now_id, first_code_id
 
 
 @dataclass
@@ -83,7 +44,7 @@ class Record(ModelOutput):
 class ConditionalPrompt(nn.Module):
     """Age and sex as two vectors of each visit: [visits, 2, d_model]."""
 
-    def __init__(self, config: PromptBartConfig):
+    def __init__(self, config: BartConfig):
         super().__init__()
         low, high = torch.tensor(config.age_knots[:-1]), torch.tensor(config.age_knots[1:])
         self.register_buffer("low", low)
@@ -108,7 +69,7 @@ class RecordSummary(nn.Module):
     """What is known of patient and visit as sums over codes and as biases, led straight to the output
     layer."""
 
-    def __init__(self, config: PromptBartConfig):
+    def __init__(self, config: BartConfig):
         super().__init__()
         self.now_id, self.first_code_id = config.now_id, config.first_code_id
         self.person = ConditionalPrompt(config)
@@ -181,9 +142,3 @@ class RecordSummary(nn.Module):
         """
         got = ((ids[..., None] == shown_ids) * shown_bias).sum(-1)
         return (self.repetition - got) * (ids >= self.first_code_id)
-
-
-def own_rows(inside: torch.Tensor) -> torch.Tensor:
-    """Visit numbers [rows, length] where each row holds one visit; -1 where not `inside`."""
-    row = torch.arange(len(inside), device=inside.device)[:, None]
-    return torch.where(inside, row, -1)

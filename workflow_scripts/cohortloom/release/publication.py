@@ -24,7 +24,7 @@ from cohortloom.data.coded import encode
 from cohortloom.data.validity import load_rules
 from cohortloom.evaluation import privacy
 from cohortloom.evaluation.medical_validity import medical_validity
-from cohortloom.evaluation.records import record
+from cohortloom.evaluation.records import as_records, record
 from cohortloom.generation.synthesize import visit_room
 from cohortloom.reporting.scorecard import REAL, Record
 
@@ -163,14 +163,11 @@ def cohort_records(cohort: pa.Table, train: pa.Table, test: pa.Table, rules: Pat
     edits, found = load_rules(rules), []
     coded, names = encode([train, cohort, test])
     for run, table, release in ((COHORT, cohort, coded[1]), (REAL, test, coded[2])):
-        for metric, subset, part, _, better in medical_validity(table, edits, seed):
-            ends = (part.value, part.low, part.high, part.n)
-            found.append(record(run, 0, "synthesize", metric, subset, *ends, None, better))
-        for metric, subset, part, n_reference, better in privacy.copy_share(
-            coded[0], release, len(names), seed
-        ):
-            ends = (part.value, part.low, part.high, part.n)
-            found.append(record(run, 0, "synthesize", metric, subset, *ends, n_reference, better))
+        figures = [
+            *medical_validity(table, edits, seed),
+            *privacy.copy_share(coded[0], release, len(names), seed),
+        ]
+        found += as_records(figures, run, 0, "synthesize")
         mean = record(run, 0, "synthesize", "mean_codes_per_visit", "", float(np.mean(release.lengths)))
         found.append(mean | {"n": release.n_visits})
     return found
