@@ -107,7 +107,7 @@ class PromptBartOutput(ModelOutput):
 
 
 class PositionsOfVisits(BartLearnedPositionalEmbedding):
-    """Position embeddings that count in each visit: the model adds them, for BART would count along the row."""
+    """Position embeddings that count in each visit, where BART would count along the row."""
 
     def forward(self, *_, **__) -> torch.Tensor:
         return self.weight.new_zeros(1)
@@ -269,7 +269,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         row: torch.Tensor,
         column: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [n, vocabulary] at the positions (row, column) of states, and their cells [n] of `ending`."""
+        """Logits [n, vocabulary] at the positions (row, column) of states; their cells [n] of `ending`."""
         summary, new = self.summary, states.shape[1]
         at = row * new + column
         pick = lambda values: values.flatten(0, 1).index_select(0, at)  # noqa: E731
@@ -286,7 +286,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         bias = summary.written_bias(ids, record.shown_ids[visits], F.embedding(visits, record.shown_bias))
         before = pick(before)
         logits.scatter_add_(1, ids[row], bias[row] * before)
-        # The bias on ending: a row for first visits, later ones and those with revealed codes; a column a code.
+        # The bias on ending: rows for first visits, later ones, those with revealed codes; columns count codes.
         earlier, revealed = record.known[own].unbind(1)
         kind = torch.where(revealed > 0, 2, (earlier > 0).long())
         cell = MAX_COUNT * kind + (revealed + before.sum(1)).clamp(max=MAX_COUNT - 1)

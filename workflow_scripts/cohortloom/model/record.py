@@ -106,7 +106,7 @@ class RecordSummary(nn.Module):
             F.embedding_bag(ids.masked_fill(~part, 0), table, mode="sum", padding_idx=0)
             for part in (past, present)
         )
-        # Sorted by id, a code of earlier visits before the same one of this visit; of equals the first counts.
+        # Sorted by id, earlier visits before this one for the same code; of equal keys the first counts.
         key = torch.where(code, 2 * ids + present, 0).sort(1).values
         shown_ids = key // 2
         shown_ids[:, 1:] *= key[:, 1:] != key[:, :-1]
