@@ -286,7 +286,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         bias = summary.written_bias(ids, record.shown_ids[visits], F.embedding(visits, record.shown_bias))
         before = pick(before)
         logits.scatter_add_(1, ids[row], bias[row] * before)
-        # The bias on ending: rows for first visits, later ones, those with revealed codes; columns count codes.
+        # The bias on ending: a row for first visits, later ones, those with codes revealed; a column a count.
         earlier, revealed = record.known[own].unbind(1)
         kind = torch.where(revealed > 0, 2, (earlier > 0).long())
         cell = MAX_COUNT * kind + (revealed + before.sum(1)).clamp(max=MAX_COUNT - 1)
