@@ -165,12 +165,13 @@ def test_intervals_cover_real_against_real():
         assert np.mean([one.low <= truth <= one.high for one in all_of_it]) >= 0.88, metric
 
 
-def test_the_steps_write_records(tmp_path):
+def test_the_steps_write_records(tmp_path, monkeypatch):
     files = {name: tmp_path / f"{name}.parquet" for name in ("train", "test")}
     for name, table in (("train", TRAIN), ("test", TEST), ("made", VAL)):
         write_visits(table, tmp_path / f"{name}.parquet", {})
     shared = {"synthetic": tmp_path / "made.parquet", **files, "run": "x", "seed": 7}
-    evaluate_conditioning(records=tmp_path / "c.json", pairs=100, **shared)
+    monkeypatch.setattr("evaluate_conditioning.PAIRS", 100)
+    evaluate_conditioning(records=tmp_path / "c.json", **shared)
     evaluate_utility(records=tmp_path / "u.json", visits=300, **shared)
     records = json.loads((tmp_path / "c.json").read_text()) + json.loads((tmp_path / "u.json").read_text())
     assert {r["seed"] for r in records} == {7}

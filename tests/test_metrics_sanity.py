@@ -67,7 +67,7 @@ def card(tmp_path_factory) -> dict:
         evaluate_classifier(synthetic=release, **two, records=out[2], run=run)
         evaluate_privacy(synthetic=release, **files, records=out[3], run=run)
         evaluate_utility(synthetic=release, **two, records=out[4], run=run)
-        evaluate_conditioning(synthetic=release, **two, records=out[5], run=run, pairs=150)
+        evaluate_conditioning(synthetic=release, **two, records=out[5], run=run)
         paths += out
     records = scorecard.join(scorecard.read_records(paths), scorecard.read_metrics(RESOURCES / "metrics.csv"))
     return {(r["run"], r["metric"], r["subset"]): r for r in records}
