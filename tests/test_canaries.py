@@ -142,7 +142,7 @@ def test_by_chance_the_figures_are_those_of_guessing():
     inside, bits = 0, []
     for trial in range(60):
         made = ranked(rng.normal(size=50), rng.normal(size=1000), np.ones(50, int), trial)
-        found = {m: part for m, s, part in made if s}
+        found = {m: part for m, s, part, *_ in made if s}
         inside += found["canary_auc"].low <= 0.5 <= found["canary_auc"].high
         bits.append(found["canary_exposure"].value)
     assert inside >= 53 and np.mean(bits) == pytest.approx(np.log2(np.e), abs=0.1)
