@@ -77,7 +77,7 @@ def distance(one, other):
 
 def assert_same_training(found, expected, tolerance):
     """The same steps, and losses and weights within `tolerance` of each other, as shares."""
-    np.testing.assert_allclose(found.losses[-2:], expected.losses[-2:], rtol=tolerance)
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=tolerance)
     assert found.places == expected.places
     assert distance(expected.weights, found.weights) < tolerance
 
@@ -85,7 +85,6 @@ def assert_same_training(found, expected, tolerance):
 def test_two_processes_train_as_one_does(dataset, one, tmp_path):
     """But for last digits, which bf16 inside Muon makes larger."""
     two = Trained.by(dataset, tmp_path, devices=2, **OPTIONS)
-    assert len(two.losses) > 2
     assert_same_training(two, one, 2e-3)
 
 

@@ -19,6 +19,7 @@ from build_dataset import build_dataset
 from cohortloom.base.errors import UserError
 from cohortloom.config.check import check_config
 from cohortloom.data.visits import SCHEMA, code_lists, read_visits, write_visits
+from cohortloom.data.vocabulary import NOW, START
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
 from cohortloom.release import publication
 from cohortloom.release.cards import COLUMNS
@@ -155,32 +156,32 @@ def test_the_weights_are_rounded_and_no_more(finished, published):
 
 
 def test_only_positions_that_no_training_patient_reaches_are_left_out(finished, tmp_path):
-    """128 positions fit two short visits; a record of 200 codes needs them all."""
+    """512 positions fit two short visits; a record of 600 codes needs them all."""
     room = json.loads((finished["model"] / "generation_config.json").read_text())["max_new_tokens"] + 8
     train = pa.table({"patient_id": ["a", "a", "b"], "diagnoses": [["1"] * 3, ["2"] * 2, ["3"]]})
-    assert publication.reached_positions(train, finished["model"]) == 3 + 1 + 2 + 1 + room < 128
-    long = pa.table({"patient_id": ["a"], "diagnoses": [["1"] * 200]})
-    assert publication.reached_positions(long, finished["model"]) == 128
+    assert publication.reached_positions(train, finished["model"]) == 3 + 1 + 2 + 1 + room < 512
+    long = pa.table({"patient_id": ["a"], "diagnoses": [["1"] * 600]})
+    assert publication.reached_positions(long, finished["model"]) == 512
     weights = publication.rounded_weights(finished["model"] / "model.safetensors")
     fewer = publication.without_unreached(weights, 50)
     assert {name for name in weights if len(weights[name]) != len(fewer[name])} == {
         f"model.{part}.embed_positions.weight" for part in ("encoder", "decoder")
     }
-    publication.write_model(fewer, finished["model"], tmp_path / "m", {}, [4])
-    publication.write_model(weights, finished["model"], tmp_path / "all", {}, [4])
+    publication.write_model(fewer, finished["model"], tmp_path / "m", {})
+    publication.write_model(weights, finished["model"], tmp_path / "all", {})
     assert torch.equal(logits(tmp_path / "m"), logits(tmp_path / "all"))
 
 
 def logits(folder: Path, **options) -> torch.Tensor:
     """Log probabilities of a visit's next codes for an elderly man and a newborn girl."""
     bart = PromptBartWithDemographicPrediction.from_pretrained(folder, **options).eval()
-    ids = torch.tensor([[3], [3]])
     first = bart.config.first_code_id
     with torch.inference_mode():
         output = bart(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            decoder_input_ids=torch.tensor([[1, first, first + 9], [1, first + 5, first + 3]]),
+            input_ids=torch.tensor([[START, START, NOW]] * 2),
+            decoder_input_ids=torch.tensor(
+                [[START] * 3 + [first, first + 9], [START] * 3 + [first + 5, first + 3]]
+            ),
             x_num=torch.tensor([[81.0], [0.0]]),
             x_cat=torch.tensor([[1], [0]]),
         )

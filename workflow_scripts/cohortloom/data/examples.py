@@ -174,10 +174,9 @@ def steps(pairs: Pairs, tokens: int, rows: np.ndarray) -> list[np.ndarray]:
 
 
 def assign_rows(lengths: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """Row of each of n sequences whose lengths [n, kinds] must fit side by side into rows of `widths`
-    [kinds].
+    """Row of each of n sequences whose lengths [n, kinds] fit side by side into rows of `widths` [kinds].
 
-    First fit, the longest first: it fills some 95% of the rows.
+    First fit, the longest first: it fills some 85% of encoder and decoder rows at once.
     """
     room = np.tile(widths, (len(lengths), 1))
     row = np.empty(len(lengths), np.int64)

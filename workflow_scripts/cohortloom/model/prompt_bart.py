@@ -1,8 +1,7 @@
 """PromptBartWithDemographicPrediction: a BART that is prompted with age and sex and also predicts them.
 
 Read it from top to bottom; record.py holds what is known of a record apart from attention, packing.py where
-visits lie in a row.
-Training, scoring and generation all use this one forward pass.
+visits lie in a row. Training, scoring and generation all use this one forward pass.
 
 Design choices, in the order of the forward pass:
 - Every diagnosis code is one token. The encoder reads the earlier visits and the revealed codes of this
@@ -108,8 +107,7 @@ class PromptBartOutput(ModelOutput):
 
 
 class PositionsOfVisits(BartLearnedPositionalEmbedding):
-    """Position embeddings that count in each visit; BART's own layers, which count along the row, add
-    nothing."""
+    """Position embeddings that count in each visit, where BART would count along the row."""
 
     def forward(self, *_, **__) -> torch.Tensor:
         return self.weight.new_zeros(1)
@@ -241,11 +239,9 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         past_key_values,
         use_cache: bool,
     ) -> tuple:
-        """Decoder states [rows, new, d_model] of the last `new` of ids [rows, length], which are not cached
-        yet.
+        """Decoder states [rows, new, d_model] of the last `new` of ids [rows, length], which the cache lacks.
 
-        Also `before` [rows, new, length] bool, which tokens are of the same visit and not later, and the
-        cache.
+        Also `before` [rows, new, length] bool: tokens of the same visit that are not later; and the cache.
         """
         index = torch.arange(ids.shape[1], device=ids.device)
         before = (visit[:, -new:, None] == visit[:, None]) & (index <= index[-new:, None])
@@ -273,25 +269,26 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         row: torch.Tensor,
         column: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [n, vocabulary] at the positions (row, column) of states, and their cells of `ending`
-        [n]."""
+        """Logits [n, vocabulary] at the positions (row, column) of states; their cells [n] of `ending`."""
         summary, new = self.summary, states.shape[1]
         at = row * new + column
         pick = lambda values: values.flatten(0, 1).index_select(0, at)  # noqa: E731
         visits = visit.clamp(min=0)  # the logits of padding are discarded
         own, code = pick(visits[:, -new:]), ids >= self.config.first_code_id
         before = before & code[:, None]
+        # The decoder's state and the summary of the record, through the output layer.
         written = before.to(states.dtype) @ self.model.shared(ids).to(states.dtype)
         added = summary(F.embedding(own, record.context), pick(written))
         logits = summary.group_bias[record.group[own]]
         logits += self.lm_head(pick(states) + added)
+        # What codes gain for being shown, and lose once they are written.
         logits.scatter_add_(1, record.shown_ids[own], F.embedding(own, record.shown_bias))
         bias = summary.written_bias(ids, record.shown_ids[visits], F.embedding(visits, record.shown_bias))
         before = pick(before)
         logits.scatter_add_(1, ids[row], bias[row] * before)
-
+        # The bias on ending: a row for first visits, later ones, those with codes revealed; a column a count.
         earlier, revealed = record.known[own].unbind(1)
-        kind = torch.where(revealed > 0, 2, (earlier > 0).long())  # first visit, later visit, codes revealed
+        kind = torch.where(revealed > 0, 2, (earlier > 0).long())
         cell = MAX_COUNT * kind + (revealed + before.sum(1)).clamp(max=MAX_COUNT - 1)
         first, last = self.ends()
         logits[:, first : last + 1] += F.embedding(cell, summary.ending.view(-1, 1))
@@ -333,8 +330,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         return sums / total.clamp(min=1e-6)[:, None], has_codes
 
     def losses(self, output, labels, visit, row, column, x_num, x_cat, unordered, forbidden) -> None:
-        """Fill in the terms of the loss and their weighted sum; lm is a mean over tokens, the heads' over
-        visits."""
+        """Fill in the terms of the loss, lm by token and the heads' by visit, and their weighted sum."""
         log_probs = output.logits.log_softmax(-1)
         targets, share = self.targets(labels, visit, row, column, unordered)
         output.token_losses = -(log_probs.gather(1, targets) * share).sum(1)

@@ -66,8 +66,7 @@ class ConditionalPrompt(nn.Module):
 
 
 class RecordSummary(nn.Module):
-    """What is known of patient and visit as sums over codes and as biases, led straight to the output
-    layer."""
+    """What is known of patient and visit as sums over codes and as biases, straight to the output layer."""
 
     def __init__(self, config: BartConfig):
         super().__init__()
@@ -107,8 +106,7 @@ class RecordSummary(nn.Module):
             F.embedding_bag(ids.masked_fill(~part, 0), table, mode="sum", padding_idx=0)
             for part in (past, present)
         )
-        # Sorted by id, a code of earlier visits before the same code of this one: the first of equal ones
-        # counts.
+        # Sorted by id, earlier visits before this one for the same code; of equal keys the first counts.
         key = torch.where(code, 2 * ids + present, 0).sort(1).values
         shown_ids = key // 2
         shown_ids[:, 1:] *= key[:, 1:] != key[:, :-1]
