@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import sha256, write_json
+from cohortloom.base.methods import NAIVE
 from cohortloom.base.ragged import positions_in_rows, ragged_range, row_of_value, row_offsets
 from cohortloom.base.step import log, main
 from cohortloom.base.version import VERSION
@@ -22,13 +23,6 @@ from cohortloom.generation.naive import (
     stratum_of,
     visits_table,
 )
-
-MODES = {
-    "prevalence": ("synthesize", "reconstruct"),
-    "markov": ("synthesize", "reconstruct"),
-    "copy": ("synthesize",),
-    "echo": ("reconstruct",),
-}
 
 
 def generate_naive(
@@ -50,11 +44,11 @@ def generate_naive(
     of the training patient drawn), repeated or cut to `patients`. reconstruct: each test visit, its codes
     revealed with probability `prompt_prob`. `true_length` fills reconstructed visits to the real length.
     """
-    if mode not in MODES[method]:
-        raise UserError(f"method {method} has no mode {mode}; it has {' and '.join(MODES[method])}")
+    if mode not in NAIVE[method]:
+        raise UserError(f"method {method} has no mode {mode}; it has {' and '.join(NAIVE[method])}")
     real = read_visits(test)
     (known, held_out), names = encode([read_visits(train), real])
-    rng = np.random.default_rng([seed, list(MODES).index(method), MODES[method].index(mode)])
+    rng = np.random.default_rng([seed, list(NAIVE).index(method), NAIVE[method].index(mode)])
     if mode == "reconstruct":
         table = reconstruct(known, held_out, names, real, method, prompt_prob, seed, true_length, rng)
     elif method == "copy":
