@@ -48,7 +48,8 @@ def draw(folder: Path, visits: int) -> None:
     import pyarrow as pa
 
     sys.path.insert(0, str(SCRIPTS))
-    from cohortloom.data.visits import patient_starts, read_visits, write_visits
+    from cohortloom.base.ragged import ragged_range, row_of_value, row_offsets
+    from cohortloom.data.visits import numbered_ids, patient_starts, read_visits, write_visits
 
     everything = read_visits(folder / "visits.parquet")
     starts = patient_starts(everything)
@@ -60,12 +61,9 @@ def draw(folder: Path, visits: int) -> None:
         wanted = rng.choice(own, 2 * visits // max(1, int(counts.mean())) + 10)
         wanted = wanted[: np.searchsorted(np.cumsum(counts[wanted]), visits) + 1]
         lengths = counts[wanted]
-        place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        table = everything.take(pa.array(np.repeat(starts[wanted], lengths) + place))
-        ids = np.char.add(f"{part}-", np.repeat(np.arange(len(wanted)), lengths).astype(str))
-        write_visits(
-            table.set_column(0, "patient_id", pa.array(ids.tolist())), folder / f"{part}.parquet", {}
-        )
+        table = everything.take(pa.array(ragged_range(starts[wanted], lengths)))
+        ids = numbered_ids(part, row_of_value(row_offsets(lengths)))
+        write_visits(table.set_column(0, "patient_id", ids), folder / f"{part}.parquet", {})
 
 
 def measure(sizes: list[int]) -> Iterator[Line]:

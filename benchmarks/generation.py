@@ -24,9 +24,10 @@ import numpy as np
 import torch
 
 from cohortloom.base.step import quiet_libraries
+from cohortloom.data.examples import N_PROMPTS
 from cohortloom.data.forbidden import AGES
 from cohortloom.data.visits import patient_starts, read_visits, sex_index
-from cohortloom.data.vocabulary import NOW, Vocabulary
+from cohortloom.data.vocabulary import NOW, START, Vocabulary
 from cohortloom.generation.constrained import Constraint
 from cohortloom.generation.synthesize import BATCH_SIZE, synthesize, take_apart
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
@@ -41,14 +42,8 @@ def plain(model, words: Vocabulary, age: np.ndarray, sex: np.ndarray, batch: int
     for at in range(0, len(age), batch):
         rows = slice(at, at + batch)
         x_num, x_cat = (torch.from_numpy(values[rows][:, None]).to(device) for values in (age, sex))
-        ids = torch.full_like(x_cat, NOW)
-        made = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            x_num=x_num.float(),
-            x_cat=x_cat,
-            begin_suppress_tokens=words.terminators,
-        )
+        ids = torch.tensor([[*N_PROMPTS * [START], NOW]], device=device).repeat(len(x_cat), 1)
+        made = model.generate(ids, x_num=x_num.float(), x_cat=x_cat, begin_suppress_tokens=words.terminators)
         codes += int(take_apart(made.cpu().numpy(), words).lengths.sum())
     return codes, time.perf_counter() - start
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from build_dataset import DATASET_SCHEMA, learn_vocabulary, with_ids
+from cohortloom.base.ragged import row_offsets
 from cohortloom.data.visits import list_column, sex_array, write_visits
 
 CODES = 4500
@@ -29,7 +30,7 @@ def visits(n: int, seed: int = 0) -> pa.Table:
             zeros,
             rng.integers(1, 90, n).astype(np.float32),
             sex_array(rng.integers(0, 2, n)),
-            list_column(pa.array([f"{c:05d}" for c in codes]), np.concatenate([[0], np.cumsum(lengths)])),
+            list_column(pa.array([f"{c:05d}" for c in codes]), row_offsets(lengths)),
         ],
         names=["patient_id", "visit", "days", "age", "sex", "diagnoses"],
     )

@@ -15,6 +15,7 @@ if str(SCRIPTS) not in sys.path:
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.imports import imported_files
+from cohortloom.base.methods import NAIVE
 from cohortloom.config import runs as registry
 from cohortloom.config.check import check_config, raw_dir, raw_tables, tracked_config
 from cohortloom.release.terms import terms_of

@@ -103,7 +103,7 @@ rule generate_naive:
     benchmark:
         f"{RESULTS}/timings/generate_naive.{{run}}.{{mode}}.tsv"
     wildcard_constraints:
-        run=any_of(run for run in RUNS.values() if run.source in registry.NAIVE),
+        run=any_of(run for run in RUNS.values() if run.source in NAIVE),
     conda:
         "../environment.yml"
     resources:

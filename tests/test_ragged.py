@@ -10,6 +10,7 @@ from cohortloom.base.ragged import (
     ragged_range,
     row_of_value,
     row_offsets,
+    select_rows,
 )
 
 LENGTHS = np.array([3, 0, 1])
@@ -20,6 +21,11 @@ def test_offsets_positions_and_rows():
     assert row_offsets(LENGTHS).tolist() == [0, 3, 3, 4]
     assert positions_in_rows(LENGTHS).tolist() == [0, 1, 2, 0]
     assert row_of_value(row_offsets(LENGTHS)).tolist() == [0, 0, 0, 2]
+
+
+def test_rows_are_selected_in_the_order_asked_for():
+    values, offsets = select_rows(np.array([7, 8, 9, 5]), row_offsets(LENGTHS), np.array([2, 1, 0, 2]))
+    assert values.tolist() == [5, 7, 8, 9, 5] and offsets.tolist() == [0, 1, 1, 4, 5]
 
 
 def test_ranges_end_to_end():

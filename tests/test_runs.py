@@ -2,10 +2,9 @@
 
 import pytest
 
-import generate_naive
 from cohortloom.base.errors import UserError
 from cohortloom.config.check import check_config, tracked_config
-from cohortloom.config.runs import NAIVE, Run, all_runs, main_run, records
+from cohortloom.config.runs import Run, all_runs, main_run, records
 from test_config import SCHEMA, demo, read
 
 
@@ -87,10 +86,6 @@ def test_naive_methods_take_the_test_patients_whatever_generate_says():
     assert (copy.patients, copy.demographics, copy.constrained) == (None, "test", "none")
     assert echo.modes == ("reconstruct",) and echo.evaluations["evaluate_all"] == ("reconstruction",)
     assert "reconstruction" not in copy.evaluations["evaluate_all"] and copy.model is None
-
-
-def test_the_naive_methods_of_the_registry_are_those_of_the_script():
-    assert list(generate_naive.MODES.items()) == list(NAIVE.items())
 
 
 def test_real_visits_are_those_of_the_dataset():

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import sha256, write_json
+from cohortloom.base.ragged import patient_of_visit, row_of_value, row_offsets
 from cohortloom.base.step import log, main, quiet_libraries
 from cohortloom.data.reveal import revealed_mask
 from cohortloom.data.visits import (
@@ -17,6 +18,7 @@ from cohortloom.data.visits import (
     SCHEMA,
     code_lists,
     list_column,
+    numbered_ids,
     patient_starts,
     read_visits,
     sex_array,
@@ -128,7 +130,7 @@ def _synthesized(bart, words, age, sex, seed, batch_size, options, totals) -> It
             n,
             pa.table(
                 [
-                    numbered("synthetic", record.patient),
+                    numbered_ids("synthetic", record.patient),
                     pa.array(record.visit, pa.int16()),
                     pa.array(record.days, pa.int32()),
                     pa.array(record.age, pa.float32()),
@@ -152,7 +154,6 @@ def _cuts(held_out: pa.Table, batch_size: int, shard: int, shards: int) -> list[
 
 def _reconstructed(bart, words, held_out, test, seed, cuts, prompt_prob, options, totals):
     """The batches of held-out visits that `cuts` names, filled in."""
-    from cohortloom.base.ragged import row_offsets
     from cohortloom.data.examples import Examples, plain_pairs
     from cohortloom.generation.synthesize import decode
 
@@ -162,8 +163,7 @@ def _reconstructed(bart, words, held_out, test, seed, cuts, prompt_prob, options
     known = words.encode(codes) >= 0
     pairs = plain_pairs(data, shown[known], bart.config.max_position_embeddings)
     lengths = np.diff(pairs.encoder_offsets)
-    patient = np.cumsum(data.visit == 0) - 1
-    code_row = np.repeat(np.arange(len(data)), np.diff(offsets))
+    patient, code_row = patient_of_visit(data.visit), row_of_value(offsets)
     totals["echoed"] = 0
     for begin, end in cuts:
         rows = slice(begin, end)
@@ -176,7 +176,7 @@ def _reconstructed(bart, words, held_out, test, seed, cuts, prompt_prob, options
         inside = slice(offsets[begin], offsets[end])
         revealed_row = code_row[inside][shown[inside]] - begin
         revealed = codes[inside].filter(pa.array(shown[inside]))
-        made_row = np.repeat(np.arange(end - begin), made.lengths)
+        made_row = row_of_value(row_offsets(made.lengths))
         both_row, both, echoed = _together(revealed_row, revealed, made_row, words.decode(made.ids))
         totals["echoed"] += echoed
         part = held_out.slice(begin, end - begin)
@@ -185,7 +185,7 @@ def _reconstructed(bart, words, held_out, test, seed, cuts, prompt_prob, options
             end - begin,
             pa.table(
                 [
-                    numbered("reconstructed", patient[rows]),
+                    numbered_ids("reconstructed", patient[rows]),
                     part["visit"],
                     part["days"],
                     part["age"],
@@ -210,11 +210,6 @@ def _together(revealed_row, revealed, made_row, made) -> tuple[np.ndarray, pa.Ar
     order = np.flatnonzero(~echo)
     order = order[np.argsort(rows[order], kind="stable")]
     return rows[order], codes.take(pa.array(order)), int(echo.sum())
-
-
-def numbered(word: str, numbers: np.ndarray) -> pa.Array:
-    """Ids such as synthetic-0000001 from zero-based numbers."""
-    return pa.array([f"{word}-{number + 1:07d}" for number in numbers.tolist()], pa.string())
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ import pyarrow as pa
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import sha256, write_json
-from cohortloom.base.ragged import positions_in_rows, ragged_range, row_offsets
+from cohortloom.base.methods import NAIVE
+from cohortloom.base.ragged import positions_in_rows, ragged_range, row_of_value, row_offsets
 from cohortloom.base.step import log, main
 from cohortloom.base.version import VERSION
 from cohortloom.data.coded import Coded, encode
 from cohortloom.data.reveal import revealed_mask
-from cohortloom.data.visits import RECONSTRUCT_SCHEMA, SCHEMA, read_visits, write_visits
+from cohortloom.data.visits import RECONSTRUCT_SCHEMA, SCHEMA, numbered_ids, read_visits, write_visits
 from cohortloom.generation.naive import (
     Training,
     code_column,
@@ -22,13 +23,6 @@ from cohortloom.generation.naive import (
     stratum_of,
     visits_table,
 )
-
-MODES = {
-    "prevalence": ("synthesize", "reconstruct"),
-    "markov": ("synthesize", "reconstruct"),
-    "copy": ("synthesize",),
-    "echo": ("reconstruct",),
-}
 
 
 def generate_naive(
@@ -50,11 +44,11 @@ def generate_naive(
     of the training patient drawn), repeated or cut to `patients`. reconstruct: each test visit, its codes
     revealed with probability `prompt_prob`. `true_length` fills reconstructed visits to the real length.
     """
-    if mode not in MODES[method]:
-        raise UserError(f"method {method} has no mode {mode}; it has {' and '.join(MODES[method])}")
+    if mode not in NAIVE[method]:
+        raise UserError(f"method {method} has no mode {mode}; it has {' and '.join(NAIVE[method])}")
     real = read_visits(test)
     (known, held_out), names = encode([read_visits(train), real])
-    rng = np.random.default_rng([seed, list(MODES).index(method), MODES[method].index(mode)])
+    rng = np.random.default_rng([seed, list(NAIVE).index(method), NAIVE[method].index(mode)])
     if mode == "reconstruct":
         table = reconstruct(known, held_out, names, real, method, prompt_prob, seed, true_length, rng)
     elif method == "copy":
@@ -104,7 +98,7 @@ def synthesize(
     none = (np.zeros(0, np.int64), np.zeros(len(key) + 1, np.int64))
     lengths = training.draw_lengths(key, rng)
     codes = draw_visits(method, training, key, lengths, none, rng)
-    return visits_table(ids("synthetic", patient), visit, days, age, sex, codes, names)
+    return visits_table(numbered_ids("synthetic", patient), visit, days, age, sex, codes, names)
 
 
 def copy(known: Coded, names: list[str], n_patients: int, rng: np.random.Generator) -> pa.Table:
@@ -112,7 +106,7 @@ def copy(known: Coded, names: list[str], n_patients: int, rng: np.random.Generat
     drawn = rng.integers(0, known.n_patients, n_patients)
     sizes = np.bincount(known.patient)[drawn]
     row, visit = ragged_range(known.first_visits[drawn], sizes), positions_in_rows(sizes)
-    patients = ids("synthetic", np.repeat(np.arange(n_patients), sizes))
+    patients = numbered_ids("synthetic", row_of_value(row_offsets(sizes)))
     days, age, sex = known.days[row], known.age[row], known.sex[row]
     return visits_table(patients, visit, days, age, sex, known.codes_of(row), names)
 
@@ -138,7 +132,7 @@ def reconstruct(
     lengths = held_out.lengths if true_length else guessed
     codes = shown if method == "echo" else draw_visits(method, training, key, lengths, shown, rng, True)
     table = visits_table(
-        ids("reconstructed", held_out.patient),
+        numbered_ids("reconstructed", held_out.patient),
         real["visit"].to_numpy(),
         held_out.days,
         held_out.age,
@@ -150,12 +144,6 @@ def reconstruct(
     for name, column in zip(("source_patient_id", "source_visit", "revealed"), source, strict=True):
         table = table.append_column(name, column)
     return table
-
-
-def ids(prefix: str, patient: np.ndarray) -> pa.Array:
-    """Ids of patients counted from 1: synthetic-0000001."""
-    numbers = [f"{prefix}-{number:07d}" for number in range(1, int(patient.max(initial=-1)) + 2)]
-    return pa.array(numbers, pa.string()).take(pa.array(patient, pa.int64()))
 
 
 if __name__ == "__main__":

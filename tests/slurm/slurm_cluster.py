@@ -32,7 +32,7 @@ LONG = {
     "train": {
         "tokens": 12_000,
         "batch_tokens": 64,
-        "evaluations": 2,
+        "evaluations": 12,  # each is a row of the curve, in which a gap or a repeat must show
         "checkpoint_every_minutes": 0.01,
     },
 }

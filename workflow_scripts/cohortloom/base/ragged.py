@@ -18,6 +18,12 @@ def row_offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
+def select_rows(values: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values and offsets of `rows`, in that order."""
+    lengths = np.diff(offsets)[rows]
+    return values[ragged_range(offsets[:-1][rows], lengths)], row_offsets(lengths)
+
+
 def join_rows(*parts: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Row-wise concatenation of ragged arrays (values, lengths); returns values and lengths."""
     lengths = np.sum([length for _, length in parts], axis=0).astype(np.int64)

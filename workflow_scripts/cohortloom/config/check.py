@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from cohortloom.base.errors import UserError
+from cohortloom.base.methods import NAIVE
+from cohortloom.base.planting import LEAST_CANARIES
 from cohortloom.base.step import UNTRACKED
-from cohortloom.config.runs import ARM_PREFIX, NAIVE, QUALITY_PREFIX
+from cohortloom.config.runs import ARM_PREFIX, QUALITY_PREFIX
 from cohortloom.sources.locate import MIMIC3, find_tables
 
 RAW_DIR_VARIABLE = "COHORTLOOM_RAW_DIR"
-MIN_CANARIES = 10  # that of training/canaries.py, which is not for here: it needs numpy
 
 
 def load_schema(path: Path) -> dict[str, Any]:
@@ -105,8 +106,8 @@ def check_canaries(config: dict[str, Any]) -> None:
     for name, run in config["runs"].items():
         count = {**config["train"], **run}["canaries"]
         where = f"config: {f'runs.{name}' if 'canaries' in run else 'train'}.canaries: {count}"
-        if 0 < count < MIN_CANARIES:
-            raise UserError(f"{where} are too few to tell anything; give {MIN_CANARIES} or more, or 0")
+        if 0 < count < LEAST_CANARIES:
+            raise UserError(f"{where} are too few to tell anything; give {LEAST_CANARIES} or more, or 0")
         if count and name == config["main_run"]:
             raise UserError(
                 f"{where}: none may be planted into the main run {name!r}; give them to another run"

@@ -11,16 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from cohortloom.base.errors import UserError
+from cohortloom.base.methods import NAIVE
 from cohortloom.base.step import UNTRACKED
 
 Config = Mapping[str, Any]
 ARM_PREFIX, QUALITY_PREFIX = "ablation-", "quality-"  # of the names of arms and of samples
-NAIVE = {  # method -> modes
-    "prevalence": ("synthesize", "reconstruct"),
-    "markov": ("synthesize", "reconstruct"),
-    "copy": ("synthesize",),
-    "echo": ("reconstruct",),
-}
 # One evaluation in a training, at its end: all arms are judged after equal budgets. No loss on forbidden
 # codes, whatever train says: else the arm that adds it would be the reference itself.
 OF_EVERY_ARM = {"evaluations": 1, "forbidden_weight": 0.0}

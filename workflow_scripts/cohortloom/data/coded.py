@@ -9,9 +9,8 @@ import pyarrow.compute as pc
 from cohortloom.base.ragged import (
     patient_of_visit,
     positions_in_rows,
-    ragged_range,
     row_of_value,
-    row_offsets,
+    select_rows,
 )
 from cohortloom.data.visits import code_lists, sex_index
 
@@ -59,8 +58,7 @@ class Coded:
 
     def codes_of(self, visits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Flat codes of these visits in this order, and their offsets [n + 1]."""
-        lengths = self.lengths[visits]
-        return self.codes[ragged_range(self.offsets[visits], lengths)], row_offsets(lengths)
+        return select_rows(self.codes, self.offsets, visits)
 
     def groups(self, seed: int) -> tuple[np.ndarray, int]:
         """Jackknife group of each visit, and how many groups there are."""

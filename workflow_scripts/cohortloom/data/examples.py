@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from cohortloom.base.ragged import join_rows, ragged_range, row_offsets
+from cohortloom.base.ragged import join_rows, ragged_range, row_of_value, row_offsets, select_rows
 from cohortloom.data.visits import code_lists, sex_index
 from cohortloom.data.vocabulary import MASK, NOW, PAD, START, Vocabulary
 
@@ -41,10 +41,8 @@ class Examples:
 
     def select(self, rows: np.ndarray) -> "Examples":
         """The visits `rows`, in that order."""
-        lengths = np.diff(self.offsets)[rows]
         return Examples(
-            self.ids[ragged_range(self.offsets[:-1][rows], lengths)],
-            row_offsets(lengths),
+            *select_rows(self.ids, self.offsets, rows),
             *(values[rows] for values in (self.terminator, self.age, self.sex, self.visit)),
         )
 
@@ -122,8 +120,7 @@ def corrupted_pairs(
     intact: in recorded order where nothing is shown, else in random order, so that its next code is the
     likeliest of all that are hidden and not just the likeliest to come first.
     """
-    lengths = np.diff(data.offsets)
-    row = np.repeat(np.arange(len(data)), lengths)
+    row = row_of_value(data.offsets)
     reveals = rng.random(len(data)) < reveal
     draw = rng.random(len(data.ids))
     # The lowest draw of a visit is shown in any case: if by chance nothing were, short visits would be too
@@ -151,7 +148,7 @@ def _pairs(
 ) -> Pairs:
     """`order` [n_codes] arranges the codes of each visit for the decoder."""
     n, lengths = len(data), np.diff(data.offsets)
-    row = np.repeat(np.arange(n), lengths)
+    row = row_of_value(data.offsets)
     past, past_lengths, dropped = history(data, max_positions - N_PROMPTS - int(lengths.max(initial=0)) - 1)
     ones = np.ones(n, np.int64)
     shown = seen >= 0
@@ -205,15 +202,13 @@ def collate(data: Examples, pairs: Pairs, rows: np.ndarray) -> dict[str, np.ndar
     def laid_out(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Flat place of each visit's first token in rows of `width`, and the visit of each place."""
         order = np.argsort(row, kind="stable")
-        before = row_offsets(lengths[order])[
-            :-1
-        ]  # tokens of all visits in front, then of those in the same row
+        before = row_offsets(lengths[order])[:-1]  # tokens of all visits in front
         _, first = np.unique(row[order], return_index=True)
-        in_row = before - before[first][row[order]]
+        in_row = before - before[first][row[order]]  # of those in the same row
         start = np.empty(len(rows), np.int64)
         start[order] = row[order] * width + in_row
         visit = np.full((row.max() + 1) * width, -1)
-        visit[ragged_range(start, lengths)] = np.repeat(np.arange(len(rows)), lengths)
+        visit[ragged_range(start, lengths)] = row_of_value(row_offsets(lengths))
         return start, visit.reshape(-1, width)
 
     def tokens(starts: np.ndarray, lengths: np.ndarray, values: np.ndarray, shape, fill: int) -> np.ndarray:

@@ -68,6 +68,11 @@ def list_column(values: pa.Array, offsets: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values.cast(pa.string()), type=_CODES)
 
 
+def numbered_ids(word: str, numbers: np.ndarray) -> pa.Array:
+    """Ids such as synthetic-0000001 of patients numbered from 0."""
+    return pa.array([f"{word}-{number + 1:07d}" for number in numbers.tolist()], pa.string())
+
+
 def sex_array(sexes: np.ndarray) -> pa.DictionaryArray:
     """Dictionary column from integers (0 F, 1 M)."""
     return pa.DictionaryArray.from_arrays(pa.array(sexes, pa.int8()), pa.array(SEXES))

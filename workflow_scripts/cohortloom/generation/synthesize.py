@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from cohortloom.base.ragged import join_rows, ragged_range, row_offsets
+from cohortloom.base.ragged import join_rows, ragged_range, row_offsets, select_rows
 from cohortloom.data.examples import N_PROMPTS, pad
 from cohortloom.data.visits import MAX_AGE
 from cohortloom.data.vocabulary import END, NOW, PAD, START, Vocabulary
@@ -201,15 +201,13 @@ def _sorted_record(made, sex, start, totals) -> Record:
     patient, visit, days, age = (np.concatenate([part[i] for part in made]) for i in range(4))
     ids, lengths = np.concatenate([part[4] for part in made]), np.concatenate([part[5] for part in made])
     order = np.lexsort((visit, patient))
-    offsets = row_offsets(lengths)
     return Record(
         patient[order] + start,
         visit[order],
         days[order],
         age[order],
         sex[patient[order]],
-        ids[ragged_range(offsets[:-1][order], lengths[order])],
-        row_offsets(lengths[order]),
+        *select_rows(ids, row_offsets(lengths), order),
         totals,
     )
 
@@ -227,5 +225,4 @@ def _latest(past: tuple[np.ndarray, np.ndarray], longest: int) -> tuple[np.ndarr
     if lengths.max(initial=0) <= longest:
         return past
     kept = np.minimum(lengths, longest)
-    ends = np.cumsum(lengths)
-    return values[ragged_range(ends - kept, kept)], kept
+    return values[ragged_range(row_offsets(lengths)[1:] - kept, kept)], kept

@@ -9,7 +9,7 @@ took it more tokens than there are: docs/quality.md. What recurs and when a visi
 import numpy as np
 import torch
 
-from cohortloom.base.ragged import row_of_value
+from cohortloom.base.ragged import row_of_value, row_offsets
 from cohortloom.data.bands import DAY, FINE, band
 from cohortloom.data.examples import N_PROMPTS, Examples, history
 from cohortloom.data.vocabulary import NOW, PAD, START, Vocabulary
@@ -129,7 +129,7 @@ def recurrence(data: Examples, shares: np.ndarray, max_tokens: int) -> np.ndarra
     """
     size = shares.shape[1]
     past, lengths, _ = history(data, max_tokens)
-    row = np.repeat(np.arange(len(data)), lengths)
+    row = row_of_value(row_offsets(lengths))
     seen = np.unique(row * size + past)  # a code counts once, however many visits hold it
     seen = seen[~np.isin(seen % size, data.terminator)]
     row, token = seen // size, seen % size

@@ -1,7 +1,7 @@
 """After training: what dropout and few steps left askew is set by counting and by least squares.
 
 Visits are to end as often after each number of codes as training visits do. The bias on ending
-(record_summary.py) follows the other weights with a delay, and visits of one code are too few to pull it
+(model/record.py) follows the other weights with a delay, and visits of one code are too few to pull it
 along: they came out a fifth to a half too rare. Whether and where visits end is a plain count, so the bias is
 set by counting in the end. So is how frequent each code is in what the model writes: rare codes came out a
 tenth too rare; and so are where later visits end and how many codes they have from the visit before, which
@@ -17,6 +17,7 @@ from scipy.special import expit
 from sklearn.linear_model import Ridge
 from transformers import LogitsProcessor
 
+from cohortloom.base.ragged import row_of_value
 from cohortloom.data.examples import Examples, corrupted_pairs
 from cohortloom.data.vocabulary import START, Vocabulary
 from cohortloom.generation.synthesize import synthesize
@@ -191,7 +192,7 @@ def _lengths(visits) -> np.ndarray:
 
 def carried_codes(visits) -> np.ndarray:
     """Of the codes of visits that another follows, how many stand in that too and how many do not: [2]."""
-    row = np.repeat(np.arange(len(visits.visit)), np.diff(visits.offsets))
+    row = row_of_value(visits.offsets)
     followed = np.append(visits.visit[1:] > 0, False)[row]
     size = int(visits.ids.max(initial=0)) + 1
     here, there = row * size + visits.ids, (row - 1) * size + visits.ids

@@ -9,6 +9,7 @@ memory: training adds them to its visits, the evaluation draws the same ones aga
 import numpy as np
 
 from cohortloom.base.errors import UserError
+from cohortloom.base.planting import LEAST_CANARIES
 from cohortloom.base.ragged import row_offsets
 from cohortloom.data.examples import Examples
 from cohortloom.data.forbidden import age_row, forbidden_table
@@ -16,7 +17,6 @@ from cohortloom.data.validity import Rules
 from cohortloom.data.vocabulary import END, Vocabulary
 
 FEWEST_CODES, MOST_CODES = 6, 8  # of a canary: long enough that none comes about by chance
-LEAST = 10  # canaries; fewer say nothing
 STEP = 4  # the numbers of repeats are powers of it
 TRIES = 100  # draws of a patient that is not there yet, before the codes are taken to be too few
 
@@ -98,8 +98,10 @@ def repeats_of(count: int, most: int) -> np.ndarray:
         raise UserError(
             f"train.canary_repeats: {most} is below 1; give how often a canary is planted at most"
         )
-    if count < max(LEAST, len(levels(most))):
-        raise UserError(f"train.canaries: {count} are too few to tell anything; give {LEAST} or more, or 0")
+    if count < max(LEAST_CANARIES, len(levels(most))):
+        raise UserError(
+            f"train.canaries: {count} are too few to tell anything; give {LEAST_CANARIES} or more, or 0"
+        )
     return np.resize(levels(most), count)
 
 
