@@ -22,7 +22,7 @@ from cohortloom.model.initial import make_model, token_counts
 from cohortloom.model.scoring import patient_scores
 from cohortloom.training.canaries import invent, levels, repeats_of, with_canaries
 from conftest import REPOSITORY, Workflow
-from evaluate_canaries import evaluate_canaries
+from evaluate_canaries import HELD_OUT, evaluate_canaries
 from generate import generate
 from metric_worlds import hospital
 from test_metrics_likelihood import BY_HEART
@@ -168,9 +168,11 @@ def learnt(files, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("learnt")
     names = {name: files[name] for name in ("train", "val", "vocabulary")}
     before = {name: hashlib.sha256(path.read_bytes()).digest() for name, path in files.items()}
-    train(**names, model=folder / "with", rules=RULES, **PLANTED, **{**BY_HEART, "tokens": 50_000})
-    assert before == {name: hashlib.sha256(path.read_bytes()).digest() for name, path in files.items()}
-    train(**names, model=folder / "without", **{**BY_HEART, "tokens": 20_000})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.MAX_EPOCHS", 1000)
+        train(**names, model=folder / "with", rules=RULES, **PLANTED, **{**BY_HEART, "tokens": 50_000})
+        assert before == {name: hashlib.sha256(path.read_bytes()).digest() for name, path in files.items()}
+        train(**names, model=folder / "without", **{**BY_HEART, "tokens": 20_000})
     return {"with": folder / "with", "without": folder / "without"}
 
 
@@ -200,7 +202,7 @@ def test_a_model_that_learnt_them_by_heart_is_found_and_one_that_did_not_is_not(
     assert control["canary_auc", ""]["ci_low"] < 0.5 < control["canary_auc", ""]["ci_high"]
     assert found["canary_auc", ""]["ci_low"] > control["canary_auc", ""]["value"]
     assert found["canary_exposure", often]["value"] > 6 > 3 > control["canary_exposure", often]["value"]
-    assert found["canary_exposure", often]["n_reference"] == 300
+    assert found["canary_exposure", often]["n_reference"] == HELD_OUT
     assert found["canary_auc", "repeats 1"]["value"] <= found["canary_auc", often]["value"]
     assert found["canary_extracted", often]["value"] > 0.3 > control["canary_extracted", ""]["value"] == 0
     assert found["canary_extracted_80", often]["value"] >= found["canary_extracted", often]["value"]
