@@ -306,6 +306,32 @@ def test_cached_equals_uncached_logits(world):
         model(decoder_input_ids=ids[:, -1:], encoder_outputs=record, past_key_values=cache, use_cache=True)
 
 
+def test_ids_at_the_places_of_prompts_are_not_read(world):
+    """Padding and codes there change nothing; a code behind them does."""
+    model, given = world[2], visits_in_rows(world, 4, reveal=0.3)
+    ids = torch.full((4, N_PROMPTS + 1), START)
+    with torch.no_grad():
+        expected = model(decoder_input_ids=ids, **given).logits
+        for other in (0, world[0].first_code):
+            read = given["input_ids"].clone()
+            read[:, :N_PROMPTS] = other
+            assert torch.equal(model(decoder_input_ids=ids, **{**given, "input_ids": read}).logits, expected)
+        read = torch.cat([given["input_ids"][:, :N_PROMPTS], given["input_ids"].flip(1)], 1)
+        assert not torch.equal(model(decoder_input_ids=ids, **{**given, "input_ids": read}).logits, expected)
+
+
+def test_rows_may_stand_in_any_order_while_they_are_written(world):
+    """As where generate() repeats or reorders them: each row reads its own record."""
+    model, given = world[2], visits_in_rows(world, 4, reveal=0.3)
+    ids, order = torch.full((4, N_PROMPTS + 1), START), torch.tensor([2, 2, 0, 3])
+    with torch.no_grad():
+        record = model.encode(**given)
+        expected = model(decoder_input_ids=ids, encoder_outputs=record).logits
+        found = model(decoder_input_ids=ids, encoder_outputs=record.select(order)).logits
+    assert torch.allclose(found, expected[order], atol=1e-5)
+    assert not torch.allclose(found, expected, atol=1e-5)
+
+
 def test_generate_samples_from_the_uncached_distribution(world):
     """Greedy generate() equals the arg max of uncached logits under the same ban on repeats."""
     words, data, model = world

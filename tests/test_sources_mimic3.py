@@ -154,7 +154,7 @@ def test_a_value_that_no_row_has_any_more_is_no_fault(tmp_path):
 @pytest.mark.parametrize("most", [2**63, 7])
 def test_copies_are_found_however_many_values_there_are(tmp_path, monkeypatch, most):
     """With few numbers at hand columns are numbered anew on the way."""
-    monkeypatch.setattr("cohortloom.sources.csvtable.MOST", most)
+    monkeypatch.setattr("cohortloom.sources.csvtable.MAX_KEYS", most)
     table = table_of(tmp_path, "1,a", "2,b", "1,b", "2,b", "3,a", "1,a")
     audit = Audit()
     table.drop_copies(audit, "rows")

@@ -44,7 +44,7 @@ def evaluate_heads(
     found = {key: np.zeros(len(data)) for key in ("years2", "years", "sex", "right", "lm", "tokens", "visit")}
     scored = np.flatnonzero(np.diff(data.offsets) > 0)
     for rows, output in score_teacher_forced(bart, data, nothing_revealed(bart, data), scored):
-        output = {name: value.cpu() for name, value in output.items() if hasattr(value, "cpu")}
+        output = {name: output[name].cpu() for name in ("age", "sex_logits", "token_losses", "visit")}
         error = output["age"].double().numpy() - data.age[rows]
         found["years2"][rows], found["years"][rows] = error**2, np.abs(error)
         sex = torch.from_numpy(data.sex[rows])

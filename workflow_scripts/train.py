@@ -56,12 +56,12 @@ def train(
     `tokens` is the budget in target tokens, cut to MAX_EPOCHS passes over the training visits; a step takes
     about `batch_tokens` of them. `learning_rate` scales the rates of training/optimizers.py. Checkpoints go
     to the folder `checkpoints` (none without it), at SIGTERM too, and the same call goes on from the newest.
-    `devices` GPUs (None: one) train on each of `nodes` nodes; on a CPU one process trains with `threads`
-    (None: as many as torch has). `forbidden_weight` weighs the probability on codes that the full edit of
-    `rules` forbids. `canaries` invented patients are planted 1, 4, 16 ... times, up to `canary_repeats`: the
-    model is then for measuring what it remembers and not for release. Raises UserError for a missing GPU, a
-    loss that is not finite, an unwritable folder and one that another job trains into; Interrupted after a
-    signal.
+    `devices` GPUs (None: one; on a CPU so many processes, for tests) train on each of `nodes` nodes; on a CPU
+    one process trains with `threads` (None: as many as torch has). `forbidden_weight` weighs the probability
+    on codes that the full edit of `rules` forbids. `canaries` invented patients are planted 1, 4, 16 ...
+    times, up to `canary_repeats`: the model is then for measuring what it remembers and not for release.
+    Raises UserError for a missing GPU, a loss that is not finite, an unwritable folder and one that another
+    job trains into; Interrupted after a signal.
     """
     keywords = dict(locals())
     quiet_libraries()

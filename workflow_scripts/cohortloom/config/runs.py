@@ -138,7 +138,7 @@ def all_runs(config: Config, results: str) -> dict[str, Run]:
         modes=("synthesize",),
         evaluations={},
         visits={
-            name: config["evaluate"][name]["visits"] for name in OF_A_RELEASE if name != "medical_validity"
+            name: config["evaluate"][name]["visits"] for name in OF_A_RELEASE if name in config["evaluate"]
         },
         generation_seed=generate["seed"],
         patients=generate["patients"],

@@ -21,8 +21,7 @@ def place_in_visit(visit: torch.Tensor) -> torch.Tensor:
 
 
 def with_prompts(embedded, visit, place, prompts: torch.Tensor) -> torch.Tensor:
-    """embedded [rows, length, d_model] with prompts [visits, 2, d_model] in the first places of each
-    visit."""
+    """embedded [rows, length, d_model] with prompts [visits, 2, d_model] in the first places of visits."""
     number = (N_PROMPTS * visit + place).clamp(0, N_PROMPTS * len(prompts) - 1)
     is_prompt = (place < N_PROMPTS) & (visit >= 0)
     return torch.where(is_prompt[..., None], F.embedding(number, prompts.flatten(0, 1)), embedded)
@@ -34,6 +33,5 @@ def additive_mask(allowed: torch.Tensor, visit: torch.Tensor, dtype: torch.dtype
     Padding attends to everything so that softmax is defined; its output is discarded.
     """
     allowed = allowed | (visit < 0)[:, :, None]
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -torch.inf)[
-        :, None
-    ]
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill_(~allowed, -torch.inf)[:, None]

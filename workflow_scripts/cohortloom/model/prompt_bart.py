@@ -17,7 +17,7 @@ Design choices, in the order of the forward pass:
   projected, then two layers. By attention alone the model took far more tokens before it used its encoder.
 - Also straight to the logits: how frequent each token is at this age and sex (fixed, from training visits), a
   weight of each code for having occurred in an earlier visit, one for being known already, and a bias on
-  ending by the number of codes known. They start from counts (initial.py).
+  ending by the number of codes known. What can be counted starts from counts (initial.py).
 - Two heads read a mean over the visit's code positions: age (standardized) and sex.
 - Where codes stand in random order (`unordered`), each of those still to come is as good a next one: the
   target is all of them in equal parts, which is the mean over all orders and so less noisy than one of them.
@@ -38,6 +38,7 @@ from cohortloom.data.examples import N_PROMPTS
 from cohortloom.model.packing import additive_mask, own_rows, place_in_visit, with_prompts
 from cohortloom.model.record import MAX_COUNT, ConditionalPrompt, Record, RecordSummary
 
+BY_VISIT = ("age", "sex")  # terms of the loss that are means over visits; the others are means over tokens
 AGE_KNOTS = (0.0, 1 / 365.25, 28 / 365.25, 0.25, 0.5, *(float(year) for year in range(1, 91)))
 
 
@@ -189,7 +190,10 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         ids = decoder_input_ids if prefix_ids is None else prefix_ids
         if past_key_values is not None and ids.shape[1] < past_key_values.get_seq_length():
             raise ValueError("prefix_ids: with a filled cache give all ids written so far")
-        visit = own_rows(torch.ones_like(ids, dtype=torch.bool)) if decoder_visit is None else decoder_visit
+        visit = decoder_visit
+        if visit is None:  # a visit a row, in whatever order generate() has put the rows
+            visit = own_rows(torch.ones_like(ids, dtype=torch.bool))
+            record = Record(**{**record, "visit": own_rows(record.visit >= 0)})
         new = decoder_input_ids.shape[1]
         states, before, cache = self.decode(record, ids, visit, new, past_key_values, use_cache)
         if labels is None:
@@ -215,7 +219,11 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         encoder_visit: torch.Tensor | None = None,
     ) -> Record:
         """What is known of the visits in `input_ids`; the arguments are those of `forward`."""
-        visit = own_rows(input_ids != self.config.pad_token_id) if encoder_visit is None else encoder_visit
+        visit = encoder_visit
+        if visit is None:
+            inside = input_ids != self.config.pad_token_id
+            inside[:, :N_PROMPTS] = True
+            visit = own_rows(inside)
         place = place_in_visit(visit)
         embedded = with_prompts(self.model.shared(input_ids), visit, place, self.encoder_prompt(x_num, x_cat))
         states = self.model.encoder(
@@ -224,7 +232,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         ).last_hidden_state
         # The ids of each visit in a row of its own; the last row takes those of padding, whose visit is -1.
         of_visits = input_ids.new_zeros(len(x_num) + 1, input_ids.shape[1])
-        of_visits[visit, place] = input_ids
+        of_visits[visit, place] = input_ids.masked_fill(place < N_PROMPTS, 0)
         known = self.summary.read(of_visits[:-1], self.model.shared.weight, x_num, x_cat)
         return Record(
             last_hidden_state=states, visit=visit, prompts=self.decoder_prompt(x_num, x_cat), **known

@@ -9,8 +9,6 @@ from torch.nn import functional as F
 from transformers import BartConfig
 from transformers.modeling_outputs import ModelOutput
 
-from cohortloom.model.packing import own_rows
-
 MAX_COUNT = 64  # numbers of codes of a visit that the bias on ending distinguishes
 
 
@@ -36,9 +34,7 @@ class Record(ModelOutput):
 
     def select(self, rows: torch.Tensor) -> "Record":
         """The record of the visits `rows`, where each visit has a row of its own."""
-        selected = {name: value[rows] for name, value in self.items()}
-        selected["visit"] = own_rows(selected["visit"] >= 0)
-        return Record(**selected)
+        return Record(**{name: value[rows] for name, value in self.items()})
 
 
 class ConditionalPrompt(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from cohortloom.base.ragged import patient_of_visit
 from cohortloom.data.examples import Examples, Pairs, collate, plain_pairs, steps
 from cohortloom.data.forbidden import age_row
-from cohortloom.model.prompt_bart import PromptBartOutput, PromptBartWithDemographicPrediction
+from cohortloom.model.prompt_bart import BY_VISIT, PromptBartOutput, PromptBartWithDemographicPrediction
 from cohortloom.runtime.devices import READ_TOKENS, fast_products
 
 
@@ -59,7 +59,7 @@ def mean_losses(model, data: Examples, forbidden: torch.Tensor | None = None) ->
     rows = np.flatnonzero(np.diff(data.offsets) > 0)
     for batch, output in score_teacher_forced(model, data, nothing_revealed(model, data), rows, forbidden):
         for name, value in output.terms.items():
-            n = len(batch) if name in ("age", "sex") else len(output.visit)
+            n = len(batch) if name in BY_VISIT else len(output.visit)
             sums[name] = sums.get(name, 0.0) + n * float(value)
             counts[name] = counts.get(name, 0) + n
     means = {name: total / counts[name] for name, total in sums.items()}

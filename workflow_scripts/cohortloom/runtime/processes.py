@@ -1,4 +1,5 @@
-"""Several GPUs at one training, started by torchrun: they share the visits of each step and learn as one.
+"""Several GPUs at one training, started by torchrun: they share the visits of each step and learn as one,
+but for the heads, whose losses are means over the visits of a process.
 
 `train.devices` processes run on each of `train.nodes` nodes. The step starts them (under srun where there are
 several nodes), hands the signals on and waits; they run the same script with the same keywords.

@@ -69,7 +69,7 @@ def calibrate(model, vocabulary: Vocabulary, data: Examples, seed: int, accelera
 
 
 def read_visits(model, vocabulary: Vocabulary, data: Examples, seed: int) -> Readings:
-    """Score up to 20,000 training visits, once with nothing revealed and once with a part of the codes."""
+    """Score up to VISITS training visits, once with nothing revealed and once with a part of the codes."""
     rng = np.random.default_rng([seed, 4])
     rows = np.sort(rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))[:VISITS])
     part = corrupted_pairs(data, vocabulary, rng, model.config.max_position_embeddings, 1.0, 0.0)
@@ -164,7 +164,7 @@ class GeneratedCounts:
 def generate_counts(
     model, vocabulary: Vocabulary, data: Examples, seed: int, turn: int = 0, shard: tuple[int, int] = (1, 1)
 ) -> GeneratedCounts:
-    """What the model writes for up to 3,333 training patients, told their age and sex alone.
+    """What the model writes for up to PATIENTS / ROUNDS training patients, told their age and sex alone.
 
     turn: number of the round, from 0; each has patients of its own. shard: (i, k) is the i-th of k parts of
     them.

@@ -14,7 +14,7 @@ ADAMW_RATE = 1.5e-3  # of biases, prompts and heads
 ODDS_RATE = 10 * ADAMW_RATE  # of the few numbers that are log odds for many places: they would not arrive
 ADAGRAD_RATE = 0.03  # of the table of codes
 MUON_RATE = 0.02  # of the matrices of encoder, decoder and summary
-WEIGHT_DECAY = 0.01  # of whatever has two dimensions, the table of codes excepted
+WEIGHT_DECAY = 0.01  # of whatever has two dimensions, but for the table of codes and `summary.ending`
 
 
 def make_optimizers(model: nn.Module, scale: float) -> list[torch.optim.Optimizer]:
