@@ -1,7 +1,7 @@
 # Common: the checked config, the registry of runs, and the few functions that rules call. No rules.
 #
 # needs  config, resources/publication.yaml
-# makes  RESULTS, RUNS, and what stands below
+# makes  RESULTS, RUNS and the functions below
 #
 # Nothing here imports more than the standard library and the schema check, so that parsing is fast.
 import os

@@ -7,7 +7,7 @@ import torch
 
 from cohortloom.base.errors import UserError
 
-# Of a batch that is only read; a processor is the slower the less of a layer's states its caches hold.
+# Tokens of a batch that is scored; with more of them a layer's states leave the caches of a CPU.
 READ_TOKENS = {"cpu": 1024, "cuda": 8192}
 
 # transformers' name of the attention that trains fastest: on a CPU the gradient of the fused one takes five

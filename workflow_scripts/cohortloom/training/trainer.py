@@ -167,10 +167,9 @@ class Trainer:
         return pairs, steps(pairs, self.plan.batch_tokens, rng.permutation(rows))
 
     def _batch(self, pairs: Pairs, rows: np.ndarray) -> tuple[dict[str, torch.Tensor], float, int]:
-        """What this process takes of a step's visits `rows`; its share of the step's target tokens; all of
-        them.
+        """This process's part of the visits `rows` of a step; its share of their target tokens; their number.
 
-        Every process must take part in every step: where visits are too few, the first is taken for nothing.
+        Every process must take part in every step: one without visits takes the first and gives it no weight.
         """
         mine = rows[self._process :: self._processes]
         held, total = int(pairs.targets(mine).sum()), int(pairs.targets(rows).sum())
@@ -178,11 +177,10 @@ class Trainer:
         return as_tensors(batch, self.accelerator.device, self.forbidden), held / total, total
 
     def _step(self, batch: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
-        """One step on `batch`, a `share` of the step: the terms of the loss, the loss and the gradient's
-        norm."""
+        """One step on `batch`, a `share` of it: terms of the loss, the loss and the norm of the gradient."""
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = group["peak"] * self._rate()
-        if not self.plain_model.training:  # its wrapping does not hear of the evaluation
+        if not self.plain_model.training:  # the evaluation set the plain model alone to eval mode
             self.model.train()
         output = self.model(**batch)
         self.accelerator.backward(output.loss * (share * self._processes))  # DDP averages over processes
