@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 ADAMW_RATE = 1.5e-3  # of biases, prompts and heads
-ODDS_RATE = 10 * ADAMW_RATE  # of the few biases on ending and repeating: at the other rate they learn too slowly
+ODDS_RATE = 10 * ADAMW_RATE  # of the few biases on ending and repeating, which would learn too slowly
 ADAGRAD_RATE = 0.03  # of the table of codes
 MUON_RATE = 0.02  # of the matrices of encoder, decoder and summary
 WEIGHT_DECAY = 0.01  # of whatever has two dimensions, but for the table of codes and `summary.ending`
