@@ -47,7 +47,7 @@ class PromptBartConfig(BartConfig):
 
     age_mean, age_std: years, over the training visits. age_loss_unit: `standardized` or `years`.
     heads: what the heads read (`PromptBartWithDemographicPrediction.pool`). group_ages: lower ends in years
-    of the age groups of `group_bias`. now_id: what stands in the encoder between earlier visits and this one.
+    of the age groups of `group_bias`. now_id: the token between earlier visits and this one in the encoder.
     first_code_id: every id from here on is a diagnosis code.
     """
 
