@@ -4,7 +4,8 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,70 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where the folder itself could not be made
             temporary.unlink(missing_ok=True)
+
+
+def check_own_folder(folder: Path, names: Collection[str]) -> None:
+    """Raise UserError where `folder` holds anything that a step which writes `names` did not write.
+
+    `names` are the paths of all files that the step writes, relative to the folder. What may be replaced is no
+    folder, one without any file (Snakemake makes it before a job), and one with exactly these files: one of
+    them alone, such as a README.md, may well be the user's.
+    """
+    folder = Path(folder)
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise UserError(f"{folder}: is a file or a link, not a folder; name another folder, or remove it")
+    files, folders = set(), {str(parent) for name in names for parent in Path(name).parents}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        is_folder = path.is_dir() and not path.is_symlink()
+        if name not in (folders if is_folder else names):
+            raise UserError(
+                f"{folder}: holds {name}, which this step does not write; "
+                "name another folder, or remove this one yourself"
+            )
+        if not is_folder:
+            files.add(name)
+    if files and (missing := sorted(set(names) - files)):
+        raise UserError(
+            f"{folder}: lacks {missing[0]}, so it is not what this step wrote; "
+            "name another folder, or remove this one yourself"
+        )
+
+
+@contextmanager
+def replace_own_folder(folder: Path, names: Collection[str]) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `folder` to write `names` into; it takes the place of `folder`.
+
+    On any error `folder` stays as it was and the temporary one is removed. Raises UserError, before anything
+    is written and once more before anything is replaced, where check_own_folder does; ValueError where other
+    files than `names` were written.
+    """
+    folder = Path(folder)
+    check_own_folder(folder, names)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be made ({error.strerror or error}); choose another folder"
+        ) from error
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as holder:
+        new, old = Path(holder) / "new", Path(holder) / "old"
+        new.mkdir()
+        yield new
+        written = {path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir()}
+        if written != set(names):
+            raise ValueError(f"{folder}: {sorted(written ^ set(names))} is written or named, not both")
+        check_own_folder(folder, names)
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
 
 
 def read_json(path: Path) -> Any:
