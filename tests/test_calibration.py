@@ -1,9 +1,12 @@
 """Visits end as often after each number of codes as training visits do."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from cohortloom.base.seeds import generator
 from cohortloom.data.examples import Examples, plain_pairs
 from cohortloom.data.vocabulary import END, Vocabulary
 from cohortloom.generation.synthesize import synthesize
@@ -13,6 +16,7 @@ from cohortloom.model.scoring import mean_losses, score_teacher_forced
 from cohortloom.training.calibration import (
     BATCH_PATIENTS,
     ROUNDS,
+    calibrate,
     calibrate_age,
     calibrate_ending,
     calibrate_frequencies,
@@ -26,15 +30,15 @@ from cohortloom.training.calibration import (
 CODES = ("2859", "4019", "5990", "60000", "64891", "66411", "7746")
 
 
-def made(gap_bins=()):
+def made(gap_bins=(), seed=0, longer=0.0):
     """2,000 patients of two visits of 1 to 5 codes, first ones shorter; vocabulary; an untrained model.
 
     Without bins for the days in between, the model ends all records after one visit.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     words = Vocabulary(CODES, (1,) * len(CODES), gap_bins)
     visit = np.tile([0, 1], 2000)
-    lengths = 1 + rng.binomial(4, np.where(visit == 0, 0.3, 0.6))
+    lengths = 1 + rng.binomial(4, longer + np.where(visit == 0, 0.3, 0.6))
     ids = np.concatenate([rng.choice(len(CODES), n, replace=False) for n in lengths]) + words.first_code
     data = Examples(
         ids=ids,
@@ -83,6 +87,31 @@ def test_expected_ends_become_the_observed(world):
     assert changed == ["summary.ending"]
 
 
+def test_ends_are_set_by_validation_visits(world, monkeypatch):
+    """A model that has memorised its training visits would look calibrated there."""
+    words, train, model = world
+    monkeypatch.setattr("cohortloom.training.calibration.ROUNDS", 0)
+    val = made(seed=1, longer=0.3)[1]
+    calibrate(model, words, train, val, 0, SimpleNamespace(process_index=0, num_processes=1))
+    for first in (True, False):
+        expected, real = ends(words, val, model, first)
+        assert expected == pytest.approx(real, abs=0.03)
+        assert max(np.abs(np.subtract(expected, ends(words, train, model, first)[1]))) > 0.1
+
+
+def test_tuning_shares_no_random_numbers_with_what_is_reported(world, monkeypatch):
+    words, data, model = world
+    seeds = []
+    monkeypatch.setattr("torch.manual_seed", seeds.append)
+    for turn in range(ROUNDS):
+        generate_counts(model, words, data, 0, turn)
+    tuning, seeds[:] = set(seeds), []
+    for seed in range(5):
+        list(synthesize(model, words, data.age[:9], data.sex[:9], ("synthesize", seed), BATCH_PATIENTS))
+    assert tuning and len(set(seeds)) == 5
+    assert not tuning & set(seeds)
+
+
 def test_numbers_of_codes_that_hardly_occur_are_left_alone(world):
     words, data, model = world
     before = model.summary.ending.clone()
@@ -127,11 +156,12 @@ def test_rounds_write_for_all_patients_what_the_model_writes():
     """Each for a third of them; expected codes and ends sum up to those that were drawn."""
     words, data, model = made(((30, 60),))
     rounds = [generate_counts(model, words, data, 0, turn) for turn in range(ROUNDS)]
-    people = np.random.default_rng([0, 5]).permutation(np.flatnonzero(data.visit == 0))
+    people = generator("calibration: patients", 0).permutation(np.flatnonzero(data.visit == 0))
     records = []
     for turn in range(ROUNDS):
         chosen = np.sort(people[turn::ROUNDS])
-        records += synthesize(model, words, data.age[chosen], data.sex[chosen], turn, BATCH_PATIENTS)
+        seed = ("calibration", 0, turn)
+        records += synthesize(model, words, data.age[chosen], data.sex[chosen], seed, BATCH_PATIENTS)
     codes, later, carried = (
         sum(getattr(each, name) for each in rounds) for name in ("codes", "later", "carried")
     )

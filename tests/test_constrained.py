@@ -43,7 +43,7 @@ def broken(world, records, hard) -> int:  # noqa: F811
 @pytest.mark.parametrize("tier", ["hard", "full"])
 def test_no_violation_is_left_where_the_untrained_model_makes_many(world, tier):  # noqa: F811
     words, _, model = world
-    drawn = (model, words, AGES, SEXES, 0, 64)
+    drawn = (model, words, AGES, SEXES, ("synthesize", 0), 64)
     hard = tier == "hard"
     free = list(synthesize(*drawn, max_visits=3))
     bound = list(synthesize(*drawn, max_visits=3, constraint=constraint(world, hard)))
@@ -78,7 +78,7 @@ def test_the_count_equals_the_mass_of_the_model_itself(world):  # noqa: F811
     rows, bound = (np.full(4, 3), np.ones(4, np.int64)), constraint(world)
     age, sex = np.array([0.0, 30.0, 60.0, 90.0]), np.array([0, 1, 0, 1])
     options = {"begin_suppress_tokens": words.terminators, "max_new_tokens": 1}
-    made = decode(model, words, rows, age, sex, [0], bound, **options)
+    made = decode(model, words, rows, age, sex, 0, bound, **options)
     with torch.no_grad(), fast_products(model.device):
         logits = model(
             input_ids=torch.tensor([[START, START, NOW]] * 4),

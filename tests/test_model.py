@@ -394,10 +394,10 @@ def test_every_terminator_is_reachable(world):
     rows = (np.full(4, NOW), np.ones(4, np.int64))
     for terminator in words.terminators:
         made = decode(
-            model, words, rows, np.full(4, 40.0), np.zeros(4), [0], sequence_bias=[[[terminator], 50.0]]
+            model, words, rows, np.full(4, 40.0), np.zeros(4), 0, sequence_bias=[[[terminator], 50.0]]
         )
         assert (made.terminators == terminator).all() and (made.lengths == 0).all()
-    made = decode(model, words, rows, np.full(4, 40.0), np.zeros(4), [0], suppress_tokens=words.terminators)
+    made = decode(model, words, rows, np.full(4, 40.0), np.zeros(4), 0, suppress_tokens=words.terminators)
     assert made.counts["cut_off"] == 4
 
 
@@ -405,7 +405,7 @@ def test_repeats_are_banned_and_counted(world):
     """The control without the ban repeats codes, and the count on the raw ids sees them."""
     words, _, model = world
     rows = (np.full(64, NOW), np.ones(64, np.int64))
-    given = (rows, np.full(64, 40.0), np.zeros(64), [0])
+    given = (rows, np.full(64, 40.0), np.zeros(64), 0)
     assert decode(model, words, *given).counts["duplicates"] == 0
     assert decode(model, words, *given, no_repeat_ngram_size=0).counts["duplicates"] > 0
 

@@ -12,10 +12,10 @@ from transformers import LogitsProcessor
 import cohortloom.generation.sampling
 from cohortloom.data.examples import N_PROMPTS
 from cohortloom.data.forbidden import AGES
-from cohortloom.data.vocabulary import NOW, START
+from cohortloom.data.vocabulary import END, NOW, START
 from cohortloom.generation.constrained import Constraint
 from cohortloom.generation.sampling import Clocks, _alarms, sample_tokens
-from cohortloom.generation.synthesize import decode, take_apart
+from cohortloom.generation.synthesize import decode, latest_visits, take_apart
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
 from cohortloom.runtime.devices import fast_products
 from test_model import visits_in_rows, world  # noqa: F401
@@ -262,6 +262,25 @@ def test_visits_are_written_with_fast_products(world, monkeypatch, fast):  # noq
         monkeypatch.setattr(cohortloom.generation.sampling, "LEAVE", leave)
         monkeypatch.setattr(cohortloom.generation.sampling, "GRAIN", grain)
         processors = [Look(), Scatter(words)]
-        made.append(decode(world[2], words, rows, age, sex, [0], logits_processor=processors))
+        made.append(decode(world[2], words, rows, age, sex, 0, logits_processor=processors))
     assert set(found) == {(fast, torch.float32)}
     assert all(np.array_equal(made[0].ids, other.ids) for other in made[1:])
+
+
+def test_histories_are_cut_to_their_latest_whole_visits(world):  # noqa: F811
+    words = world[0]
+    a, b, c, d = range(words.first_code, words.first_code + 4)
+    visits = [[a, b, END], [c, END], [b, c, d, END]]
+    past = (np.array(sum(visits, []) + [a, END]), np.array([9, 2]))
+    for longest, expected, cut in (
+        (9, visits, 0),
+        (8, visits[1:], 1),
+        (6, visits[1:], 1),
+        (5, visits[2:], 1),
+    ):
+        (tokens, lengths), shortened = latest_visits(past, longest, words)
+        whole = sum(expected, [])
+        assert tokens.tolist() == [*whole, a, END] and lengths.tolist() == [len(whole), 2]
+        assert shortened == cut
+    (tokens, lengths), shortened = latest_visits(past, 3, words)  # not even the last visit of the first
+    assert tokens.tolist() == [a, END] and lengths.tolist() == [0, 2] and shortened == 1

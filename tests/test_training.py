@@ -17,6 +17,8 @@ from cohortloom.data.examples import Examples
 from cohortloom.data.visits import read_visits
 from cohortloom.data.vocabulary import Vocabulary
 from cohortloom.model.initial import make_model
+from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
+from cohortloom.model.scoring import mean_losses
 from cohortloom.training import trainer
 from cohortloom.training.checkpoints import Checkpoints
 from cohortloom.training.trainer import Plan, Trainer
@@ -56,19 +58,47 @@ def equal(one, other):
 
 
 @pytest.fixture(scope="module")
-def brief(dataset, tmp_path_factory):
+def brief_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("brief") / "model"
+
+
+@pytest.fixture(scope="module")
+def brief(dataset, brief_folder):
     """Weights and history of an uninterrupted brief run."""
-    return run_train(dataset, tmp_path_factory.mktemp("brief") / "model")
+    return run_train(dataset, brief_folder)
 
 
 def test_losses_are_logged_apart_for_training_and_validation(brief):
     _, history = brief
-    assert {row["split"] for row in history} == {"train", "val"}
+    assert {row["split"] for row in history} == {"train", "val", "saved"}
     for row in history:
         whole = float(row["lm_loss"]) + 0.3 * float(row["age_loss"]) + 0.2 * float(row["sex_loss"])
         assert float(row["loss"]) == pytest.approx(whole, rel=1e-4)
     lm = [float(row["lm_loss"]) for row in history if row["split"] == "train"]
     assert lm[-1] < lm[0]
+
+
+def test_the_card_has_the_losses_of_the_weights_beside_it(dataset, brief, brief_folder):
+    """Not those of the last checkpoint, which may not be the best one and was not calibrated."""
+    model = PromptBartWithDemographicPrediction.from_pretrained(brief_folder).eval()
+    losses = mean_losses(model, Examples.load(dataset["val"]))
+    last, saved = brief[1][-2:]
+    assert (last["split"], saved["split"]) == ("val", "saved")
+    assert float(saved["lm_loss"]) == pytest.approx(losses["lm"], rel=2e-3) != float(last["lm_loss"])
+    card = (brief_folder / "README.md").read_text(encoding="utf-8")
+    assert (
+        f"lm {float(saved['lm_loss']):.4f} nats" in card and f"checkpoint at token\n{saved['tokens']}" in card
+    )
+    assert f"| threads | {torch.get_num_threads()} |" in card and f"| torch | {torch.__version__} |" in card
+
+
+def test_a_folder_of_the_user_is_not_replaced(dataset, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(UserError, match=r"thesis.txt|lacks|README"):
+        run_train(dataset, tmp_path, tokens=10**9)  # refused before anything is trained
+    assert (tmp_path / "README.md").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "thesis.txt"]
 
 
 def test_same_seed_same_weights_other_seed_others(dataset, brief, tmp_path):
@@ -115,7 +145,7 @@ def test_a_weight_of_zero_leaves_the_heads_untrained(dataset, brief, tmp_path):
 
 def test_the_whole_loss_takes_the_age_in_its_unit_in_validation_too(dataset, tmp_path):
     _, history = run_train(dataset, tmp_path / "years", age_loss_unit="years", tokens=600, evaluations=1)
-    assert {row["split"] for row in history} == {"train", "val"}
+    assert {row["split"] for row in history} == {"train", "val", "saved"}
     for row in history:
         parts = [float(row[name]) for name in ("lm_loss", "age_loss_years2", "sex_loss")]
         assert float(row["loss"]) == pytest.approx(parts[0] + 0.3 * parts[1] + 0.2 * parts[2], rel=1e-4)

@@ -69,7 +69,7 @@ def _writer(model: Path, device: str):
     words = Vocabulary.load(model / "vocabulary.json")
 
     def write(age: np.ndarray, sex: np.ndarray, seed: int):
-        made = list(synthesize(bart, words, age, sex, seed, max_visits=1))
+        made = list(synthesize(bart, words, age, sex, ("conditioning", seed), max_visits=1))
         lengths = np.concatenate([np.diff(part.offsets) for part in made])
         return np.concatenate([part.ids for part in made]).astype(np.int64), row_offsets(lengths)
 

@@ -45,7 +45,13 @@ def evaluate_duplicates(
     words, data = Vocabulary.load(model / "vocabulary.json"), Examples.load(test)
     first = (data.visit == 0).nonzero()[0][:CONTROL_VISITS]
     drawn = synthesize(
-        bart, words, data.age[first], data.sex[first], control_seed, max_visits=1, no_repeat_ngram_size=0
+        bart,
+        words,
+        data.age[first],
+        data.sex[first],
+        ("duplicates", control_seed),
+        max_visits=1,
+        no_repeat_ngram_size=0,
     )
     control = [record.counts for record in drawn]
     repeated, codes = (sum(part[key] for part in control) for key in ("duplicates", "codes"))

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import sha256, write_json
 from cohortloom.base.ragged import patient_of_visit, row_of_value, row_offsets
+from cohortloom.base.seeds import seed_of
 from cohortloom.base.step import log, main, quiet_libraries
 from cohortloom.data.reveal import revealed_mask
 from cohortloom.data.visits import (
@@ -54,7 +55,8 @@ def generate(
     """Write synthetic visits of a model folder to parquet, and counts of faults on the raw ids to JSON.
 
     synthesize: one patient for each age and sex of `demographics` (test, train, or a CSV with columns age
-    and sex), repeated or cut to `patients`; codes are drawn at `temperature`. reconstruct: each code of a
+    and sex), of `patients` a random choice or, beyond their number, each as often
+    as any other; codes are drawn at `temperature`. reconstruct: each code of a
     test visit is revealed with `prompt_prob`, the earlier visits are the real ones, the model writes the
     likeliest of the rest; `terminator_bias` is added to the score of ending the visit. Of `shards` parts of
     the batches only part `shard` (from 1) is written. `constrained` forbids the codes that the hard or the
@@ -72,7 +74,7 @@ def generate(
     from cohortloom.runtime.devices import pick_device
 
     words = Vocabulary.load(model / "vocabulary.json")
-    people = requested_patients(demographics, train, test, patients) if mode == "synthesize" else None
+    people = requested_patients(demographics, train, test, patients, seed) if mode == "synthesize" else None
     held_out = read_visits(test) if mode == "reconstruct" else None
     name, _ = pick_device(device)
     if threads:
@@ -122,7 +124,7 @@ def _add(totals: dict[str, float], counts: dict[str, float]) -> None:
 def _synthesized(bart, words, age, sex, seed, batch_size, options, totals) -> Iterator[tuple[int, pa.Table]]:
     from cohortloom.generation.synthesize import synthesize
 
-    for record in synthesize(bart, words, age, sex, seed, batch_size, **options):
+    for record in synthesize(bart, words, age, sex, ("synthesize", seed), batch_size, **options):
         n = len(np.unique(record.patient))
         totals["patients"] += n
         _add(totals, record.counts)
@@ -169,7 +171,13 @@ def _reconstructed(bart, words, held_out, test, seed, cuts, prompt_prob, options
         rows = slice(begin, end)
         tokens = pairs.encoder_ids[pairs.encoder_offsets[begin] : pairs.encoder_offsets[end]]
         made = decode(
-            bart, words, (tokens, lengths[rows]), data.age[rows], data.sex[rows], [seed, begin], **options
+            bart,
+            words,
+            (tokens, lengths[rows]),
+            data.age[rows],
+            data.sex[rows],
+            seed_of("reconstruct", seed, begin),
+            **options,
         )
         _add(totals, made.counts)
         totals["patients"] += int((data.visit[rows] == 0).sum())

@@ -10,6 +10,7 @@ from cohortloom.base.errors import UserError
 from cohortloom.base.files import sha256, write_json
 from cohortloom.base.methods import NAIVE
 from cohortloom.base.ragged import positions_in_rows, ragged_range, row_of_value, row_offsets
+from cohortloom.base.seeds import generator
 from cohortloom.base.step import log, main
 from cohortloom.base.version import VERSION
 from cohortloom.data.coded import Coded, encode
@@ -23,6 +24,7 @@ from cohortloom.generation.naive import (
     stratum_of,
     visits_table,
 )
+from cohortloom.generation.requests import repeated_or_chosen
 
 
 def generate_naive(
@@ -41,20 +43,21 @@ def generate_naive(
     """Write the visits of a naive method (prevalence, markov, copy or echo) and their counts.
 
     synthesize: one patient for each test patient, with the age and sex of the first test visit (copy: those
-    of the training patient drawn), repeated or cut to `patients`. reconstruct: each test visit, its codes
-    revealed with probability `prompt_prob`. `true_length` fills reconstructed visits to the real length.
+    of the training patient drawn), or `patients` of them as in generate. reconstruct: each test visit, its
+    codes revealed with probability `prompt_prob`. `true_length` fills reconstructed visits to the real
+    length.
     """
     if mode not in NAIVE[method]:
         raise UserError(f"method {method} has no mode {mode}; it has {' and '.join(NAIVE[method])}")
     real = read_visits(test)
     (known, held_out), names = encode([read_visits(train), real])
-    rng = np.random.default_rng([seed, list(NAIVE).index(method), NAIVE[method].index(mode)])
+    rng = generator(f"{method} {mode}", seed)
     if mode == "reconstruct":
         table = reconstruct(known, held_out, names, real, method, prompt_prob, seed, true_length, rng)
     elif method == "copy":
         table = copy(known, names, held_out.n_patients if patients is None else patients, rng)
     else:
-        table = synthesize(known, held_out, names, method, rng, patients)
+        table = synthesize(known, held_out, names, method, rng, patients, seed)
     metadata = {
         "source": method,
         "seed": str(seed),
@@ -83,15 +86,13 @@ def synthesize(
     method: str,
     rng: np.random.Generator,
     patients: int | None = None,
+    seed: int = 0,
 ) -> pa.Table:
-    """New patients with the first ages and the sexes of the held-out patients, in their order.
-
-    `patients` repeats or cuts the list.
-    """
+    """New patients with the first ages and the sexes of the held-out patients; `patients` as in generate."""
     training = Training(known, len(names))
     first = held_out.first_visits
     if patients is not None:
-        first = np.resize(first, patients)
+        first = first[repeated_or_chosen(len(first), patients, seed)]
     patient, visit, days = training.timelines(held_out.age[first], held_out.sex[first], rng)
     age, sex = later_ages(held_out.age[first][patient], days), held_out.sex[first][patient]
     key = stratum_of(age, sex)

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import importlib.metadata
 import json
 import shutil
 from contextlib import nullcontext
@@ -9,13 +10,17 @@ from pathlib import Path
 from typing import Literal
 
 from cohortloom.base.errors import UserError
-from cohortloom.base.files import sha256
+from cohortloom.base.files import check_own_folder, replace_own_folder, sha256
 from cohortloom.base.imports import imported_files
 from cohortloom.base.step import log, main, quiet_libraries
 from cohortloom.data.validity import load_rules
 from cohortloom.data.vocabulary import Vocabulary
 
 MAX_EPOCHS = 50  # more passes over the training visits would only memorise them
+MODEL_FILES = (
+    *("model.safetensors", "config.json", "generation_config.json", "vocabulary.json", "history.csv"),
+    "README.md",
+)
 PLANTED = """**Not for release.** {canaries} invented patients (canaries) were planted into the training, up
 to {canary_repeats} times each, to measure what the model remembers. What it writes may hold their codes.
 
@@ -60,8 +65,8 @@ def train(
     one process trains with `threads` (None: as many as torch has). `forbidden_weight` weighs the probability
     on codes that the full edit of `rules` forbids. `canaries` invented patients are planted 1, 4, 16 ...
     times, up to `canary_repeats`: the model is then for measuring what it remembers and not for release.
-    Raises UserError for a missing GPU, a loss that is not finite, an unwritable folder and one that another
-    job trains into; Interrupted after a signal.
+    Raises UserError for a missing GPU, a loss that is not finite, an unwritable folder, one that another job
+    trains into and a `model` folder with files of others; Interrupted after a signal.
     """
     keywords = dict(locals())
     quiet_libraries()
@@ -77,6 +82,7 @@ def train(
     from cohortloom.training.checkpoints import Checkpoints
     from cohortloom.training.trainer import Plan, Trainer
 
+    check_own_folder(model, MODEL_FILES)
     edits = [rules] if forbidden_weight or canaries else []
     if edits and not rules:
         raise UserError("train: forbidden_weight and canaries need a validity table; give rules")
@@ -141,6 +147,7 @@ def train(
         )
         trained = trainer.fit()
         if is_first():
+            parameters |= machine(trainer.accelerator)
             write_model(trained, model, vocabulary, trainer.state.history, parameters)
 
 
@@ -153,25 +160,32 @@ def digest(inputs: list[Path], parameters: dict) -> str:
 
 
 def write_model(trained, folder: Path, vocabulary: Path, history: list[dict], parameters: dict) -> None:
-    """Write the model folder under a temporary name and rename it."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    trained.save_pretrained(temporary)
-    shutil.copyfile(vocabulary, temporary / "vocabulary.json")
-    with open(temporary / "history.csv", "w", newline="", encoding="utf-8") as file:
-        columns = list(dict.fromkeys(key for row in history for key in row))
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(history)
-    (temporary / "README.md").write_text(model_card(trained, history, parameters), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    """Write the model folder as a whole, in place of one that an earlier training wrote."""
+    with replace_own_folder(folder, MODEL_FILES) as temporary:
+        trained.save_pretrained(temporary)
+        shutil.copyfile(vocabulary, temporary / "vocabulary.json")
+        with open(temporary / "history.csv", "w", newline="", encoding="utf-8") as file:
+            columns = list(dict.fromkeys(key for row in history for key in row))
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(history)
+        (temporary / "README.md").write_text(model_card(trained, history, parameters), encoding="utf-8")
+
+
+def machine(accelerator) -> dict[str, str | int]:
+    """What else the weights depend on: dropout is drawn by each process, and sums depend on threads."""
+    import torch
+
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    threads = torch.get_num_threads()
+    return dict(
+        device=accelerator.device.type, processes=accelerator.num_processes, threads=threads, **versions
+    )
 
 
 def model_card(trained, history: list[dict], parameters: dict) -> str:
     """A model card in Markdown: what it is, how it was trained, what it may be used for."""
-    last = [row for row in history if row["split"] == "val"][-1]
+    saved = [row for row in history if row["split"] == "saved"][-1]
     rows = "\n".join(f"| {key} | {value} |" for key, value in parameters.items())
     warning = PLANTED.format(**parameters) if "canaries" in parameters else ""
     return f"""# PromptBartWithDemographicPrediction
@@ -179,8 +193,14 @@ def model_card(trained, history: list[dict], parameters: dict) -> str:
 A BART of {trained.num_parameters():,} parameters that writes the ICD-9-CM codes of hospital visits, prompted
 with age and sex. Trained by Cohortloom; ids are in vocabulary.json, the loss curve in history.csv.
 
-{warning}Validation losses at the end of training, nothing revealed: lm {last["lm_loss"]:.4f} nats a token,
-age {last["age_loss_years2"]:.3f} years², sex {last["sex_loss"]:.5f}.
+{warning}Validation losses of these weights, nothing revealed: lm {saved["lm_loss"]:.4f} nats a token, age
+{saved["age_loss_years2"]:.3f} years², sex {saved["sex_loss"]:.5f}. They are the checkpoint at token
+{saved["tokens"]}, calibrated. Calibration set how often visits end, and the last layer of the age head, on
+these validation visits. It set how frequent codes are, where later visits end and how many codes recur in
+what the model generates by counts of the training visits, with which fidelity is compared too.
+
+`group_bias` in the weights holds smoothed counts of the training visits by age and sex, and the biases on
+length and recurrence hold others: of a small group, whether a code occurred can be read from them.
 
 | parameter | value |
 |---|---|

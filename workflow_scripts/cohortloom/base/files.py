@@ -40,9 +40,9 @@ def atomic(path: Path) -> Iterator[Path]:
 def check_own_folder(folder: Path, names: Collection[str]) -> None:
     """Raise UserError where `folder` holds anything that a step which writes `names` did not write.
 
-    `names` are the paths of all files that the step writes, relative to the folder. What may be replaced is no
-    folder, one without any file (Snakemake makes it before a job), and one with exactly these files: one of
-    them alone, such as a README.md, may well be the user's.
+    `names` are the paths of all files that the step writes, relative to the folder. A folder may be replaced
+    that has no file (Snakemake makes it before a job) or exactly these files: one of them alone, such as a
+    README.md, may well be the user's.
     """
     folder = Path(folder)
     if not os.path.lexists(folder):

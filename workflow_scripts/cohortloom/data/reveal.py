@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from cohortloom.base.seeds import generator
+
 
 def revealed_mask(n_codes: int, prompt_prob: float, seed: int) -> np.ndarray:
     """Each of `n_codes` flat codes (file order) is shown with probability `prompt_prob`; [n_codes] bool."""
-    return np.random.default_rng([seed, 0x5EED]).random(n_codes) < prompt_prob
+    return generator("revealed codes", seed).random(n_codes) < prompt_prob

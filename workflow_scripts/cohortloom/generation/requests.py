@@ -7,17 +7,18 @@ import numpy as np
 import pyarrow as pa
 
 from cohortloom.base.errors import UserError
+from cohortloom.base.seeds import generator
 from cohortloom.data.visits import SEXES, read_visits, sex_index
 
 
 def requested_patients(
-    demographics: str, train: Path, test: Path, patients: int | None = None
+    demographics: str, train: Path, test: Path, patients: int | None = None, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Age in years and sex (0 F, 1 M) of each patient to generate.
 
     `demographics` is test or train (first visits of those patients) or a CSV with the columns age and
-    sex; `patients` repeats or cuts the list. Raises UserError for an age or sex that the training
-    patients do not cover.
+    sex; with `patients` so many of them (`repeated_or_chosen`). Raises UserError for an age or sex that the
+    training patients do not cover.
     """
     if demographics in ("train", "test"):
         table = read_visits(train if demographics == "train" else test)
@@ -26,8 +27,14 @@ def requested_patients(
     else:
         age, sex = _read_csv(Path(demographics), train)
     if patients is not None:
-        age, sex = np.resize(age, patients), np.resize(sex, patients)
+        chosen = repeated_or_chosen(len(age), patients, seed)
+        age, sex = age[chosen], sex[chosen]
     return age, sex
+
+
+def repeated_or_chosen(n: int, patients: int, seed: int) -> np.ndarray:
+    """`patients` positions out of `n`, sorted: a random choice, or each as often as any other but for one."""
+    return np.sort(np.resize(generator("requested patients", seed).permutation(n), patients))
 
 
 def drawn_patients(visits: pa.Table, patients: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +43,7 @@ def drawn_patients(visits: pa.Table, patients: int, seed: int) -> tuple[np.ndarr
     Age and sex are drawn together, for they go together.
     """
     first = np.flatnonzero(visits["visit"].to_numpy() == 0)
-    chosen = np.random.default_rng([seed, 0xA6E5]).choice(first, patients)
+    chosen = generator("drawn patients", seed).choice(first, patients)
     return visits["age"].to_numpy()[chosen], sex_index(visits)[chosen]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cohortloom.base.ragged import join_rows, ragged_range, row_offsets, select_rows
+from cohortloom.base.seeds import generator, seed_of
 from cohortloom.data.examples import N_PROMPTS, pad
 from cohortloom.data.visits import MAX_AGE
 from cohortloom.data.vocabulary import END, NOW, PAD, START, Vocabulary
@@ -51,7 +52,7 @@ def decode(
     rows: tuple[np.ndarray, np.ndarray],
     age: np.ndarray,
     sex: np.ndarray,
-    seed: list[int],
+    seed: int,
     constraint=None,
     **options,
 ) -> Decoded:
@@ -59,7 +60,7 @@ def decode(
 
     Args:
         rows: encoder tokens, flat, and their lengths [batch].
-        age: years [batch]. sex: 0 F, 1 M [batch]. seed: numbers that name this call.
+        age: years [batch]. sex: 0 F, 1 M [batch]. seed: of torch's generator, for this call alone.
         constraint: a constrained.Constraint; what it removes is added to the counts.
         options: generation options beside those saved with the model.
     """
@@ -72,7 +73,7 @@ def decode(
         options = {**options, "logits_processor": [processor]}
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), fast_products(device):
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(seed)
         raw = model.generate(
             torch.from_numpy(pad(encoder, row_offsets(lengths))).to(device),
             x_num=torch.from_numpy(np.array(age, np.float32)[:, None]).to(device),
@@ -114,7 +115,7 @@ def synthesize(
     words: Vocabulary,
     age: np.ndarray,
     sex: np.ndarray,
-    seed: int,
+    seed: tuple,
     batch_size: int = BATCH_SIZE,
     max_visits: int = 100,
     shard: tuple[int, int] = (1, 1),
@@ -122,8 +123,9 @@ def synthesize(
 ) -> Iterator[Record]:
     """Patients of the requested ages (years at the first visit) and sexes, batch by batch, in order.
 
-    A batch is a fixed run of `batch_size` patients with seeds of its own, so that batches may be made
-    in any order and place. `shard` (i, k) takes the i-th of k parts of them.
+    seed: a purpose and numbers, as `seed_of` takes them. A batch is a fixed run of `batch_size` patients with
+    random numbers of its own, so that batches may be generated in any order and place. `shard` (i, k) takes
+    the i-th of k parts of them.
     """
     starts = range(0, len(age), batch_size)
     for number in part_of(len(starts), *shard):
@@ -134,7 +136,7 @@ def synthesize(
             words,
             np.asarray(age[batch], float),
             np.asarray(sex[batch]),
-            [seed, number],
+            (*seed, number),
             start,
             max_visits,
             options,
@@ -154,7 +156,8 @@ def part_of(batches: int, shard: int, shards: int) -> range:
 
 
 def _synthesize_batch(model, words, age, sex, seed, start, max_visits, options) -> Record:
-    rng = np.random.default_rng([*seed, 0])
+    purpose, *numbers = seed
+    rng = generator(f"{purpose}: birthdays and gaps", *numbers)
     # Completed years hide the birthday: it is drawn once a patient, so that ages grow as they should.
     exact = age + np.where((age >= 1) & (age < MAX_AGE), rng.random(len(age)), 0.0)
     max_history = model.config.max_position_embeddings - visit_room(model.generation_config.max_new_tokens)
@@ -164,9 +167,9 @@ def _synthesize_batch(model, words, age, sex, seed, start, max_visits, options) 
     made: list[tuple[np.ndarray, ...]] = []
     totals: dict[str, int] = {}
     for visit in range(max_visits):
-        rows = join_rows(
-            _latest(past, max_history), (np.full(len(alive), NOW), np.ones(len(alive), np.int64))
-        )
+        history, shortened = latest_visits(past, max_history, words)
+        rows = join_rows(history, (np.full(len(alive), NOW), np.ones(len(alive), np.int64)))
+        totals["short_history"] = totals.get("short_history", 0) + shortened
         current = age_at(exact[alive], age[alive], days[alive])
         # A visit without a code is no visit: as its first token a terminator is not offered.
         decoded = decode(
@@ -175,7 +178,7 @@ def _synthesize_batch(model, words, age, sex, seed, start, max_visits, options) 
             rows,
             current,
             sex[alive],
-            [*seed, visit + 1],
+            seed_of(*seed, visit),
             begin_suppress_tokens=words.terminators,
             **options,
         )
@@ -219,10 +222,17 @@ def age_at(exact: np.ndarray, first: np.ndarray, days: np.ndarray) -> np.ndarray
     return np.where(days == 0, first, np.minimum(np.maximum(later, np.minimum(first, MAX_AGE)), MAX_AGE))
 
 
-def _latest(past: tuple[np.ndarray, np.ndarray], longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """The last `longest` tokens of each row."""
-    values, lengths = past
-    if lengths.max(initial=0) <= longest:
-        return past
-    kept = np.minimum(lengths, longest)
-    return values[ragged_range(row_offsets(lengths)[1:] - kept, kept)], kept
+def latest_visits(
+    past: tuple[np.ndarray, np.ndarray], longest: int, words: Vocabulary
+) -> tuple[tuple[np.ndarray, np.ndarray], int]:
+    """The latest whole visits of each history that `longest` tokens hold, and how many histories were cut.
+
+    past: flat tokens and their lengths [n]; each visit is its codes and a terminator.
+    """
+    tokens, lengths = past
+    offsets = row_offsets(lengths)
+    is_terminator = (tokens >= END) & (tokens < words.first_code)
+    begins = np.append(0, np.flatnonzero(is_terminator) + 1)  # of visits; each history ends with a terminator
+    begin = begins[np.searchsorted(begins, np.maximum(offsets[:-1], offsets[1:] - longest))]
+    fitting = offsets[1:] - begin
+    return (tokens[ragged_range(begin, fitting)], fitting), int((fitting < lengths).sum())

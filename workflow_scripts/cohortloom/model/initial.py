@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cohortloom.base.ragged import row_of_value, row_offsets
+from cohortloom.base.seeds import seed_of
 from cohortloom.data.bands import DAY, FINE, band
 from cohortloom.data.examples import N_PROMPTS, Examples, history
 from cohortloom.data.vocabulary import NOW, PAD, START, Vocabulary
@@ -40,7 +41,7 @@ def make_model(
     d_model, encoder_layers, decoder_layers, heads, ffn = PRESETS[preset]
     longest = int(np.diff(data.offsets).max())
     positions = max(POSITIONS, 2 * (longest + 16))
-    torch.manual_seed(seed)
+    torch.manual_seed(seed_of("initial weights", seed))
     config = PromptBartConfig(
         vocab_size=len(vocabulary),
         d_model=d_model,

@@ -1,12 +1,14 @@
-"""After training: what dropout and few steps left askew is set by counting and by least squares.
+"""After training: biases are set by counting, and the age head by least squares.
 
-Visits are to end as often after each number of codes as training visits do. The bias on ending
-(model/record.py) follows the other weights with a delay, and visits of one code are too few to pull it
-along: they came out a fifth to a half too rare. Whether and where visits end is a plain count, so the bias is
-set by counting in the end. So is how frequent each code is in what the model writes: rare codes came out a
-tenth too rare; and so are where later visits end and how many codes they have from the visit before, which
-depend on the earlier ones that were written. The age head is fitted to the states that it will read, those
-without dropout.
+Teacher-forced, on validation visits, because a model that has memorised its training visits looks calibrated
+there: the bias on ending a visit (model/record.py), which follows the other weights with a delay, so that
+visits of one code came out a fifth to a half too rare; and the age head, which was trained on states with
+dropout and will read states without it.
+
+By what the model generates for training patients' ages and sexes, compared with counts of training visits:
+how frequent each code is, since rare codes came out a tenth too rare; where later visits end; and how many
+codes recur in the next visit. Nothing is scored on a training visit here, and training counts vary the least.
+Fidelity is measured against these counts too, so it partly shows what was set here.
 """
 
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from sklearn.linear_model import Ridge
 from transformers import LogitsProcessor
 
 from cohortloom.base.ragged import row_of_value
+from cohortloom.base.seeds import generator
 from cohortloom.data.examples import Examples, corrupted_pairs
 from cohortloom.data.vocabulary import START, Vocabulary
 from cohortloom.generation.synthesize import synthesize
@@ -25,7 +28,7 @@ from cohortloom.model.record import MAX_COUNT
 from cohortloom.model.scoring import nothing_revealed, score_teacher_forced
 
 VISITS = 20_000
-SHRINKAGE = 3e-3  # of the change of the age head, in mean variances of what it reads
+PENALTY = 120.0  # of the change of the age head, in mean variances of what it reads
 MIN_VISITS = 50  # that get so far; below, a count says too little
 PATIENTS = 10_000  # whom the model writes to see what it writes, in all rounds together
 ROUNDS = 3  # of generating and shifting: what is shifted first changes what else is generated
@@ -35,7 +38,7 @@ FEW = 20  # ends, or codes carried on; a shift by so many is taken half
 
 @dataclass
 class Readings:
-    """What a model makes of training visits with dropout off.
+    """What a model makes of validation visits with dropout off.
 
     place, log_odds, ended [n]: cell of `summary.ending`, log odds of ending and whether the visit ended, for
     each token that the decoder writes. states [n_visits, 256], ages [n_visits]: what the last layer of the
@@ -49,28 +52,28 @@ class Readings:
     ages: np.ndarray
 
 
-def calibrate(model, vocabulary: Vocabulary, data: Examples, seed: int, accelerator) -> None:
-    """Calibrate a trained model in place on its training visits `data`.
+def calibrate(model, vocabulary: Vocabulary, train: Examples, val: Examples, seed: int, accelerator) -> None:
+    """Calibrate a trained model in place.
 
-    Several processes share the patients whom the model writes; `accelerator` is accelerate's.
+    Several processes share the patients whom the model generates; `accelerator` is accelerate's.
     """
-    readings = read_visits(model, vocabulary, data, seed)
+    readings = read_visits(model, vocabulary, val, seed)
     calibrate_ending(model, readings)
     if model.config.age_weight > 0:
         calibrate_age(model, readings)
     shard = (accelerator.process_index + 1, accelerator.num_processes)
     for turn in range(ROUNDS):
-        counts = generate_counts(model, vocabulary, data, seed, turn, shard)
+        counts = generate_counts(model, vocabulary, train, seed, turn, shard)
         if accelerator.num_processes > 1:
             counts = GeneratedCounts(*(accelerator.reduce(sums, "sum") for sums in vars(counts).values()))
-        calibrate_frequencies(model, vocabulary, data, counts.codes)
-        calibrate_later_ending(model, data, counts.later)
-        calibrate_recurrence(model, data, counts.carried)
+        calibrate_frequencies(model, vocabulary, train, counts.codes)
+        calibrate_later_ending(model, train, counts.later)
+        calibrate_recurrence(model, train, counts.carried)
 
 
 def read_visits(model, vocabulary: Vocabulary, data: Examples, seed: int) -> Readings:
-    """Score up to VISITS training visits, once with nothing revealed and once with a part of the codes."""
-    rng = np.random.default_rng([seed, 4])
+    """Score up to VISITS visits teacher-forced, once with nothing and once with some codes revealed."""
+    rng = generator("calibration: visits", seed)
     rows = np.sort(rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))[:VISITS])
     part = corrupted_pairs(data, vocabulary, rng, model.config.max_position_embeddings, 1.0, 0.0)
     first, last = model.ends()
@@ -122,8 +125,8 @@ def calibrate_age(model, readings: Readings) -> None:
     """
     last, states = model.age_predictor[-1], readings.states
     weight = last.weight[0].double().cpu().numpy()
-    # The change is kept small, so that states which hardly vary gain no weight: only what is off is mended.
-    penalty = SHRINKAGE * len(states) * max(float(states.var(0).mean()), 1e-12)
+    # The change stays small where visits are few and where states hardly vary.
+    penalty = PENALTY * max(float(states.var(0).mean()), 1e-12)
     change = Ridge(alpha=penalty).fit(states, readings.ages - states @ weight)
     last.weight += torch.from_numpy(change.coef_[None]).to(last.weight)
     last.bias.fill_(float(change.intercept_))
@@ -173,8 +176,8 @@ def generate_counts(
     device = next(model.parameters()).device
     counted, later, carried = ExpectedCodes(vocabulary, device), np.zeros(MAX_COUNT), np.zeros(2)
     first = np.flatnonzero(data.visit == 0)
-    chosen = np.sort(np.random.default_rng([seed, 5]).permutation(first)[:PATIENTS][turn::ROUNDS])
-    people = (data.age[chosen], data.sex[chosen], seed + turn)
+    chosen = np.sort(generator("calibration: patients", seed).permutation(first)[:PATIENTS][turn::ROUNDS])
+    people = (data.age[chosen], data.sex[chosen], ("calibration", seed, turn))
     made = synthesize(model, vocabulary, *people, BATCH_PATIENTS, shard=shard, logits_processor=[counted])
     for record in made:
         later += _lengths(record)

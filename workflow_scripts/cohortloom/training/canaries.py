@@ -11,6 +11,7 @@ import numpy as np
 from cohortloom.base.errors import UserError
 from cohortloom.base.planting import LEAST_CANARIES
 from cohortloom.base.ragged import row_offsets
+from cohortloom.base.seeds import generator
 from cohortloom.data.examples import Examples
 from cohortloom.data.forbidden import age_row, forbidden_table
 from cohortloom.data.validity import Rules
@@ -36,7 +37,7 @@ def invent(
     taken = _code_sets(data)
     made = []
     for number, count in enumerate((planted, held_out)):
-        rng = np.random.default_rng([seed, 0xCA7A, number])
+        rng = generator("canaries", seed, number)
         rows = rng.choice(people, count)
         age, sex = data.age[rows], data.sex[rows]
         codes = [

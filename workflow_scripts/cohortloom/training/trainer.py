@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from cohortloom.base.errors import Interrupted, UserError
+from cohortloom.base.seeds import generator, seed_of
 from cohortloom.base.step import log
 from cohortloom.data.examples import Examples, Pairs, collate, corrupted_pairs, steps
 from cohortloom.data.vocabulary import Vocabulary
@@ -62,6 +63,7 @@ class State:
     logged: int = 0  # tokens at the last log line
     sums: dict[str, float] = field(default_factory=dict)  # of the losses since then, by token
     best_score: float = float("inf")
+    best_tokens: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -102,8 +104,10 @@ class Trainer:
     def fit(self) -> PromptBartWithDemographicPrediction:
         """Train until the budget is spent; resumes from the newest checkpoint of the same digest.
 
-        What it returns is calibrated (calibration.py).
+        What it returns is calibrated (calibration.py); the last row of the history, split `saved`, has its
+        validation losses.
         """
+        torch.manual_seed(seed_of("dropout", self.plan.seed, self._process))
         self._resume()
         plan, state = self.plan, self.state
         rows = np.flatnonzero(np.diff(self.train.offsets) > 0)
@@ -152,12 +156,14 @@ class Trainer:
         self._save()  # so that a job which dies while it writes the model has nothing to train again
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         model.load_state_dict(self.best)
-        calibrate(model, self.vocabulary, self.train, plan.seed, self.accelerator)
+        calibrate(model, self.vocabulary, self.train, self.val, plan.seed, self.accelerator)
+        row = self._record("saved", mean_losses(model, self.val, self.forbidden))
+        row["tokens"] = state.best_tokens
         return model.eval()
 
     def _epoch(self, rows: np.ndarray) -> tuple[Pairs, list[np.ndarray]]:
         """This epoch's denoising examples, and the visits of each step."""
-        rng = np.random.default_rng([self.plan.seed, 2, self.state.epoch])
+        rng = generator("training", self.plan.seed, self.state.epoch)
         positions = self.plain_model.config.max_position_embeddings
         pairs = corrupted_pairs(self.train, self.vocabulary, rng, positions)
         if pairs.dropped_visits and self.state.epoch == 0:
@@ -245,9 +251,9 @@ class Trainer:
         state = self.state
         means = mean_losses(self.plain_model, self.val, self.forbidden)
         first = np.flatnonzero(self.val.visit == 0)
-        rng = np.random.default_rng([self.plan.seed, 3])
+        rng = generator("selection: patients", self.plan.seed)
         chosen = np.sort(rng.permutation(first)[:SELECTION_PATIENTS])
-        people = (self.val.age[chosen], self.val.sex[chosen], self.plan.seed)
+        people = (self.val.age[chosen], self.val.sex[chosen], ("selection", self.plan.seed))
         records = []
         for record in synthesize(self.plain_model, self.vocabulary, *people):
             records.append(record)
@@ -273,7 +279,7 @@ class Trainer:
         # At equal learning the score of a thousand generated visits moves by some hundredths: alone it once
         # chose a checkpoint of half the budget.
         if row["lm_loss"] + score < state.best_score:
-            state.best_score = row["lm_loss"] + score
+            state.best_score, state.best_tokens = row["lm_loss"] + score, state.tokens
             self.best = {
                 key: value.detach().cpu().clone() for key, value in self.plain_model.state_dict().items()
             }
