@@ -127,5 +127,6 @@ def test_commands_exist(name):
 
 
 def test_unknown_commands_are_found():
-    text = "    make demo N=1\n    make tea\n`snakemake quality`, `snakemake tea`\n`python workflow_scripts/tea.py`\n"
+    text = "    make demo N=1\n    make tea\n`snakemake quality`, `snakemake tea`\n"
+    text += "`python workflow_scripts/train.py`, `python workflow_scripts/tea.py`\n"
     assert unknown_commands(text) == ["make tea", "python workflow_scripts/tea.py", "snakemake tea"]
