@@ -1,4 +1,4 @@
-# make help says what there is. The environment is .venv, made from pinned requirements.
+# `make help` lists the targets. The environment is .venv, installed from pinned requirements.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -20,7 +20,7 @@ SNAKEMAKE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m snakemake
 
 help:
 	@echo "make demo    install, run the simulated cohort to its scorecard (results/demo/report.html)"
-	@echo "make patients N=1000  generate patients with the published model: no training, no data (SHOW=3 prints some)"
+	@echo "make patients N=1000  generate patients by the published model: no training, no data (SHOW=3 prints three)"
 	@echo "make publish NHDS=DIR train on NHDS 2010, publish model and cohort into published/nhds2010"
 	@echo "make test    install, run all tests"
 	@echo "make drills  all tests on a real Slurm of one node, the long drills too (Debian: apt install slurm-wlm munge)"
@@ -31,10 +31,10 @@ help:
 	@echo
 	@echo "PYTHON=python3.12   another interpreter, 3.11 or newer"
 	@echo "CORES=2             fewer cores than the machine has"
-	@echo "SEED=0 OUT=FILE.parquet AGES=FILE.csv CONSTRAINED=full  of make patients: seed, where to, ages and sexes"
-	@echo "                    of your own (columns age and sex), no code that the age and sex edits forbid"
+	@echo "SEED=0 OUT=FILE.parquet AGES=FILE.csv CONSTRAINED=full  for make patients: seed, file to write, ages and"
+	@echo "                    sexes of your own (columns age and sex), no codes that the age and sex edits forbid"
 	@echo "TORCH_INDEX=https://download.pytorch.org/whl/cpu"
-	@echo "                    PyTorch without CUDA: saves gigabytes where there is no GPU"
+	@echo "                    PyTorch without CUDA: saves gigabytes on a machine without a GPU"
 
 demo: $(VENV)/.installed
 	@echo "demo: snakemake evaluate_all (logs: results/demo/logs/)"
@@ -47,7 +47,7 @@ patients: $(VENV)/.installed
 		$(if $(SHOW),--show "$(SHOW)") $(if $(OUT),--synthetic "$(OUT)") $(if $(AGES),--demographics "$(AGES)") \
 		$(if $(CONSTRAINED),--constrained "$(CONSTRAINED)")
 
-# An hour or two of training where results/nhds2010 is not there yet.
+# Trains for an hour or two if results/nhds2010 does not exist yet.
 publish: $(VENV)/.installed
 	@[ -n "$(NHDS)" ] || { echo "error: NHDS is not set; give the folder of NHDS10.PU.txt: make publish NHDS=DIR"; exit 1; }
 	@$(SNAKEMAKE) publish --configfile config/nhds2010.yaml --config raw_dir="$(NHDS)" --cores $(CORES) \

@@ -2,7 +2,7 @@
 #
 #   raw tables -> preprocess -> build_dataset -> train -> generate -> evaluate_* -> summarize
 #
-# `snakemake evaluate_all` makes everything; config/README.md says what can be set.
+# `snakemake evaluate_all` runs everything; config/README.md says what can be set.
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -18,10 +18,10 @@ include: "rules/dataset.smk"  # visits -> split, vocabulary, token ids
 include: "rules/train.smk"  # token ids -> one model a run
 include: "rules/generate.smk"  # models and naive methods -> synthetic visits
 include: "rules/evaluate.smk"  # synthetic visits -> records, scorecard, report
-include: "rules/external.smk"  # visits that somebody else made -> the same records, a scorecard of their own
+include: "rules/external.smk"  # another generator's visits -> the same records, a scorecard of their own
 include: "rules/ablation.smk"  # what each part of the model is worth: arms, trained and compared
 include: "rules/quality.smk"  # the table of targets: several generation seeds and one large sample, judged
-include: "rules/publish.smk"  # the main model and a cohort of it, as others may have them
+include: "rules/publish.smk"  # the main model and a cohort of it, for others
 
 
 # Every run in every mode, the scorecard and the report.

@@ -1,6 +1,6 @@
-# Ablation: arms that differ from each other in one thing, trained with several seeds each and compared.
-# `ablation` in the config names them. They go through the rules of every other run, under names of their own
-# (ablation-<arm>-s<seed>), so that a new arm runs alone; evaluate_all leaves them alone.
+# Ablation: arms that differ in one thing, trained with several seeds each and compared. `ablation` in the config
+# names them. They use the rules of every other run under names of their own (ablation-<arm>-s<seed>), so that a new
+# arm runs alone. evaluate_all does not run them.
 #
 # needs  dataset/; evaluation/<name>/{heads,medical_validity,fidelity}.json, also those of `real`
 # makes  ablation.csv, ablation.json   one row an arm and figure, with intervals and a verdict

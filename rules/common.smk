@@ -1,4 +1,4 @@
-# Common: the checked config, the registry of runs, and the few functions that rules call. No rules.
+# Common: the checked config, the registry of runs, and the functions that rules call. It has no rules.
 #
 # needs  config, resources/publication.yaml
 # makes  RESULTS, RUNS and the functions below

@@ -1,4 +1,4 @@
-# Dataset: split by patient, then learn the vocabulary from the training patients alone.
+# Dataset: splits by patient, then learns the vocabulary from the training patients only.
 #
 # needs  cohort/visits.parquet
 # makes  dataset/{train,val,test}.parquet   the visits with token ids

@@ -5,15 +5,15 @@
 # makes  evaluation/<run>/<evaluation>.json   tidy records
 #        scorecard.json, scorecard.csv, report.html, provenance.json
 #
-# An evaluation is a rule and a script of one name; the param `script` names it, for a rule that is made from
-# another inherits the directive script. A release is compared with the test visits: that of `real` is therefore
-# dataset/val.parquet, as many real visits, which no model was trained on.
+# An evaluation is a rule and a script of the same name. The param `script` names the script, because a rule derived
+# from another inherits the directive script. A release is compared with the test visits. The release of `real` is
+# therefore dataset/val.parquet: as many real visits, on which no model was trained.
 import json
 
 SEED = config["evaluate"]["seed"]
 
 
-# ---- what needs visits alone
+# ---- what needs only visits
 
 
 rule evaluate_medical_validity:
@@ -204,7 +204,7 @@ use rule evaluate_heads as evaluate_duplicates with:
         settings=named(seed=of_run("seed"), control_seed=SEED, model=of_run("model")),
 
 
-# The model's own likelihood. `real`: the main run's model on validation patients in place of its own.
+# The model's own likelihood. `real`: the main run's model, with validation patients in place of training patients.
 use rule evaluate_heads as evaluate_likelihood with:
     input:
         model_files=attacked_model_of_run,
@@ -232,7 +232,7 @@ use rule evaluate_heads as evaluate_likelihood with:
         ),
 
 
-# Patients who were planted into training. `real`: the main run's model and patients, into which none were.
+# Patients who were planted into training. `real`: the main run's model and patients, with none planted.
 use rule evaluate_heads as evaluate_canaries with:
     input:
         model_files=attacked_model_of_run,
@@ -261,7 +261,7 @@ use rule evaluate_heads as evaluate_canaries with:
         ),
 
 
-# With a model sex and age are flipped in generation; what has none is compared in matched pairs.
+# With a model, sex and age are flipped in generation; visits without a model are compared in matched pairs.
 use rule evaluate_heads as evaluate_conditioning with:
     input:
         synthetic=of_run("release"),

@@ -1,9 +1,9 @@
-# External: visits that somebody else's generator made, scored by the same code against the same real data.
+# External: another generator's visits, scored by the same code against the same real data.
 # `evaluate.external` in the config names them; no model is trained.
 #
 # needs  files or folders named in the config, dataset/, synthetic/ of the naive methods
 # makes  synthetic/<name>/synthesize.parquet   the visits, with ids of our own
-#        external.json, external.csv           their records beside real, copy and naive
+#        external.json, external.csv           their records beside real, copy and naive methods
 
 
 rule read_external:

@@ -1,4 +1,4 @@
-# Generate: synthetic visits, by the trained models and by naive methods that stand beside them.
+# Generate: synthetic visits, by the trained models and by naive methods.
 #
 # needs  models/<run>/, dataset/
 # makes  synthetic/<run>/synthesize.parquet    new patients; no code is revealed
@@ -6,7 +6,7 @@
 #                                              filled in again; it holds real codes: never release it
 #        synthetic/<run>/<mode>.json           counts on the ids as they were generated
 #
-# With generate.shards above 1 as many jobs generate a part each, which join_shards joins.
+# With generate.shards above 1, that many jobs generate a part each, and join_shards joins the parts.
 
 
 SHARDS = config["generate"]["shards"]

@@ -1,10 +1,10 @@
-# Quality: the figures that the main run is held to, over several generation seeds and on one large sample,
-# beside the other runs, naive methods and held-out real visits. The samples go through the rules of every other
-# run, under names of their own (quality-<run>-g<seed>, quality-<run>-large), so that a seed more is generated
-# alone; evaluate_all leaves them alone. Nothing is trained for it beyond the runs themselves.
+# Quality: the main run's figures with their targets, over several generation seeds and on one large sample, beside
+# the other runs, naive methods and held-out real visits. The samples use the rules of every other run under names of
+# their own (quality-<run>-g<seed>, quality-<run>-large), so that a new seed is generated alone. evaluate_all does not
+# run them. Nothing is trained beyond the runs themselves.
 #
-# needs  models/<run>/; evaluation/<name>/*.json of the samples; evaluation/real/, of which those figures are
-#        taken that do not depend on how many visits are scored; evaluation/<run>/reconstruction.json
+# needs  models/<run>/; evaluation/<name>/*.json of the samples; evaluation/real/, for the figures that do not
+#        depend on how many visits are scored; evaluation/<run>/reconstruction.json
 # makes  quality.json   a row a figure and run: mean and interval over seeds, interval over patients, verdict
 #        quality.md     the same as a table to read
 

@@ -25,7 +25,7 @@ rule train:
         f"{RESULTS}/timings/train.{{run}}.tsv"
     wildcard_constraints:
         run=any_of(run for run in RUNS.values() if run.train),
-    priority: 1  # the longest jobs by far: they start as soon as they can
+    priority: 1  # by far the longest jobs: they start as soon as they can
     conda:
         "../environment.yml"
     threads: share_of_cores(min(2, len(of_kind("training"))))

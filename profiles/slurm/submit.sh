@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Snakemake itself as a job, for clusters that allow no long processes on the login node. In the folder that is to
-# hold results/, with the environment active:
+# Snakemake itself as a job, for clusters that allow no long processes on the login node. Run it in the folder where
+# results/ is to be written, with the environment active:
 #
 #   sbatch PATH/profiles/slurm/submit.sh --configfile PATH/config/mimic3.yaml --config raw_dir=/data/mimic-iii-1.4
 #
@@ -18,7 +18,7 @@ here=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=\([^ ]*\).*/\1/p
 workflow=$(cd "$(dirname "$here")/../.." && pwd)
 run=(snakemake --snakefile "$workflow/Snakefile" --workflow-profile "$workflow/profiles/default" --profile "$workflow/profiles/slurm")
 
-# `singleton` lets one of these run at a time, so a lock is that of one that was killed. Its trainings may live on:
-# they hold their checkpoints, and a second one waits.
+# `singleton` lets one of these run at a time, so a lock was left by one that was killed. Its trainings may still run:
+# they hold their checkpoints, and a second training waits.
 "${run[@]}" --unlock "$@"
 exec "${run[@]}" "$@"
