@@ -30,7 +30,7 @@ SCORED = [
 
 def figures(train, scored, seed=0) -> dict:
     (known, made), codes = encode([train, scored])
-    return {(m, s): e for m, s, e, _, _ in fidelity(known, made, len(codes), seed)}
+    return {(m, s): e for m, s, e, *_ in fidelity(known, made, len(codes), seed)}
 
 
 def r2(truth: dict, other: dict, keys=None) -> float:

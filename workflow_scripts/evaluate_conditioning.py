@@ -7,10 +7,11 @@ import numpy as np
 
 from cohortloom.base.ragged import row_offsets
 from cohortloom.base.step import main, quiet_libraries
-from cohortloom.data.absent import has_demographics
+from cohortloom.data.absent import NO_DEMOGRAPHICS, has_demographics
 from cohortloom.data.coded import encode, sample_patients
 from cohortloom.data.visits import CODE_COLUMNS, read_visits
 from cohortloom.evaluation.conditioning import flips, observed, probes, written
+from cohortloom.evaluation.intervals import UNDEFINED
 from cohortloom.evaluation.records import Figure, save_figures
 
 PAIRS = 500  # of people whose sex or age is flipped, at most
@@ -34,11 +35,13 @@ def evaluate_conditioning(
 
     With a `model` folder the first visits of PAIRS people of `test` are generated with the other sex or
     age and the same seeds; without one the distances are those of matched pairs in `synthetic`. Age and sex
-    must be known: for a foreign file without them there is no record. `seed` is the run's own and only
+    must be known: for a foreign file without them no figure has a value. `seed` is the run's own and only
     written down; `sample_seed` draws samples, pairs, visits and groups.
     """
     if not has_demographics(synthetic):
-        save_figures(records, [], run, seed, mode)
+        names = ("probe_sex_auc", "probe_age_r2", "flip_sex_js", "flip_age_js")
+        nothing = [Figure(name, "", UNDEFINED, reason=NO_DEMOGRAPHICS) for name in names]
+        save_figures(records, nothing, run, seed, mode)
         return
     reference, people, release = (read_visits(path) for path in (train, test, synthetic))
     known = sample_patients(reference, visits, sample_seed)

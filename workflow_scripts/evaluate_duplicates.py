@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 from cohortloom.base.files import read_json, write_json
-from cohortloom.base.step import log, main, quiet_libraries
-from cohortloom.evaluation.records import record
+from cohortloom.base.step import main, quiet_libraries
+from cohortloom.evaluation.records import log_record, record
 
 PER_CODE = {"duplicate_rate": "duplicates", "invalid_token_rate": "invalid_tokens"}
 PER_VISIT = {"cut_off_rate": "cut_off"}
@@ -57,7 +57,7 @@ def evaluate_duplicates(
     repeated, codes = (sum(part[key] for part in control) for key in ("duplicates", "codes"))
     made.append(_rate(run, seed, "synthesize", "duplicate_rate_control", repeated, codes, len(first)))
     for row in made:
-        log.info("%s %s: %s %.5g, n %d", run, row["mode"], row["metric"], row["value"], row["n"])
+        log_record(row)
     write_json(records, made)
 
 
@@ -65,9 +65,12 @@ def _rate(run: str, seed: int, mode: str, metric: str, above: int, below: int, n
     """A rate with the exact (Clopper-Pearson) interval of a count."""
     from scipy.stats import binomtest
 
-    value = above / max(below, 1)
-    low, high = binomtest(above, max(below, 1)).proportion_ci(method="exact")
     better = None if metric == "duplicate_rate_control" else False
+    if not below:
+        reason = "no visit was generated" if metric in PER_VISIT else "no code was generated"
+        return record(run, seed, mode, metric, n=n, higher_is_better=better, reason=reason)
+    value = above / below
+    low, high = binomtest(above, below).proportion_ci(method="exact")
     return record(run, seed, mode, metric, "", value, low, high, n, None, better)
 
 

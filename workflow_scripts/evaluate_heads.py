@@ -12,6 +12,7 @@ from cohortloom.evaluation.intervals import ratio
 from cohortloom.evaluation.records import Figure, save_figures
 
 MODE = "teacher_forced"
+NO_KNOWN_CODE = "no held-out visit holds a code of the vocabulary"
 
 
 def evaluate_heads(
@@ -65,7 +66,7 @@ def evaluate_heads(
         ("lm_loss", "lm", "tokens", False),
     ]
     figures = [
-        Figure(metric, "", ratio(sums[above], sums[below], n), None, better)
+        Figure(metric, "", ratio(sums[above], sums[below], n), None, better, NO_KNOWN_CODE)
         for metric, above, below, better in rates
     ]
     save_figures(records, figures, run, seed, MODE)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from cohortloom.base.files import read_json
 from cohortloom.base.step import main
-from cohortloom.data.absent import has_demographics
+from cohortloom.data.absent import NO_DEMOGRAPHICS, has_demographics
 from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import read_visits
-from cohortloom.evaluation.intervals import Estimate
+from cohortloom.evaluation.intervals import UNDEFINED, Estimate
 from cohortloom.evaluation.medical_validity import medical_validity
 from cohortloom.evaluation.records import Figure, save_figures
 
@@ -26,8 +26,8 @@ def evaluate_medical_validity(
 ) -> None:
     """Score how often the visits of a file break the age and sex edits of a validity table.
 
-    A foreign file without age and sex cannot be scored: it has no figure. `seed` is the run's own and only
-    written down; `group_seed` draws the groups of the intervals. `counts` (one file) are those of the
+    A foreign file without age and sex cannot be scored: no figure has a value. `seed` is the run's own and
+    only written down; `group_seed` draws the groups of the intervals. `counts` (one file) are those of the
     generation: with constrained decoding they say how much probability mass it removed.
     """
     figures: list[Figure] = []
@@ -36,8 +36,11 @@ def evaluate_medical_validity(
         for kept in map(read_json, counts or []):
             if "removed_mass" in kept:
                 n = kept["constrained_positions"]
-                share = Estimate(kept["removed_mass"] / max(n, 1), math.nan, math.nan, n)
-                figures.append(Figure("removed_mass", "", share))
+                share = Estimate(kept["removed_mass"] / n if n else math.nan, math.nan, math.nan, n)
+                figures.append(Figure("removed_mass", "", share, reason="nothing was generated"))
+    else:
+        names = ("age_violation_rate", "sex_violation_rate", "any_violation_rate", "restricted_share")
+        figures += [Figure(name, "", UNDEFINED, reason=NO_DEMOGRAPHICS) for name in names]
     save_figures(records, figures, run, seed, mode)
 
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
-from cohortloom.base.step import log, main
-from cohortloom.data.absent import has_demographics
+from cohortloom.base.step import main
+from cohortloom.data.absent import NO_DEMOGRAPHICS, has_demographics
 from cohortloom.data.coded import encode, sample_patients
 from cohortloom.data.visits import CODE_COLUMNS, read_visits
-from cohortloom.evaluation.race import audit
+from cohortloom.evaluation.race import audit, unknown
 from cohortloom.evaluation.records import save_figures
 from cohortloom.sources.race import RACES, race_of_patients, race_of_visits
 
@@ -37,8 +37,10 @@ def evaluate_race(
     """
     recorded = race_of_patients(source, raw_dir)
     figures = []
-    if recorded is None or not has_demographics(synthetic):
-        log.info("%s: nothing to audit: no table records race, or the visits have no age and sex", run)
+    if recorded is None:
+        figures.append(unknown("no raw table records race"))
+    elif not has_demographics(synthetic):
+        figures.append(unknown(NO_DEMOGRAPHICS))
     else:
         parts = [sample_patients(read_visits(path), visits, sample_seed) for path in (train, test, synthetic)]
         race = tuple(race_of_visits(part, recorded) for part in parts[:2])

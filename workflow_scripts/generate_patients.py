@@ -4,11 +4,13 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+import pyarrow as pa
+
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json
 from cohortloom.base.step import log, main
 from cohortloom.data.validity import load_rules
-from cohortloom.data.visits import patient_starts, read_visits
+from cohortloom.data.visits import check_ending, patient_starts, read_visits, write_visits_csv
 from cohortloom.generation.requests import drawn_patients, write_requested
 from cohortloom.reporting.examples import in_words, read_titles
 from generate import generate
@@ -17,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PUBLISHED = REPOSITORY / "published" / "nhds2010"
 RESOURCES = REPOSITORY / "resources"
 PATIENTS = 1000
+ENDINGS = (".parquet", ".csv.gz", ".csv")
 DECODING = ("temperature", "no_repeat_ngram_size")
 
 
@@ -33,7 +36,9 @@ def generate_patients(
     batch_size: int = 512,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Write synthetic visits of new patients to parquet, and counts of faults beside it as .json.
+    """Write synthetic visits of new patients, and counts of faults beside them as .json.
+
+    The ending of `synthetic` says in which form: .parquet, .csv or .csv.gz.
 
     Ages and sexes come from `demographics`, a CSV with the columns age and sex, one line a patient, repeated
     or cut to `patients`; without it `patients` (1,000) are drawn from those of the published `cohort`. `seed`
@@ -47,8 +52,11 @@ def generate_patients(
                 f"{path}: no such file; name a published model and its cohort (--model, --cohort), "
                 "or make them: snakemake publish"
             )
+    ending = check_ending(synthetic, ENDINGS)
+    counts = synthetic.with_name(synthetic.name[: -len(ending)] + ".json")
     decoding = read_json(model / "generation_config.json")
     with tempfile.TemporaryDirectory() as folder:
+        visits = synthetic if ending == ".parquet" else Path(folder) / "visits.parquet"
         requested = demographics or Path(folder) / "requested.csv"
         if demographics is None:
             write_requested(requested, *drawn_patients(read_visits(cohort), patients or PATIENTS, seed))
@@ -56,8 +64,8 @@ def generate_patients(
             model=model,
             train=cohort,
             test=cohort,
-            synthetic=synthetic,
-            counts=synthetic.with_suffix(".json"),
+            synthetic=visits,
+            counts=counts,
             seed=seed,
             batch_size=batch_size,
             demographics=str(requested),
@@ -67,13 +75,15 @@ def generate_patients(
             device=device,
             **{key: decoding[key] for key in DECODING},
         )
-    print_patients(synthetic, show)
+        table = read_visits(visits)
+        if visits != synthetic:
+            write_visits_csv(table, synthetic)
+    print_patients(table, show)
     log.info("%s", synthetic)
 
 
-def print_patients(path: Path, show: int) -> None:
-    """Print the first `show` patients of a visits file, each code with its title and what is wrong."""
-    visits = read_visits(path)
+def print_patients(visits: pa.Table, show: int) -> None:
+    """Print the first `show` patients of a table of visits, each code with its title and what is wrong."""
     titles, rules = read_titles(RESOURCES / "icd9_titles.csv"), load_rules(RESOURCES / "icd9_validity.csv")
     starts = [*patient_starts(visits).tolist(), visits.num_rows]
     for begin, end in list(zip(starts[:-1], starts[1:], strict=True))[:show]:

@@ -26,6 +26,9 @@ def show_scorecard(*, results: Path = Path("results/demo")) -> None:
     passed = sum(record["pass"] is True for record in card["criteria"])
     title = f"{card['experiment']}, run {card['criteria'][0]['run']}: {passed} of {len(rows)} criteria pass"
     print_table(title, rows)
+    for cells in words:
+        if cells["reason"]:
+            print(f"{cells['title']} has no value: {cells['reason']}")
     # Reconstruction scores every test visit; the heads leave out visits without a known code.
     visits = next((r["n"] for r in card["criteria"] if r["metric"] == "jaccard"), None)
     if visits is not None and visits < MEANINGFUL_VISITS:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortloom.base.errors import Interrupted, UserError
+from cohortloom.base.ranges import check_ranges
 
 log = logging.getLogger("cohortloom")
 
@@ -64,7 +65,10 @@ def main(function: Callable[..., None], snakemake: Any = None, untracked: str | 
 
 
 def command_line(function: Callable[..., None]) -> None:
-    """Run `function` with every parameter as an option of its own name (--raw-dir for raw_dir)."""
+    """Run `function` with every parameter as an option of its own name (--raw-dir for raw_dir).
+
+    Raises UserError for a number out of its range.
+    """
     import typer
 
     signature = inspect.signature(function)
@@ -76,6 +80,7 @@ def command_line(function: Callable[..., None]) -> None:
     ]
 
     def command(**keywords: Any) -> None:
+        check_ranges(keywords)
         function(**keywords)
 
     command.__signature__ = signature.replace(parameters=options)

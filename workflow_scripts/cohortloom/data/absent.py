@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 KEY = b"absent"  # in the file's metadata: names of columns, with commas, that hold nothing but a placeholder
+NO_DEMOGRAPHICS = "the visits have no age and sex"
 DEMOGRAPHICS = frozenset({"age", "sex"})
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from cohortloom.base.errors import UserError
@@ -178,8 +179,10 @@ def visits_writer(
 ) -> Iterator["VisitsWriter"]:
     """Stream batches of whole patients to a parquet file that appears only when all went well.
 
-    `metadata` gives source, seed, inputs_sha256 and tool_version as strings.
+    `metadata` gives source, seed, inputs_sha256 and tool_version as strings. Raises UserError for a name with
+    another ending.
     """
+    check_ending(path, (".parquet",))
     keys = {"schema_version": SCHEMA_VERSION, "code_system": ",".join(CODE_COLUMNS.values()), **metadata}
     schema = schema.with_metadata(keys)
     with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
@@ -196,6 +199,24 @@ class VisitsWriter:
         """Append visits of whole patients; raises UserError rather than repair a faulty batch."""
         check_visits(table, self._name)
         self._writer.write_table(table.select(self._schema.names).cast(self._schema))
+
+
+def check_ending(path: Path, endings: tuple[str, ...]) -> str:
+    """The ending of a file to write, one of `endings`; raises UserError for any other."""
+    found = [ending for ending in endings if Path(path).name.lower().endswith(ending)]
+    if not found:
+        raise UserError(f"{path}: no file of visits has this ending; give a name with {' or '.join(endings)}")
+    return found[0]
+
+
+def write_visits_csv(table: pa.Table, path: Path) -> None:
+    """Write visits as CSV, gzipped where the name ends in .gz; the codes of a visit share a cell."""
+    columns = {name: table[name] for name in SCHEMA.names if name not in CODE_COLUMNS}
+    columns["sex"] = columns["sex"].cast(pa.string())
+    columns |= {name: pc.binary_join(table[name].combine_chunks(), " ") for name in CODE_COLUMNS}
+    packed = "gzip" if Path(path).name.lower().endswith(".gz") else None
+    with atomic(path) as temporary, pa.output_stream(temporary, compression=packed) as file:
+        csv.write_csv(pa.table(columns), file, csv.WriteOptions(quoting_style="needed"))
 
 
 def write_visits(table: pa.Table, path: Path, metadata: dict[str, str], schema: pa.Schema = SCHEMA) -> None:

@@ -23,6 +23,7 @@ from cohortloom.evaluation.scores import auc, replicates
 
 TOP = 500
 FOLDS = 5
+TOO_FEW_PATIENTS = "too few patients on one side to train a classifier and test it on others"
 # Half of sklearn's rounds at twice its rate: half the time, and markov of the demo scores 0.61 either way.
 BOOSTING = {"max_iter": 50, "learning_rate": 0.2, "early_stopping": False}
 
@@ -57,7 +58,7 @@ def two_sample(
 
     kept = replicates(mean_of_folds, groups, n_groups)
     found = interval(kept[0] + np.sqrt(2) * (kept - kept[0]), scored.n_visits, 0.0, 1.0)
-    yield Figure("classifier_auc", "", found, real.n_visits, False)
+    yield Figure("classifier_auc", "", found, real.n_visits, False, TOO_FEW_PATIENTS)
 
 
 def _features(visits: Coded, codes: np.ndarray, n_codes: int, known_demographics: bool) -> np.ndarray:

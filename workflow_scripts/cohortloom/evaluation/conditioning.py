@@ -12,6 +12,7 @@ old of their sex, matched one to one. It depends on the number of pairs, so all 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from scipy.spatial.distance import jensenshannon
@@ -22,12 +23,17 @@ from cohortloom.base.ragged import row_of_value
 from cohortloom.data import bands
 from cohortloom.data.coded import Coded, patient_groups
 from cohortloom.evaluation.features import code_matrix, frequent
-from cohortloom.evaluation.intervals import interval, ratio, without_each
+from cohortloom.evaluation.intervals import UNDEFINED, interval, ratio, without_each
 from cohortloom.evaluation.records import Figure
 from cohortloom.evaluation.scores import auc, replicates
 
 FEATURES = 1000
 YOUNG, OLD = (18.0, 45.0), (65.0, 91.0)  # years; the two sides of the flip of age
+NO_PAIR = {
+    "sex": "no woman and man of one band of age to compare",
+    "age": "no adult under 45 and one of 65 and over of one sex to compare",
+    "none": "no pair of patients to compare",
+}
 Codes = tuple[np.ndarray, np.ndarray]  # flat codes of n visits, offsets [n + 1]
 
 
@@ -38,17 +44,24 @@ def probes(train: Coded, scored: Coded, n_codes: int, seed: int) -> Iterator[Fig
     groups, n_groups = scored.groups(seed)
     n, n_train = scored.n_visits, train.n_visits
     men = scored.sex == 1
-    sex = np.zeros(n)
-    if len(np.unique(train.sex)) == 2:
+    if len(np.unique(train.sex)) < 2 or len(np.unique(men)) < 2:
+        side = "training" if len(np.unique(train.sex)) < 2 else "scored"
+        estimate, reason = replace(UNDEFINED, n=n), f"the {side} visits are of one sex alone"
+    else:
         sex = LogisticRegression(max_iter=200).fit(known, train.sex).decision_function(rows)
-    found = replicates(lambda kept: auc(men[kept], sex[kept]), groups, n_groups)
-    yield Figure("probe_sex_auc", "", interval(found, n, 0.0, 1.0), n_train)
+        found = replicates(lambda kept: auc(men[kept], sex[kept]), groups, n_groups)
+        estimate, reason = interval(found, n, 0.0, 1.0), None
+    yield Figure("probe_sex_auc", "", estimate, n_train, reason=reason)
     age = np.clip(Ridge(alpha=1.0).fit(known, train.age).predict(rows), 0, 90)
 
     def fit(kept: np.ndarray) -> float:
-        return r2_score(scored.age[kept], age[kept]) if kept.sum() > 1 else np.nan
+        return r2_score(scored.age[kept], age[kept]) if len(np.unique(scored.age[kept])) > 1 else np.nan
 
-    yield Figure("probe_age_r2", "", interval(replicates(fit, groups, n_groups), n, high=1.0), n_train)
+    estimate, reason = (
+        interval(replicates(fit, groups, n_groups), n, high=1.0),
+        "the scored visits are of one age",
+    )
+    yield Figure("probe_age_r2", "", estimate, n_train, reason=reason)
     error = np.abs(scored.age - age)
     found = replicates(lambda kept: error[kept].mean() if kept.any() else np.nan, groups, n_groups)
     yield Figure("probe_age_error_years", "", interval(found, n, 0.0), n_train)
@@ -101,6 +114,11 @@ def written(
     age, sex = people.age[first], people.sex[first]
     for flip in ("sex", "age"):
         one, other = pairs(age, sex, flip, most, seed)
+        if not len(one):
+            empty = (np.empty(0, np.int64), np.zeros(1, np.int64))
+            for name in (f"same_seed_{flip}", flip, *(["none"] if flip == "sex" else [])):
+                yield name, empty, empty
+            continue
         plain, again = (write(age[one], sex[one], number) for number in (seed, seed + 1))
         flipped = write(age[one], 1 - sex[one], seed) if flip == "sex" else write(age[other], sex[one], seed)
         yield f"same_seed_{flip}", plain, flipped
@@ -115,14 +133,15 @@ def flips(sides: Iterator[tuple[str, Codes, Codes]], n_codes: int, seed: int) ->
     Jensen-Shannon distance (natural log) of the code counts; for sides of the same seeds 1 - Jaccard of the
     two visits of a pair, averaged.
     """
-    for flip, one, other in sides:
-        n = len(one[1]) - 1
+    for side, one, other in sides:
+        flip, n = side.removeprefix("same_seed_"), len(one[1]) - 1
+        reason = "a side holds no code" if n else NO_PAIR[flip]
         groups = patient_groups(n, seed)
         n_groups = int(groups.max(initial=-1)) + 1
-        if flip.startswith("same_seed_"):
+        if side != flip:
             change = _change(one, other, n_codes)
             sums = np.bincount(groups, change, n_groups), np.bincount(groups, minlength=n_groups)
-            yield Figure(f"flip_{flip.removeprefix('same_seed_')}_change", "", ratio(*sums, n, 1.0), n)
+            yield Figure(f"flip_{flip}_change", "", ratio(*sums, n, 1.0), n, reason=reason)
             continue
         tables = []
         for codes, offsets in (one, other):
@@ -131,7 +150,7 @@ def flips(sides: Iterator[tuple[str, Codes, Codes]], n_codes: int, seed: int) ->
             tables.append(without_each(counts.reshape(n_codes, n_groups)).T)
         columns = zip(*tables, strict=True)
         found = [jensenshannon(p, q) if p.any() and q.any() else np.nan for p, q in columns]
-        yield Figure(f"flip_{flip}_js", "", interval(np.array(found), n, 0.0), n)
+        yield Figure(f"flip_{flip}_js", "", interval(np.array(found), n, 0.0), n, reason=reason)
 
 
 def _change(one: Codes, other: Codes, n_codes: int) -> np.ndarray:

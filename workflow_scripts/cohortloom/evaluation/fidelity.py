@@ -20,6 +20,7 @@ from cohortloom.evaluation.records import Figure
 
 TOP = 100
 RARE_SHARE = 0.75
+FEW_CODES = "fewer than two codes or pairs to compare"
 
 
 def fidelity(
@@ -43,9 +44,11 @@ def fidelity(
         table = code_table(scored, n_codes, groups, n_groups, of_scored)
         visits = np.bincount(groups[of_scored], minlength=n_groups)
         n, n_train = int(of_scored.sum()), int(of_train.sum())
-        yield Figure("js_distance", subset, interval(distances(counts, table), n, 0.0), n_train, False)
+        reason = _missing("with a code in this group", counts.any(), table.any())
+        distance = interval(distances(counts, table), n, 0.0)
+        yield Figure("js_distance", subset, distance, n_train, False, reason)
         r2 = r2_of_shares(np.arange(n_codes), counts, n_train, np.arange(n_codes), table, visits)
-        yield Figure("unigram_r2", subset, interval(r2, n, high=1.0), n_train, True)
+        yield Figure("unigram_r2", subset, interval(r2, n, high=1.0), n_train, True, reason)
 
 
 def strata(train: Coded, scored: Coded) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -55,6 +58,14 @@ def strata(train: Coded, scored: Coded) -> Iterator[tuple[str, np.ndarray, np.nd
         yield name, of_train == number, of_scored == number
     for number, name in enumerate(bands.SEX_NAMES):
         yield name, train.sex == number, scored.sex == number
+
+
+def _missing(what: str, train: int, scored: int) -> str | None:
+    """Why a figure has no value: which set has no visits of a kind. None where both have some."""
+    if train and scored:
+        return None
+    sides = "the scored set has" if train else "the training set has" if scored else "both sets have"
+    return f"{sides} no visit {what}".rstrip()
 
 
 def code_table(
@@ -76,26 +87,27 @@ def code_figures(
     table = code_table(scored, n_codes, groups, n_groups)
     visits = np.bincount(groups, minlength=n_groups)
     n, n_train, every = scored.n_visits, train.n_visits, np.arange(n_codes)
-    yield Figure("js_distance", "", interval(distances(counts, table), n, 0.0), n_train, False)
-    yield Figure(
-        "js_divergence", "", interval(distances(counts, table, base=2) ** 2, n, 0.0, 1.0), n_train, False
-    )
+    reason = _missing("with a code", counts.any(), table.any())
+    yield Figure("js_distance", "", interval(distances(counts, table), n, 0.0), n_train, False, reason)
+    divergence = interval(distances(counts, table, base=2) ** 2, n, 0.0, 1.0)
+    yield Figure("js_divergence", "", divergence, n_train, False, reason)
     top = np.array([top_overlap(counts, column) for column in without_each(table).T])
-    yield Figure(f"top{TOP}_overlap", "", interval(top, n, 0.0, 1.0), n_train, True)
+    yield Figure(f"top{TOP}_overlap", "", interval(top, n, 0.0, 1.0), n_train, True, reason)
     r2 = r2_of_shares(every, counts, n_train, every, table, visits)
-    yield Figure("unigram_r2", "", interval(r2, n, high=1.0), n_train, True)
+    yield Figure("unigram_r2", "", interval(r2, n, high=1.0), n_train, True, reason or FEW_CODES)
     rare = rarest(counts)
     r2 = r2_of_shares(rare, counts[rare], n_train, rare, table[rare], visits)
-    yield Figure("rare_unigram_r2", "", interval(r2, n, high=1.0), n_train, True)
+    yield Figure("rare_unigram_r2", "", interval(r2, n, high=1.0), n_train, True, reason or FEW_CODES)
     distinct = (without_each(table) > 0).sum(axis=0)
     yield Figure("distinct_codes", "", interval(distinct, n, 0.0), n_train)
     order = np.argsort(-counts[counts > 0], kind="stable")
     for number, part in enumerate(np.array_split(np.flatnonzero(counts > 0)[order], 10), start=1):
         share = counts[part].sum() / n_train
         found = ratio(table[part].sum(axis=0), visits * share, n)
-        yield Figure("prevalence_ratio", f"decile {number}", found, n_train)
+        none = "training has too few codes for ten parts" if not len(part) else reason
+        yield Figure("prevalence_ratio", f"decile {number}", found, n_train, reason=none)
         seen = (without_each(table[part]) > 0).mean(axis=0) if len(part) else np.full(n_groups + 1, np.nan)
-        yield Figure("seen_codes", f"decile {number}", interval(seen, n, 0.0, 1.0), n_train, True)
+        yield Figure("seen_codes", f"decile {number}", interval(seen, n, 0.0, 1.0), n_train, True, none)
 
 
 def distances(counts: np.ndarray, table: np.ndarray, base: float | None = None) -> np.ndarray:
@@ -160,7 +172,8 @@ def pair_figures(
     found, table = count_by_group(pairs, groups[owner], n_groups)
     visits = np.bincount(groups, minlength=n_groups)
     r2 = r2_of_shares(keys, counts, train.n_visits, found, table, visits)
-    yield Figure("bigram_r2", "", interval(r2, scored.n_visits, high=1.0), train.n_visits, True)
+    reason = _missing("with two codes", len(keys), len(pairs)) or FEW_CODES
+    yield Figure("bigram_r2", "", interval(r2, scored.n_visits, high=1.0), train.n_visits, True, reason)
     # Real's own figure, on training: a pair is counted in the visits of the other patients.
     own = _per_patient(train.patient[train_owner], inverse, len(keys))
     real = visit_means(counts[inverse] - own, train_owner, train.n_visits)
@@ -171,7 +184,9 @@ def pair_figures(
     held = ~np.isnan(means)
     above = np.bincount(groups[held], weights=means[held], minlength=n_groups)
     below = np.bincount(groups[held], minlength=n_groups) * real
-    yield Figure("cooccurrence_ratio", "", ratio(above, below, int(held.sum())), train.n_visits)
+    reason = _missing("with two codes", len(keys), len(pairs)) or "no pair occurs in two training patients"
+    estimate = ratio(above, below, int(held.sum()))
+    yield Figure("cooccurrence_ratio", "", estimate, train.n_visits, reason=reason)
 
 
 def _per_patient(patients: np.ndarray, pairs: np.ndarray, n_pairs: int) -> np.ndarray:
@@ -197,11 +212,15 @@ def sequence_figures(
     found, table = count_by_group(pairs, groups[owner], n_groups)
     steps = np.bincount(groups[scored.followed], minlength=n_groups)
     r2 = r2_of_shares(keys, counts, n_train, found, table, steps)
-    yield Figure("sequential_bigram_r2", "", interval(r2, n, high=1.0), n_train, True)
+    reason = _missing("that another visit of the patient follows", n_train, n) or FEW_CODES
+    yield Figure("sequential_bigram_r2", "", interval(r2, n, high=1.0), n_train, True, reason)
     same = pairs // n_codes == pairs % n_codes
     carried = np.bincount(groups[owner[same]], minlength=n_groups)
     passed = np.bincount(groups[scored.followed], weights=scored.lengths[scored.followed], minlength=n_groups)
-    yield Figure("carried_codes", "", ratio(carried, passed, n, 1.0), n_train)
+    estimate = ratio(carried, passed, n, 1.0)
+    yield Figure(
+        "carried_codes", "", estimate, n_train, reason="no scored visit with a code is followed by another"
+    )
 
 
 def shape_figures(train: Coded, scored: Coded, groups: np.ndarray, n_groups: int) -> Iterator[Figure]:
@@ -219,9 +238,12 @@ def shape_figures(train: Coded, scored: Coded, groups: np.ndarray, n_groups: int
     }
     for metric, (reference, values, group) in parts.items():
         found = ks_distances(reference, values, group, n_groups)
-        yield Figure(f"ks_{metric}", "", interval(found, len(values), 0.0, 1.0), len(reference), False)
+        what = "that another visit of the patient follows" if metric == "gap_days" else ""
+        reason = _missing(what, len(reference), len(values))
+        distance = interval(found, len(values), 0.0, 1.0)
+        yield Figure(f"ks_{metric}", "", distance, len(reference), False, reason)
         sums = np.bincount(group, values, n_groups), np.bincount(group, minlength=n_groups)
-        yield Figure(f"mean_{metric}", "", ratio(*sums, len(values)), len(reference))
+        yield Figure(f"mean_{metric}", "", ratio(*sums, len(values)), len(reference), reason=reason)
 
 
 def gaps(visits: Coded) -> np.ndarray:

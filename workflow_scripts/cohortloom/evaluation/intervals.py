@@ -9,6 +9,7 @@ real against real (60 samples of 2,000 NHDS visits) it covers in 98% for distanc
 means, 90% for the rarest deciles of codes, and is twice too wide for overlaps of top codes.
 """
 
+import math
 import statistics
 from dataclasses import dataclass
 
@@ -26,6 +27,9 @@ class Estimate:
     low: float
     high: float
     n: int
+
+
+UNDEFINED = Estimate(math.nan, math.nan, math.nan, 0)  # of a figure that nothing could be counted for
 
 
 def without_each(counts: np.ndarray) -> np.ndarray:

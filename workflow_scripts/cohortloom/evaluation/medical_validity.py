@@ -20,6 +20,7 @@ from cohortloom.evaluation.records import Figure
 
 WORST = 10
 PER = 100_000
+NO_CODE = "no visit holds a code"
 BIRTH = r"^V3[0-9]"
 # Families of chronic disease that a newborn cannot have: diabetes, lipids, senile psychoses, hypertension,
 # coronary disease, chronic bronchitis and emphysema, chronic airway obstruction, prostate, osteoarthrosis.
@@ -45,13 +46,14 @@ def medical_validity(table: pa.Table, rules: Rules, seed: int, column: str = "di
     all_codes, all_visits = codes(everything), np.bincount(groups, minlength=n_groups)
     restricted = codes(found.restricted)
     for metric, mask in (("age", found.age), ("sex", found.sex), ("any", found.any), ("hard", found.hard)):
-        yield _lower_is_better(f"{metric}_violation_rate", "", ratio(codes(mask), all_codes, n_visits, 1.0))
+        rate = ratio(codes(mask), all_codes, n_visits, 1.0)
+        yield _lower_is_better(f"{metric}_violation_rate", "", rate, NO_CODE)
     for metric, mask in (("any", found.any), ("hard", found.hard)):
         rate = ratio(codes(mask), restricted, n_visits, 1.0)
-        yield _lower_is_better(f"{metric}_per_restricted_code", "", rate)
+        yield _lower_is_better(f"{metric}_per_restricted_code", "", rate, "no code has an age or sex limit")
         rate = ratio(visits(mask), all_visits, n_visits, PER, PER)
-        yield _lower_is_better(f"{metric}_per_100k_visits", "", rate)
-    yield Figure("restricted_share", "", ratio(restricted, all_codes, n_visits, 1.0))
+        yield _lower_is_better(f"{metric}_per_100k_visits", "", rate, "there is no visit")
+    yield Figure("restricted_share", "", ratio(restricted, all_codes, n_visits, 1.0), reason=NO_CODE)
     yield from newborns(values, owner, groups, n_groups)
     yield from offenders(values, found, owner, groups, n_groups, all_visits)
 
@@ -63,7 +65,8 @@ def newborns(values: pa.Array, owner: np.ndarray, groups: np.ndarray, n_groups: 
     chronic[owner[_matches(values, ADULT_CHRONIC)]] = True
     both = np.bincount(groups[birth & chronic], minlength=n_groups)
     births = np.bincount(groups[birth], minlength=n_groups)
-    yield _lower_is_better("newborn_chronic_rate", "", ratio(both, births, int(birth.sum()), 1.0))
+    rate = ratio(both, births, int(birth.sum()), 1.0)
+    yield _lower_is_better("newborn_chronic_rate", "", rate, "no visit is a birth (V30-V39)")
 
 
 def offenders(
@@ -99,5 +102,5 @@ def _matches(values: pa.Array, pattern: str) -> np.ndarray:
     return pc.match_substring_regex(values, pattern).to_numpy(zero_copy_only=False)
 
 
-def _lower_is_better(metric: str, subset: str, rate: Estimate) -> Figure:
-    return Figure(metric, subset, rate, higher_is_better=False)
+def _lower_is_better(metric: str, subset: str, rate: Estimate, reason: str | None = None) -> Figure:
+    return Figure(metric, subset, rate, higher_is_better=False, reason=reason)

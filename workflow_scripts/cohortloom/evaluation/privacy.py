@@ -7,6 +7,7 @@ neither. Samples are whole patients; all distances are Jaccard distances of sets
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from cohortloom.data import bands
 from cohortloom.data.coded import Coded, patient_groups
 from cohortloom.data.visits import CODE_COLUMNS
 from cohortloom.evaluation.features import frequent
-from cohortloom.evaluation.intervals import interval, ratio
+from cohortloom.evaluation.intervals import UNDEFINED, interval, ratio
 from cohortloom.evaluation.neighbours import COPY_CODES, copied, nearest, set_matrix
 from cohortloom.evaluation.records import Figure
 from cohortloom.evaluation.scores import auc, gain, hits_at, replicates
@@ -28,6 +29,9 @@ def membership(
     members: Coded, others: Coded, release: Coded, n_codes: int, seed: int, fraction: float
 ) -> Iterator[Figure]:
     """Attack by distance: a patient's score is how near the release comes to each visit, averaged."""
+    if not release.n_visits:
+        yield from _nothing_released("membership_auc", "membership_tpr_1fpr", "membership_gain")
+        return
     sets = set_matrix(release.codes, release.visit_of_code, release.n_visits, n_codes)
     scores = []
     for part in (members, others):
@@ -52,7 +56,8 @@ def attack(
     for statistic, of_kept in statistics.items():
         found = replicates(of_kept, groups, int(groups.max(initial=-1)) + 1)
         low = -np.inf if statistic == "gain" else 0.0
-        yield Figure(f"{name}_{statistic}", "", interval(found, len(score), low, 1.0), n_reference, False)
+        estimate, reason = interval(found, len(score), low, 1.0), "one side has no patient"
+        yield Figure(f"{name}_{statistic}", "", estimate, n_reference, False, reason)
 
 
 def adversarial_accuracy(
@@ -67,6 +72,11 @@ def adversarial_accuracy(
     """
     parts = [one_visit(part, seed) for part in (members, others, release)]
     n = min(len(offsets) for _, offsets in parts) - 1
+    if n < 2:  # nobody has a neighbour of the same set
+        reason = "a set has fewer than two patients"
+        yield Figure("adversarial_accuracy", "", replace(UNDEFINED, n=n), n, reason=reason)
+        yield Figure("adversarial_risk", "", replace(UNDEFINED, n=n), n, False, reason)
+        return
     sets, groups = [], []
     for number, (codes, offsets) in enumerate(parts):
         sets.append(set_matrix(codes[: offsets[n]], row_of_value(offsets[: n + 1]), n, n_codes))
@@ -109,6 +119,9 @@ def attribute_inference(
     PoPETs 2023): what can be inferred about anybody is knowledge, what can be inferred about members alone
     is a leak.
     """
+    if not release.n_visits:
+        yield from _nothing_released("attribute_f1", "attribute_risk")
+        return
     common = np.zeros(n_codes, bool)
     common[frequent(train, n_codes, COMMON)] = True
     known = _known(release, common)
@@ -131,10 +144,19 @@ def attribute_inference(
         [[f1(part, without) for part in sums] for without in range(-1, n_groups)]
     ).T
     n = members.n_visits
-    yield Figure("attribute_f1", "", interval(of_members, n, 0.0, 1.0), release.n_visits)
+    reason = "neither the visits nor the guesses hold another code than common ones"
+    yield Figure("attribute_f1", "", interval(of_members, n, 0.0, 1.0), release.n_visits, reason=reason)
     with np.errstate(divide="ignore", invalid="ignore"):
         risk = (of_members - of_others) / (1 - of_others)
-    yield Figure("attribute_risk", "", interval(risk, n, high=1.0), release.n_visits, False)
+    if of_others[0] == 1:
+        reason = "every code of the held-out patients is inferred: nothing is left to be a leak"
+    yield Figure("attribute_risk", "", interval(risk, n, high=1.0), release.n_visits, False, reason)
+
+
+def _nothing_released(*metrics: str) -> Iterator[Figure]:
+    for metric in metrics:
+        better = None if metric == "attribute_f1" else False
+        yield Figure(metric, "", UNDEFINED, 0, better, "the release has no visit")
 
 
 def _known(visits: Coded, common: np.ndarray):
@@ -158,7 +180,8 @@ def copy_share(train: Coded, release: Coded, n_codes: int, seed: int) -> Iterato
     copies, long = copied(release, train, n_codes), release.lengths >= COPY_CODES
     groups, n_groups = release.groups(seed)
     sums = [np.bincount(groups[mask], minlength=n_groups) for mask in (copies, long)]
-    yield Figure("copy_share", "", ratio(*sums, int(long.sum()), 1.0), train.n_visits, False)
+    share, reason = ratio(*sums, int(long.sum()), 1.0), f"no released visit has {COPY_CODES} codes or more"
+    yield Figure("copy_share", "", share, train.n_visits, False, reason)
 
 
 def plant(release: pa.Table, train: pa.Table, share: float, seed: int) -> pa.Table:

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from cohortloom.data.coded import Coded
 from cohortloom.evaluation.features import code_matrix, demographics, frequent
 from cohortloom.evaluation.fidelity import code_table, distances
-from cohortloom.evaluation.intervals import interval, ratio
+from cohortloom.evaluation.intervals import UNDEFINED, interval, ratio
 from cohortloom.evaluation.records import Figure
 from cohortloom.evaluation.scores import auc, replicates
 
@@ -46,6 +46,9 @@ def audit(
         if all(len(np.unique(patient[of == number])) >= min_patients for patient, of in sides)
     ]
     if len(reported) < 2:
+        yield unknown(
+            f"fewer than two groups have {min_patients} training and {min_patients} held-out patients"
+        )
         return
     codes = frequent(train, n_codes, FEATURES)
     known = np.isin(of_train, reported)
@@ -71,6 +74,11 @@ def audit(
         table = code_table(test, n_codes, groups, n_groups, of_test == number)
         distance = interval(distances(counts, table), int((of_test == number).sum()), 0.0)
         yield Figure("race_js_distance", names[number], distance, release.n_visits, False)
+
+
+def unknown(reason: str) -> Figure:
+    """The figure of an audit that cannot be made."""
+    return Figure("race_auc", "", UNDEFINED, reason=reason)
 
 
 def _features(visits: Coded, codes: np.ndarray, n_codes: int) -> sparse.csr_matrix:

@@ -50,7 +50,7 @@ def reconstruction(written: pa.Table, test: pa.Table, name: str | Path, seed: in
     share = np.divide(sizes.common, union, out=np.ones(len(union)), where=union > 0)
     n = len(rows)
     jaccard = ratio(sums(share), np.bincount(groups, minlength=n_groups), n, 1.0)
-    yield Figure("jaccard", "", jaccard, higher_is_better=True)
+    yield Figure("jaccard", "", jaccard, higher_is_better=True, reason="there is no held-out visit")
     everyone = np.ones(n, bool)
     for suffix, chosen in (("", everyone), ("_with_history", visit > 0), ("_without_history", visit == 0)):
         n = int(chosen.sum())
@@ -62,10 +62,17 @@ def reconstruction(written: pa.Table, test: pa.Table, name: str | Path, seed: in
             "precision": ratio(right, guessed, n, 1.0),
             "f1": interval(f1, n, 0.0, 1.0),
         }
+        visits = {"": "", "_with_history": "later ", "_without_history": "first "}[suffix]
+        reasons = {
+            "recall": f"no code of the {visits}held-out visits is hidden",
+            "precision": f"nothing was added to the {visits}held-out visits",
+            "f1": f"no code of the {visits}held-out visits is hidden, and none was added",
+        }
         for name, score in scores.items():
-            yield Figure(f"hidden_{name}{suffix}", "", score, higher_is_better=True)
+            reason = reasons[name] if n else f"there is no {visits}held-out visit"
+            yield Figure(f"hidden_{name}{suffix}", "", score, higher_is_better=True, reason=reason)
     guesses = ratio(sums(sizes.guessed), sums(sizes.hidden), len(rows))
-    yield Figure("guessed_per_hidden_code", "", guesses)
+    yield Figure("guessed_per_hidden_code", "", guesses, reason="no code of the held-out visits is hidden")
 
 
 def source_rows(written: pa.Table, test: pa.Table, name: str | Path) -> np.ndarray:

@@ -26,7 +26,9 @@ FIELDS = (
     "naive",
     "target",
     "pass",
+    "reason",
 )
+TOO_FEW = "too few cases to compute it"  # where an evaluation names no other reason
 
 
 class Figure(NamedTuple):
@@ -37,6 +39,7 @@ class Figure(NamedTuple):
     estimate: Estimate
     n_reference: int | None = None
     higher_is_better: bool | None = None
+    reason: str | None = None  # why there is no value, where there is none
 
 
 def save_figures(path: Path, figures: Iterable[Figure], run: str, seed: int, mode: str) -> None:
@@ -47,13 +50,25 @@ def save_figures(path: Path, figures: Iterable[Figure], run: str, seed: int, mod
 def as_records(figures: Iterable[Figure], run: str, seed: int, mode: str) -> list[dict[str, Any]]:
     """Figures as records, in their order; those of the whole set are logged."""
     records = []
-    for metric, subset, figure, n_reference, better in figures:
+    for metric, subset, figure, n_reference, better, reason in figures:
         ends = (figure.value, figure.low, figure.high)
-        records.append(record(run, seed, mode, metric, subset, *ends, figure.n, n_reference, better))
+        row = record(run, seed, mode, metric, subset, *ends, figure.n, n_reference, better, reason)
+        records.append(row)
         if not subset:
-            log.info("%s: %s %.5g (%.5g to %.5g), n %d", run, metric, *ends, figure.n)
+            log_record(row)
     log.info("%s: %d figures", run, len(records))
     return records
+
+
+def log_record(row: dict[str, Any]) -> None:
+    """Log the figure of a record, or why it has none."""
+    if row["value"] is None:
+        log.info("%s: %s has no value: %s", row["run"], row["metric"], row["reason"])
+        return
+    low, high = (math.nan if row[end] is None else row[end] for end in ("ci_low", "ci_high"))
+    log.info(
+        "%s: %s %.5g (%.5g to %.5g), n %d", row["run"], row["metric"], row["value"], low, high, row["n"] or 0
+    )
 
 
 def record(
@@ -68,8 +83,11 @@ def record(
     n: int | None = None,
     n_reference: int | None = None,
     higher_is_better: bool | None = None,
+    reason: str | None = None,
 ) -> dict[str, Any]:
     """A figure with its 95% interval; what is undefined (NaN, infinite) is null.
+
+    A record without a value has the `reason` in one phrase, TOO_FEW where none is given; others have none.
 
     `n` counts the scored visits (or what the metric names), `n_reference` those they are compared with.
     `higher_is_better` is null where the aim is to equal real data. The columns real, copy, naive, target
@@ -88,6 +106,8 @@ def record(
         "n_reference": None if n_reference is None else int(n_reference),
         "higher_is_better": None if higher_is_better is None else bool(higher_is_better),
     }
+    if known["value"] is None:
+        known["reason"] = reason or TOO_FEW
     return {field: known.get(field) for field in FIELDS}
 
 

@@ -10,6 +10,7 @@ the weights that predict column j from the others are -P[:, j] / P[j, j], so one
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from scipy import sparse
@@ -17,7 +18,7 @@ from scipy.stats import rankdata
 
 from cohortloom.data.coded import Coded
 from cohortloom.evaluation.features import code_matrix, demographics, frequent
-from cohortloom.evaluation.intervals import interval
+from cohortloom.evaluation.intervals import UNDEFINED, interval
 from cohortloom.evaluation.records import Figure
 
 PREDICTED = 50
@@ -41,6 +42,9 @@ def prediction(
     truth = held[:, :PREDICTED].toarray() > 0
     tested = np.flatnonzero(np.minimum(truth.sum(axis=0), (~truth).sum(axis=0)) >= MIN_VISITS)
     if not len(tested):
+        reason = f"no frequent code has {MIN_VISITS} held-out visits with it and {MIN_VISITS} without"
+        estimate = replace(UNDEFINED, n=real.n_visits)
+        yield Figure("prediction_auc", "", estimate, release.n_visits, True, reason)
         return
     groups = [part.groups(seed + number)[0] for number, part in enumerate((release, real))]
     found = []

@@ -17,8 +17,8 @@ def requested_patients(
     """Age in years and sex (0 F, 1 M) of each patient to generate.
 
     `demographics` is test or train (first visits of those patients) or a CSV with the columns age and
-    sex; with `patients` so many of them (`repeated_or_chosen`). Raises UserError for an age or sex that the
-    training patients do not cover.
+    sex, in either case; with `patients` so many of them (`repeated_or_chosen`). Raises UserError for an age
+    or sex that the training patients do not cover.
     """
     if demographics in ("train", "test"):
         table = read_visits(train if demographics == "train" else test)
@@ -68,9 +68,13 @@ def _read_csv(path: Path, train: Path) -> tuple[np.ndarray, np.ndarray]:
         ) from None
     made: list[tuple[float, int]] = []
     reader = csv.DictReader(lines)
+    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
     for column in ("age", "sex"):
-        if column not in (reader.fieldnames or []):
-            raise UserError(f"{path}: column {column} is missing; the header must hold age and sex")
+        if column not in reader.fieldnames:
+            found = ", ".join(reader.fieldnames) or "nothing"
+            raise UserError(
+                f"{path}: column {column} is missing; the header must hold age and sex and holds {found}"
+            )
     for row in reader:
         line = f"{path}: line {reader.line_num}"
         sex = (row["sex"] or "").strip().upper()

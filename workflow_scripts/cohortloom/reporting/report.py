@@ -132,7 +132,8 @@ def _by_run(records: list[Record], runs: list[str], metrics: Metrics) -> list[di
 
 
 def _groups(records: list[Record], metrics: Metrics, marks: dict, titles: dict[str, str]) -> list[dict]:
-    """The main run's records by group: figures of the whole set, and those of a subset apart.
+    """The main run's records by group: figures of the whole set, those of a subset apart, and in `missing`
+    the titles of those without a value, by reason.
 
     The six criteria have a table of their own; the same rate in the other mode joins a group.
     """
@@ -143,13 +144,17 @@ def _groups(records: list[Record], metrics: Metrics, marks: dict, titles: dict[s
         if name == "criteria":
             name = "generation" if record["metric"] == "duplicate_rate" else "medical validity"
         known = any(record[field] is not None for field in ("value", "real", "naive"))
-        if record["target"] is not None or not known:  # such as gaps where nobody comes twice
+        if record["target"] is not None:
             continue
         row = _row(record, metrics, marks)
         if row["subset"] in titles:
             row["subset"] = f"{dotted(row['subset'])} {titles[row['subset']]}"
-        group = groups.setdefault(name, {"name": name, "rows": [], "subsets": []})
-        group["subsets" if record["subset"] else "rows"].append(row)
+        group = groups.setdefault(name, {"name": name, "rows": [], "subsets": [], "missing": {}})
+        if record["value"] is None:
+            part = f"{row['title']}, {row['subset']}" if row["subset"] else row["title"]
+            group["missing"].setdefault(row["reason"], []).append(part)
+        if known:  # such as gaps where nobody comes twice
+            group["subsets" if record["subset"] else "rows"].append(row)
     for group in groups.values():
         rows = group["rows"] + group["subsets"]
         group["judged"] = any(row["real"] != NONE for row in rows)
@@ -193,7 +198,7 @@ def _removed_columns(records: list[Record], run: str, metrics: Metrics) -> list[
             "distance": words.get((run, "race_js_distance", race), missing),
         }
         for (name, metric, race), auc in words.items()
-        if (name, metric) == (REAL, "race_auc")
+        if (name, metric) == (REAL, "race_auc") and race
     ]
 
 

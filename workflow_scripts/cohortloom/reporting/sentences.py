@@ -83,6 +83,7 @@ def in_words(record: Record, metric: dict[str, str]) -> dict[str, str]:
         "real": number(record["real"], unit),
         "copied": number(record["copy"], unit),
         "naive": number(record["naive"], unit),
+        "reason": str(record.get("reason") or ""),
     }
 
 
