@@ -43,6 +43,11 @@ def probes(train: Coded, scored: Coded, n_codes: int, seed: int) -> Iterator[Fig
     known, rows = (code_matrix(part, codes, n_codes) for part in (train, scored))
     groups, n_groups = scored.groups(seed)
     n, n_train = scored.n_visits, train.n_visits
+    if not n or not len(codes):
+        reason = "no training visit holds a code" if n else "there is no visit to score"
+        for metric in ("probe_sex_auc", "probe_age_r2", "probe_age_error_years"):
+            yield Figure(metric, "", replace(UNDEFINED, n=n), n_train, reason=reason)
+        return
     men = scored.sex == 1
     if len(np.unique(train.sex)) < 2 or len(np.unique(men)) < 2:
         side = "training" if len(np.unique(train.sex)) < 2 else "scored"

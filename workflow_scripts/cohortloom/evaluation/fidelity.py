@@ -48,7 +48,7 @@ def fidelity(
         distance = interval(distances(counts, table), n, 0.0)
         yield Figure("js_distance", subset, distance, n_train, False, reason)
         r2 = r2_of_shares(np.arange(n_codes), counts, n_train, np.arange(n_codes), table, visits)
-        yield Figure("unigram_r2", subset, interval(r2, n, high=1.0), n_train, True, reason)
+        yield Figure("unigram_r2", subset, interval(r2, n, high=1.0), n_train, True, reason or FEW_CODES)
 
 
 def strata(train: Coded, scored: Coded) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -39,10 +39,11 @@ def prediction(
     """
     codes = frequent(train, len(names), FEATURES)
     made, held = (_features(part, codes, len(names), known_demographics) for part in (release, real))
-    truth = held[:, :PREDICTED].toarray() > 0
+    truth = held[:, : len(codes[:PREDICTED])].toarray() > 0  # what follows is no code
     tested = np.flatnonzero(np.minimum(truth.sum(axis=0), (~truth).sum(axis=0)) >= MIN_VISITS)
-    if not len(tested):
+    if not len(tested) or not release.n_visits:
         reason = f"no frequent code has {MIN_VISITS} held-out visits with it and {MIN_VISITS} without"
+        reason = reason if release.n_visits else "the release has no visit"
         estimate = replace(UNDEFINED, n=real.n_visits)
         yield Figure("prediction_auc", "", estimate, release.n_visits, True, reason)
         return
