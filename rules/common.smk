@@ -17,14 +17,20 @@ from cohortloom.base.errors import UserError
 from cohortloom.base.imports import imported_files
 from cohortloom.base.methods import NAIVE
 from cohortloom.config import runs as registry
-from cohortloom.config.check import check_config, raw_dir, raw_tables, tracked_config
+from cohortloom.config.check import check_braces, check_config, raw_dir, raw_tables, tracked_config
 from cohortloom.release.terms import terms_of
 
 try:
-    config = check_config(config, WORKFLOW / "config" / "schema.yaml")
+    config = check_config(
+        config,
+        WORKFLOW / "config" / "schema.yaml",
+        [WORKFLOW / "config" / "config.yaml", *workflow.overwrite_configfiles],
+        workflow.config_settings.config,
+    )
     RESULTS = f"results/{config['experiment']}"
     RUNS = registry.all_runs(config, RESULTS)  # name -> Run, for all that is generated and scored
     RAW_TABLES = raw_tables(config)
+    check_braces("the folder of the workflow", os.path.relpath(WORKFLOW))
 except UserError as error:
     sys.exit(f"error: {error}")
 
@@ -79,6 +85,16 @@ def attacked_model_of_run(wildcards):
 def edits_if(field):
     """The validity table, where this field of the run says that it is read."""
     return lambda wildcards: VALIDITY if getattr(RUNS[wildcards.run], field) else []
+
+
+def external_records(wildcards):
+    """Records of external visits and what they are compared with; ends the workflow where none are named.
+
+    Snakemake asks for them only where evaluate_external is to run.
+    """
+    if not of_kind("external"):
+        sys.exit("error: config: evaluate.external: no visits are named; give NAME: PATH of those to score")
+    return registry.records(RUNS.values(), "evaluate_external")
 
 
 def model_to_publish(wildcards):

@@ -32,7 +32,7 @@ rule read_external:
 
 rule summarize_external:
     input:
-        records=registry.records(RUNS.values(), "evaluate_external"),
+        records=external_records,
         metrics=METRICS,
         modules=modules_of("summarize_external"),
     output:

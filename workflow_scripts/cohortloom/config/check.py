@@ -5,6 +5,7 @@ Imported while Snakemake parses the workflow, so it stays light: neither data no
 
 import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +32,27 @@ def load_schema(path: Path) -> dict[str, Any]:
     return schema
 
 
-def check_config(config: dict[str, Any], schema_path: Path) -> dict[str, Any]:
+def check_config(
+    config: dict[str, Any],
+    schema_path: Path,
+    files: Sequence[str] = (),
+    command_line: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the config of config.yaml and overlays, raw_dir looked up, runs and arms that are null dropped.
 
+    `files` are those that it was read from, in order, `command_line` what --config sets: messages name them.
     Raises UserError for the first unknown key, wrong type, value out of range or name that is taken.
     """
-    import jsonschema
-
     schema = load_schema(schema_path)
+    for path in not_text(config):
+        raise UserError(f"{origin(path, files, command_line)}: {named_by_yaml(path)}")
     if isinstance(config["cohort"], dict) and config["cohort"].get("source") == "simulated":
         config["raw_dir"] = None  # not read, so that it cannot cause a rerun
     else:
         config["raw_dir"] = config.get("raw_dir") or os.environ.get(RAW_DIR_VARIABLE) or None
-    validator = jsonschema.Draft202012Validator(schema)
-    errors = sorted(validator.iter_errors(config), key=lambda error: len(error.absolute_path))
+    errors = sorted(strict_validator(schema).iter_errors(config), key=lambda error: len(error.absolute_path))
     if errors:
-        raise UserError(explain(errors[0]))
+        raise UserError(f"{origin(key_of(errors[0]), files, command_line)}: {explain(errors[0])}")
     runs = {name: run for name, run in config["runs"].items() if run is not None}
     config["runs"] = runs
     for name in runs:
@@ -63,14 +69,25 @@ def check_config(config: dict[str, Any], schema_path: Path) -> dict[str, Any]:
     for name, path in config["evaluate"]["external"].items():
         if is_reserved(name):
             raise UserError(f"config: evaluate.external.{name}: this name is taken; choose another one")
+        check_braces(f"config: evaluate.external.{name}", path)
         if not Path(path).exists():
             raise UserError(f"config: evaluate.external.{name}: {path}: no such file; correct the path")
     demographics = config["generate"]["demographics"]
+    check_braces("config: generate.demographics", demographics)
+    check_braces("config: raw_dir", config["raw_dir"] or "")
     if demographics not in ("test", "train") and not Path(demographics).is_file():
         raise UserError(
             f"config: generate.demographics: {demographics} is no file; give test, train or a CSV of patients"
         )
     return config
+
+
+def check_braces(where: str, path: str) -> None:
+    """Raise UserError for braces in a path that rules name: Snakemake takes what they hold for a wildcard."""
+    if "{" in path or "}" in path:
+        raise UserError(
+            f"{where}: {path}: Snakemake cannot read a path with braces; rename it, or give a link to it"
+        )
 
 
 def is_reserved(name: str) -> bool:
@@ -114,16 +131,78 @@ def check_canaries(config: dict[str, Any]) -> None:
             )
 
 
+def strict_validator(schema: dict[str, Any]) -> Any:
+    """A validator for which 2.0 is no whole number, as it is none for Python's range."""
+    import jsonschema
+
+    plain = jsonschema.Draft202012Validator
+    whole = plain.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    return jsonschema.validators.extend(plain, type_checker=whole)(schema)
+
+
+def not_text(config: Any, path: tuple = ()) -> Iterator[tuple]:
+    """Paths of the keys that are no text: YAML reads the names 2024 and no as a number and a truth value."""
+    for key, value in config.items() if isinstance(config, dict) else ():
+        if not isinstance(key, str):
+            yield (*path, key)
+        yield from not_text(value, (*path, key))
+
+
+def named_by_yaml(path: tuple) -> str:
+    """What to do about such a key."""
+    *above, key = path
+    name, kind = str(key), "number"
+    if isinstance(key, bool) or key is None:
+        name = {True: "yes, on or true", False: "no, off or false", None: "null"}[key]
+        kind = "null" if key is None else "truth value"
+    where = f"{'.'.join(map(str, above))}: " if above else ""
+    return f"{where}YAML takes the name {name} for a {kind}; put it in quotes or choose another name"
+
+
+def key_of(error: Any) -> tuple:
+    """Path of the key that a schema error is about."""
+    path = tuple(error.absolute_path)
+    if error.validator == "additionalProperties":
+        return (*path, unknown_key(error))
+    return (*path, error.instance) if error.validator == "propertyNames" else path
+
+
+def unknown_key(error: Any) -> str:
+    """The first key that the schema does not know."""
+    return next(key for key in error.instance if key not in error.schema.get("properties", {}))
+
+
+def origin(path: tuple, files: Sequence[str], command_line: Mapping[str, Any] | None) -> str:
+    """Where a key was last set: --config, a file, or `config` where neither is known to hold it."""
+    import yaml
+
+    def held(content: Any) -> bool:
+        for key in path:
+            if not isinstance(content, Mapping) or key not in content:
+                return False
+            content = content[key]
+        return True
+
+    if held(command_line or {}):
+        return "--config"
+    for file in reversed(files):
+        with open(file, encoding="utf-8") as text:
+            if held(yaml.safe_load(text)):
+                return os.path.relpath(file)
+    return "config"
+
+
 def explain(error: Any) -> str:
     """One line on a schema error: which key, what is wrong with it, what to do."""
     where = ".".join(str(part) for part in error.absolute_path)
     if error.validator == "additionalProperties":
-        known = list(error.schema.get("properties", {}))
-        extra = [key for key in error.instance if key not in known]
-        key = f"{where}.{extra[0]}" if where else extra[0]
-        return f"config: {key}: unknown key; {nearest(extra[0], known)}"
+        extra = unknown_key(error)
+        key = f"{where}.{extra}" if where else extra
+        return f"{key}: unknown key; {nearest(extra, list(error.schema.get('properties', {})))}"
     if error.validator == "propertyNames":
-        return f"config: {where}: {error.instance!r} is not a name of letters, digits, _ and -"
+        return f"{where}: {error.instance!r} is not a name of letters, digits, _ and -"
     remedy = str(error.schema.get("description", "")).strip().rstrip(".") or "see config/schema.yaml"
     value = "null" if error.instance is None else str(error.instance)
     value = value if len(value) <= 60 else value[:57] + "..."
@@ -137,10 +216,25 @@ def explain(error: Any) -> str:
         "minItems": "has fewer than {} entries",
         "pattern": "does not match {}",
     }
+    if error.validator == "type":
+        value = repr(error.instance) if isinstance(error.instance, str) else value
+        remedy = of_type(error.instance, error.validator_value) or remedy
     limit = error.validator_value
     limit = ", ".join(map(str, limit)) if isinstance(limit, list) else limit
     reason = limits.get(error.validator, "is wrong ({})").format(limit)
-    return f"config: {where}: {value} {reason} ({remedy})"
+    return f"{where}: {value} {reason} ({remedy})"
+
+
+def of_type(value: Any, wanted: str | list[str]) -> str | None:
+    """How to write a value of the wrong type; None where only the key's description helps."""
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    if "integer" in wanted and isinstance(value, float) and value.is_integer():
+        return f"write {int(value)}"
+    if isinstance(value, str) and "string" not in wanted:
+        return "it is text; write it without quotes in a file and add --configfile FILE"
+    if "string" in wanted and value is not None and not isinstance(value, (dict, list)):
+        return "put it in quotes"
+    return None
 
 
 def nearest(word: str, known: list[str]) -> str:
