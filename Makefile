@@ -16,12 +16,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 SNAKEMAKE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m snakemake
 
-.PHONY: help demo patients publish test drills lint format bench clean
+# What ends a target whose run failed. A run that was killed leaves a lock behind; one that fails takes its own away.
+LOCKED := { if ls .snakemake/locks/*.lock > /dev/null 2>&1; then \
+	echo "error: this folder is locked: another run works here, or one was killed. If none does: make unlock"; fi; exit 1; }
+
+.PHONY: help demo unlock patients publish test drills lint format bench clean
 
 help:
 	@echo "make demo    install, run the simulated cohort to its scorecard (results/demo/report.html)"
 	@echo "make patients N=1000  generate patients by the published model: no training, no data (SHOW=3 prints three)"
 	@echo "make publish NHDS=DIR train on NHDS 2010, publish model and cohort into published/nhds2010"
+	@echo "make unlock  remove the lock that a killed run left (refused while a run works here)"
 	@echo "make test    install, run all tests"
 	@echo "make drills  all tests on a real Slurm of one node, the long drills too (Debian: apt install slurm-wlm munge)"
 	@echo "make lint    formatting and lint checks"
@@ -31,15 +36,18 @@ help:
 	@echo
 	@echo "PYTHON=python3.12   another interpreter, 3.11 or newer"
 	@echo "CORES=2             fewer cores than the machine has"
-	@echo "SEED=0 OUT=FILE.parquet AGES=FILE.csv CONSTRAINED=full  for make patients: seed, file to write, ages and"
-	@echo "                    sexes of your own (columns age and sex), no codes that the age and sex edits forbid"
+	@echo "SEED=0 OUT=FILE.parquet AGES=FILE.csv CONSTRAINED=full  for make patients: seed, file to write (or .csv,"
+	@echo "                    .csv.gz), ages and sexes of your own, no codes that the age and sex edits forbid"
 	@echo "TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 	@echo "                    PyTorch without CUDA: saves gigabytes on a machine without a GPU"
 
 demo: $(VENV)/.installed
 	@echo "demo: snakemake evaluate_all (logs: results/demo/logs/)"
-	@$(SNAKEMAKE) evaluate_all --cores $(CORES) --quiet host rules reason
+	@$(SNAKEMAKE) evaluate_all --cores $(CORES) --quiet host rules reason || $(LOCKED)
 	@$(BIN)/python workflow_scripts/show_scorecard.py --results results/demo
+
+unlock: $(VENV)/.installed
+	@$(BIN)/python workflow_scripts/unlock.py
 
 # N, SEED, SHOW, OUT, AGES and CONSTRAINED are options of the script; what is not set keeps its default.
 patients: $(VENV)/.installed
@@ -51,7 +59,7 @@ patients: $(VENV)/.installed
 publish: $(VENV)/.installed
 	@[ -n "$(NHDS)" ] || { echo "error: NHDS is not set; give the folder of NHDS10.PU.txt: make publish NHDS=DIR"; exit 1; }
 	@$(SNAKEMAKE) publish --configfile config/nhds2010.yaml --config raw_dir="$(NHDS)" --cores $(CORES) \
-		--quiet host rules reason
+		--quiet host rules reason || $(LOCKED)
 	@mkdir -p published && rm -rf published/nhds2010 && cp -R results/nhds2010/published published/nhds2010
 	@du -sh published/nhds2010/model published/nhds2010/cohort
 

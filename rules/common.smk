@@ -5,6 +5,7 @@
 #
 # Nothing here imports more than the standard library and the schema check, so that parsing is fast.
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -33,6 +34,18 @@ try:
     check_braces("the folder of the workflow", os.path.relpath(WORKFLOW))
 except UserError as error:
     sys.exit(f"error: {error}")
+
+
+class Quoted(str):
+    """A path that is quoted where it is put into a command line."""
+
+    def __format__(self, spec):
+        return format(shlex.quote(str(self)), spec)
+
+
+# Snakemake puts its interpreter into the command line of a script as it is: a blank in the name of the folder
+# would cut it in two.
+sys.executable = Quoted(sys.executable)
 
 MAIN = registry.main_run(config, RUNS.values())
 

@@ -1,9 +1,11 @@
 """Reading and writing files so that what is half-written never looks finished."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from cohortloom.base.errors import UserError
+
+# What the system says where a disk is full, read-only, closed to the user, or over a quota or a size limit.
+REFUSED = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG)
+
+
+def disk_error(error: BaseException) -> str | None:
+    """In words why the disk refused a file; None for an error of another kind.
+
+    safetensors gives the system's number in its message alone.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(found[1])
+    return os.strerror(number) if number in REFUSED else None
 
 
 @contextmanager
@@ -86,7 +102,15 @@ def replace_own_folder(folder: Path, names: Collection[str]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as holder:
         new, old = Path(holder) / "new", Path(holder) / "old"
         new.mkdir()
-        yield new
+        try:
+            yield new
+        except Exception as error:
+            elsewhere = getattr(error, "filename", None)
+            if (reason := disk_error(error)) is None or (elsewhere and holder not in str(elsewhere)):
+                raise
+            raise UserError(
+                f"{folder}: cannot be written ({reason}); free the disk or choose another folder"
+            ) from error
         written = {path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir()}
         if written != set(names):
             raise ValueError(f"{folder}: {sorted(written ^ set(names))} is written or named, not both")

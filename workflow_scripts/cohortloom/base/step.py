@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortloom.base.errors import Interrupted, UserError
+from cohortloom.base.files import disk_error
 from cohortloom.base.ranges import check_ranges
 
 log = logging.getLogger("cohortloom")
@@ -33,10 +34,13 @@ def main(function: Callable[..., None], snakemake: Any = None, untracked: str | 
     Exit status 1 and one line for a user's mistake; 2 for a wrong option; 143 where a signal stopped it.
     One of several processes (RANK is set) leaves its lines to the step that started it.
     """
+    for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows ? for what it cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     rank = os.environ.get("RANK")
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr if rank is None else sys.stdout)]
     if snakemake is not None and snakemake.log:
-        handlers.append(logging.FileHandler(snakemake.log[0], mode="w"))
+        handlers.append(logging.FileHandler(snakemake.log[0], mode="w", encoding="utf-8"))
     logging.basicConfig(
         level=logging.INFO if rank in (None, "0") else logging.ERROR,
         format="%(asctime)s %(message)s" if rank is None else "%(message)s",
@@ -55,12 +59,11 @@ def main(function: Callable[..., None], snakemake: Any = None, untracked: str | 
     except Interrupted as error:
         log.error("stopped: %s", error)
         sys.exit(143)
-    except OSError as error:
-        if error.errno not in (28, 30, 13, 122):  # disk full, read-only, no permission, quota
+    except Exception as error:
+        if (reason := disk_error(error)) is None:
             raise
-        log.error(
-            "error: %s: %s; free the disk or choose another folder", error.filename or "disk", error.strerror
-        )
+        place = getattr(error, "filename", None) or "disk"
+        log.error("error: %s: %s; free the disk or choose another folder", place, reason)
         sys.exit(1)
 
 
