@@ -182,7 +182,21 @@ MISTAKES = {
         r"train\.learningrate: unknown key; did you mean learning_rate",
     ),
     "key of a run": ({"runs": {"multitask": {"seed": 1}}}, r"runs\.multitask\.seed: unknown key"),
-    "type": ({"seeds": "two"}, r"config: seeds: two is not of type integer"),
+    "type": ({"seeds": "two"}, r"config: seeds: 'two' is not of type integer \(it is text; write it without"),
+    "whole number": ({"seeds": 2.0}, r"config: seeds: 2\.0 is not of type integer \(write 2\)"),
+    "number as a name": ({"main_run": 2024}, r"main_run: 2024 is not of type string \(put it in quotes\)"),
+    "truth value as a run": (
+        {"runs": {False: {}}},
+        r"runs: YAML takes the name no, off or false for a",
+    ),
+    "number as a run": (
+        {"runs": {2024: {}}},
+        r"runs: YAML takes the name 2024 for a number; put",
+    ),
+    "braces": (
+        {"cohort": {"source": "mimic3"}, "raw_dir": "/data/{x}"},
+        r"raw_dir: /data/\{x\}: Snakemake cannot read a path with braces",
+    ),
     "range": ({"train": {"dropout": 1.0}}, r"config: train\.dropout: 1.0 must be below 1"),
     "choice": ({"train": {"preset": "huge"}}, r"train\.preset: huge is not one of tiny, mini, small, base"),
     "no section": ({"train": 3}, r"config: train: 3 is not of type object"),
@@ -209,6 +223,19 @@ def test_a_mistake_is_told_in_one_line(changes, message):
     with pytest.raises(UserError, match=message) as caught:
         check_config(demo(**changes), SCHEMA)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_names_the_file_that_holds_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("first.yaml", "seeds: 0\n"), ("second.yaml", "seeds: 2.0\n"), ("third.yaml", "{}\n")):
+        (tmp_path / name).write_text(text)
+    files = [tmp_path / name for name in ("first.yaml", "second.yaml", "third.yaml")]
+    with pytest.raises(UserError, match=r"^second\.yaml: seeds: 2\.0 is not"):
+        check_config(demo(seeds=2.0), SCHEMA, files)
+    # Snakemake hands on what is nested in --config as text.
+    given = {"train": {"tokens": "5000"}}
+    with pytest.raises(UserError, match=r"^--config: train\.tokens: '5000' is not of type .*--configfile"):
+        check_config(demo(**given), SCHEMA, files, given)
 
 
 def test_raw_dir_counts_only_where_it_is_read(monkeypatch):

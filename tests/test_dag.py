@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from conftest import REPOSITORY, Workflow, listed_jobs
+from conftest import REPOSITORY, Workflow, copy_workflow, listed_jobs
 
 # Not pandas: the plugin for Slurm, where it is installed, imports that whenever Snakemake starts.
 HEAVY = ("torch", "transformers", "pyarrow", "scipy", "sklearn", "matplotlib")
@@ -169,6 +169,34 @@ def test_an_unknown_key_stops_before_any_job(fresh):
 
 def test_a_value_out_of_range_stops_before_any_job(fresh):
     assert "config: seeds: 0 is below 1" in failing(fresh, "--config", "seeds=0")
+
+
+def test_nothing_to_score_stops_before_any_job(fresh):
+    assert "config: evaluate.external: no visits are named" in failing(fresh, "evaluate_external")
+    assert "preprocess" in fresh.jobs("evaluate_all")
+
+
+def test_a_raw_dir_with_braces_is_named(fresh):
+    place = fresh.directory / "{raw}"
+    place.mkdir()
+    for name in ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD"):
+        (place / f"{name}.csv").touch()
+    message = failing(fresh, "--configfile", OVERLAYS["mimic3"], "--config", f"raw_dir={place}")
+    assert f"{place}: Snakemake cannot read a path with braces" in message
+
+
+def test_jobs_run_where_every_name_has_a_blank(tmp_path):
+    """The folder of the workflow, the working directory and the interpreter."""
+    (tmp_path / "my environment").symlink_to(sys.prefix)
+    folder = copy_workflow(tmp_path / "my workflow")
+    directory = tmp_path / "my work"
+    directory.mkdir()
+    command = [tmp_path / "my environment" / "bin" / "python", "-m", "snakemake", "build_dataset"]
+    command += ["--snakefile", folder / "Snakefile", "--directory", directory, "--cores", "1"]
+    command += ["--configfile", folder / "tests" / "config_tiny.yaml", "--max-jobs-per-timespan", "100/1s"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (directory / "results" / "tiny" / "dataset" / "train.parquet").is_file()
 
 
 OVERLAYS = {name: str(REPOSITORY / "config" / f"{name}.yaml") for name in ("mimic3", "nhds2010")}

@@ -30,7 +30,7 @@ def interpreter(path, script: str) -> str:
 
 def test_help_names_every_target(make):
     text = make("help").stdout
-    for target in ("demo", "patients", "publish", "test", "lint", "bench", "TORCH_INDEX"):
+    for target in ("demo", "unlock", "patients", "publish", "test", "lint", "bench", "TORCH_INDEX"):
         assert target in text
     assert make().stdout == text
 
@@ -63,3 +63,17 @@ def test_every_check_runs_in_ci():
     makefile = (REPOSITORY / "Makefile").read_text()
     for check in ("ruff format --check", "ruff check", "snakefmt --check", "--lint"):
         assert check in makefile
+
+
+def test_a_lock_that_stands_in_the_way_is_explained(make, tmp_path):
+    """A failed run that left no lock is not blamed on one."""
+    for name in (".installed", "bin/python"):
+        (tmp_path / ".venv" / name).parent.mkdir(parents=True, exist_ok=True)
+        interpreter(tmp_path / ".venv" / name, "exit 1")
+    done = make("demo", "-o", ".venv/.installed")
+    assert done.returncode != 0 and "unlock" not in done.stdout
+    lock = tmp_path / ".snakemake" / "locks" / "0.output.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    done = make("demo", "-o", ".venv/.installed")
+    assert done.returncode != 0 and "this folder is locked" in done.stdout and "make unlock" in done.stdout

@@ -12,6 +12,7 @@ from cohortloom.base.errors import UserError
 from cohortloom.data.visits import code_lists, read_visits, write_visits
 from cohortloom.data.vocabulary import END, Vocabulary, gap_bins
 from grammar import grammar_visits
+from metric_tables import visits_of
 
 
 def build(folder, visits, **options):
@@ -118,3 +119,15 @@ def test_ids_of_unknown_codes_are_left_out():
     part = grammar_visits(20, 0)
     ids = code_lists(with_ids(part, words), "diagnoses_ids")[0].to_numpy()
     assert len(ids) and (ids == words.first_code).all()
+
+
+def test_validation_visits_without_a_known_code_are_refused(tmp_path):
+    """A checkpoint is chosen by their losses."""
+    split = split_of_visits(visits_of([["401"]] * 10), 0.1, 0.1, 0)
+    alone = visits_of([["250" if number == 1 else "401"] for number in split])
+    write_visits(alone, tmp_path / "visits.parquet", {})
+    files = {name: tmp_path / f"{name}.parquet" for name in ("train", "val", "test")}
+    keywords = {**files, "visits": tmp_path / "visits.parquet", "vocabulary": tmp_path / "vocabulary.json"}
+    with pytest.raises(UserError, match="no validation visit holds a code of the vocabulary"):
+        build_dataset(**keywords, min_patients_per_code=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["visits.parquet"]

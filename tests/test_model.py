@@ -428,3 +428,10 @@ def test_raw_ids_are_taken_apart():
         "cut_off": 1,
         "empty": 1,
     }
+
+
+def test_a_keyword_that_the_model_does_not_know_is_refused(world):
+    """A mistyped name of an argument must not be a missing one."""
+    _, model, _ = world
+    with pytest.raises(TypeError, match="unordred"):
+        model(input_ids=None, unordred=None)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -358,6 +359,26 @@ def test_patients_are_generated_from_what_is_published(published, tmp_path, caps
     first = read_visits(made)
     first = first.filter(first["visit"].to_numpy() == 0)
     assert first["age"].to_pylist() == [60, 61] and first["sex"].to_pylist() == ["F", "M"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz"])
+def test_patients_are_written_as_the_ending_says(published, tmp_path, ending):
+    given = {"model": published / "model", "cohort": published / "cohort" / "visits.parquet", "device": "cpu"}
+    generate_patients(synthetic=tmp_path / "v.parquet", patients=20, **given)
+    generate_patients(synthetic=tmp_path / f"w.{ending}", patients=20, **given)
+    table, written = read_visits(tmp_path / "v.parquet"), pd.read_csv(tmp_path / f"w.{ending}", dtype=str)
+    assert list(written) == table.column_names
+    assert written["diagnoses"].str.split().tolist() == table["diagnoses"].to_pylist()
+    assert written["age"].astype(float).tolist() == table["age"].to_pylist()
+    assert json.loads((tmp_path / "w.json").read_text()) == json.loads((tmp_path / "v.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["x.json", "x", "x.parquet.txt"])
+def test_another_ending_is_refused_before_anything_is_written(published, tmp_path, name):
+    given = {"model": published / "model", "cohort": published / "cohort" / "visits.parquet", "device": "cpu"}
+    with pytest.raises(UserError, match=f"{name}: no file of visits has this ending; give a name with .parq"):
+        generate_patients(synthetic=tmp_path / "new" / name, patients=2, **given)
+    assert not (tmp_path / "new").exists()
 
 
 def test_how_the_cohort_was_sampled_goes_with_the_model(finished, tmp_path):

@@ -241,6 +241,29 @@ def test_the_terminal_shows_the_criteria_and_the_path(made, capsys):
     assert str(made / "report.html") in text.replace("\n", "")
 
 
+def test_a_criterion_without_a_value_says_why(tmp_path, capsys):
+    """In the record, on the terminal and on the page, which is complete."""
+    inputs = write_inputs(tmp_path)
+    path = tmp_path / "evaluation" / "multitask" / "all.json"
+    rows, reason = json.loads(path.read_text()), "no held-out visit holds a code of the vocabulary"
+    for row in rows:
+        if row["metric"] in ("age_head_loss", "js_distance"):
+            row |= {"value": None, "ci_low": None, "ci_high": None, "reason": reason}
+    path.write_text(json.dumps(rows))
+    summarize(**inputs)
+    card = json.loads((tmp_path / "scorecard.json").read_text())
+    assert [(row["metric"], row["pass"], row["reason"]) for row in card["criteria"]][:2] == [
+        ("age_head_loss", None, reason),
+        ("sex_head_loss", True, None),
+    ]
+    assert reason in (tmp_path / "scorecard.csv").read_text()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for title in ("age head loss", "Jensen-Shannon distance of code counts"):
+        assert f"<strong>No value</strong> ({reason}): {title}." in page
+    terminal.show_scorecard(results=tmp_path)
+    assert f"age head loss has no value: {reason}" in capsys.readouterr().out
+
+
 def test_the_terminal_does_without_rich(made, capsys, monkeypatch):
     pytest.importorskip("tabulate")
     monkeypatch.setattr(terminal.importlib.util, "find_spec", lambda name: None)

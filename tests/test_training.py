@@ -310,6 +310,8 @@ def test_requested_demographics_are_read_and_checked(trained, dataset, tmp_path)
     made = run_generate(trained, dataset, tmp_path, demographics=str(wanted))
     first = [(row["age"], row["sex"]) for row in made.to_pylist() if row["visit"] == 0]
     assert first == [(30.0, "F"), (0.0, "M")]
+    wanted.write_text(" Sex ,AGE\n f , 30\nM,0\n")
+    assert run_generate(trained, dataset, tmp_path, demographics=str(wanted)).equals(made)
     for text, column, value in (("age,sex\n85,F\n", "age", "'85'"), ("age,sex\n30,X\n", "sex", "'X'")):
         wanted.write_text(text)
         with pytest.raises(UserError, match=f"line 2: column {column}: {value}"):

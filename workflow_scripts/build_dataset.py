@@ -41,7 +41,7 @@ def build_dataset(
 
     A split file holds the columns of visits.parquet plus diagnoses_ids (vocabulary ids; codes of fewer
     than `min_patients_per_code` training patients are left out) and terminator (the id that closes the
-    visit). Raises UserError where a split would be empty.
+    visit). Raises UserError where a split would be empty, or the validation visits without a known code.
     """
     table = read_visits(visits)
     split = split_of_visits(table, val_fraction, test_fraction, seed)
@@ -55,6 +55,11 @@ def build_dataset(
         raise UserError(
             f"{visits}: column diagnoses: no code has {min_patients_per_code} training patients; "
             "lower dataset.min_patients_per_code"
+        )
+    if not (words.encode(code_lists(table.filter(split == 1))[0]) >= 0).any():
+        raise UserError(
+            f"{visits}: column diagnoses: no validation visit holds a code of the vocabulary; "
+            "add patients or lower dataset.min_patients_per_code"
         )
     words.save(vocabulary)
     metadata = {"seed": str(seed), "inputs_sha256": sha256(visits)}

@@ -35,7 +35,10 @@ def summarize_external(
     for record in joined:
         if record["run"] in names and record["metric"] in SHOWN and not record["subset"]:
             row = in_words(record, table[record["metric"]])
-            log.info("{run}: {metric} {value} (real {real}): {verdict}".format(run=record["run"], **row))
+            text = "{run}: {metric} {value} (real {real}): {verdict}"
+            if row["reason"]:
+                text = "{run}: {metric} has no value: {reason}"
+            log.info(text.format(run=record["run"], **row))
 
 
 if __name__ == "__main__":

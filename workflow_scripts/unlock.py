@@ -58,7 +58,7 @@ def runs_in(directory: Path) -> list[int]:
 def is_run(command: list[str]) -> bool:
     """Whether a command line is one of Snakemake itself or of one of its scripts.
 
-    >>> is_run(["python", "-m", "snakemake", "ablation"]), is_run(["python", "/w/.snakemake/scripts/x.train.py"])
+    >>> is_run(["python", "-m", "snakemake"]), is_run(["python", "/w/.snakemake/scripts/x.train.py"])
     (True, True)
     >>> is_run(["vim", "notes", "on", "the", "snakemake"])
     False

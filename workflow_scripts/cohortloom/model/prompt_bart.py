@@ -166,7 +166,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         prefix_ids: torch.Tensor | None = None,
         use_cache: bool = False,
         logits_to_keep: int = 0,
-        **_,
+        return_dict: bool = True,
     ) -> PromptBartOutput:
         """Logits, and with `labels` the losses.
 
@@ -183,6 +183,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
             prefix_ids: [rows, all so far] with a filled cache: everything written, of which decoder_input_ids
                 is the end.
             logits_to_keep: so many last positions of each row without labels; 0 keeps all.
+            return_dict: not read; the loop of transformers' generate() passes it.
         """
         record = encoder_outputs
         if record is None:

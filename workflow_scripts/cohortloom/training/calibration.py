@@ -238,6 +238,8 @@ def calibrate_frequencies(model, vocabulary: Vocabulary, data: Examples, expecte
     """
     found = expected.cpu().numpy().copy()
     found[: vocabulary.first_code] = 0
+    if not found.any():  # fewer training patients than rounds: nobody was written in this one
+        return
     observed = np.bincount(data.ids, minlength=len(vocabulary))
     shift = np.log((observed + 1) / (found / found.sum() * observed.sum() + 1))
     shift[: vocabulary.first_code] = 0
