@@ -7,7 +7,7 @@ from typing import Literal
 import pyarrow as pa
 
 from cohortloom.base.errors import UserError
-from cohortloom.base.files import read_json
+from cohortloom.base.files import read_json, write_json
 from cohortloom.base.step import log, main
 from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import check_ending, patient_starts, read_visits, write_visits_csv
@@ -53,10 +53,10 @@ def generate_patients(
                 "or make them: snakemake publish"
             )
     ending = check_ending(synthetic, ENDINGS)
-    counts = synthetic.with_name(synthetic.name[: -len(ending)] + ".json")
     decoding = read_json(model / "generation_config.json")
     with tempfile.TemporaryDirectory() as folder:
         visits = synthetic if ending == ".parquet" else Path(folder) / "visits.parquet"
+        counts = visits.with_suffix(".json")
         requested = demographics or Path(folder) / "requested.csv"
         if demographics is None:
             write_requested(requested, *drawn_patients(read_visits(cohort), patients or PATIENTS, seed))
@@ -78,6 +78,7 @@ def generate_patients(
         table = read_visits(visits)
         if visits != synthetic:
             write_visits_csv(table, synthetic)
+            write_json(synthetic.with_name(synthetic.name[: -len(ending)] + ".json"), read_json(counts))
     print_patients(table, show)
     log.info("%s", synthetic)
 

@@ -213,7 +213,9 @@ def write_visits_csv(table: pa.Table, path: Path) -> None:
     """Write visits as CSV, gzipped where the name ends in .gz; the codes of a visit share a cell."""
     columns = {name: table[name] for name in SCHEMA.names if name not in CODE_COLUMNS}
     columns["sex"] = columns["sex"].cast(pa.string())
-    columns |= {name: pc.binary_join(table[name].combine_chunks(), " ") for name in CODE_COLUMNS}
+    for name in CODE_COLUMNS:
+        codes = table[name].combine_chunks().cast(pa.list_(pa.string()))  # binary_join knows no other list
+        columns[name] = pc.binary_join(codes, " ")
     packed = "gzip" if Path(path).name.lower().endswith(".gz") else None
     with atomic(path) as temporary, pa.output_stream(temporary, compression=packed) as file:
         csv.write_csv(pa.table(columns), file, csv.WriteOptions(quoting_style="needed"))
