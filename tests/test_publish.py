@@ -23,9 +23,11 @@ from cohortloom.data.vocabulary import NOW, START
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
 from cohortloom.release import publication
 from cohortloom.release.cards import COLUMNS
+from cohortloom.release.layout import PUBLISHED
 from cohortloom.release.terms import terms_of
 from cohortloom.reporting.scorecard import build, read_metrics
 from conftest import REPOSITORY
+from copy_published import copy_published
 from generate_patients import generate_patients
 from preprocess import preprocess
 from publish import publish
@@ -135,11 +137,31 @@ def copy_shares(made: float | None, limit: float | None):
 
 
 def test_all_that_was_promised_is_there_and_nothing_else(published):
-    model = {"model.safetensors", "config.json", "generation_config.json", "vocabulary.json", "README.md"}
-    assert {path.name for path in (published / "model").iterdir()} == model
-    assert {path.name for path in (published / "cohort").iterdir()} == {"visits.parquet", "README.md"}
+    files = {str(path.relative_to(published)) for path in published.rglob("*") if path.is_file()}
+    assert files == set(PUBLISHED)
     assert {path.name for path in published.parent.iterdir()} == {"published"}
-    assert {path.name for path in published.iterdir()} == {"model", "cohort"}
+
+
+def test_a_folder_of_the_users_own_is_neither_replaced_nor_emptied(finished, published, tmp_path):
+    """By the step and by the copy of make publish alike; what they made themselves they replace."""
+    mine = tmp_path / "mine"
+    (mine / "cohort").mkdir(parents=True)
+    (mine / "cohort" / "README.md").write_text("my own study")
+    for write in (
+        lambda folder: publish(**finished, published=folder),
+        lambda folder: copy_published(published=published, target=folder),
+    ):
+        with pytest.raises(UserError, match="mine: lacks cohort/visits.parquet.*; name another folder"):
+            write(mine)
+        assert [str(p.relative_to(mine)) for p in mine.rglob("*.*")] == ["cohort/README.md"]
+    copy = tmp_path / "copy"
+    for _ in range(2):
+        copy_published(published=published, target=copy)
+        assert all((copy / name).read_bytes() == (published / name).read_bytes() for name in PUBLISHED)
+        (copy / "model" / "README.md").write_text("an older release")
+    with pytest.raises(UserError, match="model.safetensors: no such file; run snakemake publish"):
+        copy_published(published=mine, target=copy)
+    assert "rm -rf published" not in (REPOSITORY / "Makefile").read_text()
 
 
 def test_the_weights_are_rounded_and_no_more(finished, published):
