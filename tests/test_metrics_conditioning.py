@@ -21,12 +21,12 @@ TRAIN, VAL, TEST = hospital(1500, 1, "t"), hospital(500, 2, "v"), hospital(500, 
 
 def probed(table) -> dict:
     (known, scored), names = encode([TRAIN, table])
-    return {metric: estimate for metric, _, estimate, _, _ in probes(known, scored, len(names), 0)}
+    return {metric: estimate for metric, _, estimate, *_ in probes(known, scored, len(names), 0)}
 
 
 def distances(table, seed=0) -> dict:
     (coded,), names = encode([table])
-    return {metric: e for metric, _, e, _, _ in flips(observed(coded, 200, seed), len(names), seed)}
+    return {metric: e for metric, _, e, *_ in flips(observed(coded, 200, seed), len(names), seed)}
 
 
 def test_real_is_read_like_real_and_permuted_demographics_are_not():
@@ -76,7 +76,7 @@ def writer(reads_sex: bool):
 def asked(reads_sex: bool) -> dict:
     (people,), _ = encode([TEST])
     sides = written(people, writer(reads_sex), 200, 0)
-    return {metric: estimate for metric, _, estimate, _, _ in flips(sides, 18, 0)}
+    return {metric: estimate for metric, _, estimate, *_ in flips(sides, 18, 0)}
 
 
 def test_a_model_that_ignores_the_sex_is_caught():
@@ -108,7 +108,7 @@ def test_the_distance_of_a_flip_by_hand():
 
 def predicted(table, seed=0) -> dict:
     (known, real, made), names = encode([TRAIN, TEST, table])
-    return {(m, s): e for m, s, e, _, _ in prediction(known, real, made, names, seed)}
+    return {(m, s): e for m, s, e, *_ in prediction(known, real, made, names, seed)}
 
 
 def test_real_and_copies_are_useful_and_what_lost_its_pairs_is_not():
@@ -157,7 +157,7 @@ def test_intervals_cover_real_against_real():
     for seed in range(60):
         (known, real, made), names = encode([TRAIN, hospital(150, 500 + seed), VAL])
         figures = [*probes(known, real, len(names), seed), *prediction(known, real, made, names, seed)]
-        for metric, _, estimate, _, _ in figures:
+        for metric, _, estimate, *_ in figures:
             if metric in found:
                 found[metric].append(estimate)
     for metric, all_of_it in found.items():

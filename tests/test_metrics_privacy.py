@@ -28,7 +28,7 @@ def figures(release: pa.Table, seed: int = 0, train: pa.Table = TRAIN, test: pa.
         *privacy.attribute_inference(known, inside, outside, made, n, seed),
         *privacy.copy_share(known, made, n, seed),
     ]
-    return {metric: estimate for metric, _, estimate, _, _ in found}
+    return {metric: estimate for metric, _, estimate, *_ in found}
 
 
 def test_held_out_patients_leak_nothing():
@@ -120,7 +120,7 @@ def sets_of(table: pa.Table) -> list[set]:
 def test_membership_is_the_published_attack_recomputed():
     release, train, test = hospital(40, 7), hospital(60, 8), hospital(60, 9)
     (_, inside, outside, made), names = encode([train, train, test, release])
-    found = {m: e for m, _, e, _, _ in privacy.membership(inside, outside, made, len(names), 0, 0.8)}
+    found = {m: e for m, _, e, *_ in privacy.membership(inside, outside, made, len(names), 0, 0.8)}
     scores = []
     for table in (train, test):
         visits = [min(jaccard(one, other) for other in sets_of(release)) for one in sets_of(table)]
@@ -142,7 +142,7 @@ def test_adversarial_accuracy_is_the_published_one_recomputed():
         )
     )
     (inside, outside, made), names = encode([train, test, release])
-    found = {m: e for m, _, e, _, _ in privacy.adversarial_accuracy(inside, outside, made, len(names), 0)}
+    found = {m: e for m, _, e, *_ in privacy.adversarial_accuracy(inside, outside, made, len(names), 0)}
 
     def accuracy(real, synthetic):
         def share(own, other):
@@ -170,7 +170,7 @@ def test_attribute_inference_by_hand(monkeypatch):
     release = visits_of([["a b x"], ["a q"], ["b r s"]])
     (known, inside, outside, made), names = encode([train, train, test, release])
     found = privacy.attribute_inference(known, inside, outside, made, len(names), 0)
-    values = {m: e.value for m, _, e, _, _ in found}
+    values = {m: e.value for m, _, e, *_ in found}
     # guesses for the members: x, x, q, r s; right 1, hidden 4, guessed 5
     assert values["attribute_f1"] == pytest.approx(2 * 1 / 9, abs=1e-9)
     # for the held-out ones: q, r s; right 1, hidden 2, guessed 3
@@ -181,7 +181,7 @@ def test_copies_are_sets_of_five_codes_or_more():
     train = visits_of([["a b c d e"], ["p q"], ["a b c d e f"]])
     release = visits_of([["e d c b a"], ["p q"], ["a b c d f"], ["f e d c b a"]])
     (known, made), names = encode([train, release])
-    ((_, _, found, _, _),) = privacy.copy_share(known, made, len(names), 0)
+    ((_, _, found, *_),) = privacy.copy_share(known, made, len(names), 0)
     assert found.value == pytest.approx(2 / 3, abs=1e-9) and found.n == 3
 
 

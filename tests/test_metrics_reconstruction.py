@@ -34,7 +34,7 @@ def table(rows, source: pa.Table = TEST) -> pa.Table:
 
 
 def figures(made: pa.Table, test: pa.Table = TEST) -> dict:
-    return {m: e for m, _, e, _, _ in reconstruction(made, test, "made.parquet", 0)}
+    return {m: e for m, _, e, *_ in reconstruction(made, test, "made.parquet", 0)}
 
 
 def test_figures_by_hand():

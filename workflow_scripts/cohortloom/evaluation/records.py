@@ -14,6 +14,7 @@ FIELDS = (
     "seed",
     "mode",
     "metric",
+    "column",
     "subset",
     "value",
     "ci_low",
@@ -22,11 +23,17 @@ FIELDS = (
     "n_reference",
     "higher_is_better",
     "real",
+    "real_low",
+    "real_high",
     "copy",
     "naive",
     "target",
     "pass",
+    "reason",
 )
+ALL = "all"  # column of a figure that is of no single column of codes
+HEADLINE = "diagnoses"  # the column of which the criteria, and the sentences of reports, speak
+NOT_TRAINED = "not trained"  # reason of a figure of a head that the training left as it was
 
 
 class Figure(NamedTuple):
@@ -37,6 +44,18 @@ class Figure(NamedTuple):
     estimate: Estimate
     n_reference: int | None = None
     higher_is_better: bool | None = None
+    column: str = ALL
+    reason: str | None = None
+
+
+def of_column(column: str, figures: Iterable[Figure]) -> list[Figure]:
+    """The figures as those of one column of codes."""
+    return [figure._replace(column=column) for figure in figures]
+
+
+def is_headline(record: dict[str, Any]) -> bool:
+    """Whether a record is of the whole set, and of the diagnoses or of no single column."""
+    return not record["subset"] and record["column"] in (HEADLINE, ALL)
 
 
 def save_figures(path: Path, figures: Iterable[Figure], run: str, seed: int, mode: str) -> None:
@@ -47,9 +66,10 @@ def save_figures(path: Path, figures: Iterable[Figure], run: str, seed: int, mod
 def as_records(figures: Iterable[Figure], run: str, seed: int, mode: str) -> list[dict[str, Any]]:
     """Figures as records, in their order; those of the whole set are logged."""
     records = []
-    for metric, subset, figure, n_reference, better in figures:
+    for metric, subset, figure, n_reference, better, column, reason in figures:
         ends = (figure.value, figure.low, figure.high)
-        records.append(record(run, seed, mode, metric, subset, *ends, figure.n, n_reference, better))
+        cells = (*ends, figure.n, n_reference, better, column, reason)
+        records.append(record(run, seed, mode, metric, subset, *cells))
         if not subset:
             log.info("%s: %s %.5g (%.5g to %.5g), n %d", run, metric, *ends, figure.n)
     log.info("%s: %d figures", run, len(records))
@@ -68,18 +88,22 @@ def record(
     n: int | None = None,
     n_reference: int | None = None,
     higher_is_better: bool | None = None,
+    column: str = ALL,
+    reason: str | None = None,
 ) -> dict[str, Any]:
     """A figure with its 95% interval; what is undefined (NaN, infinite) is null.
 
     `n` counts the scored visits (or what the metric names), `n_reference` those they are compared with.
-    `higher_is_better` is null where the aim is to equal real data. The columns real, copy, naive, target
-    and pass stay null until summarize joins the runs.
+    `higher_is_better` is null where the aim is to equal real data. `column` is the column of codes that the
+    figure is of, or all. `reason` says why there is nothing to judge. The columns real, real_low, real_high,
+    copy, naive, target and pass stay null until summarize joins the runs.
     """
     known = {
         "run": run,
         "seed": seed,
         "mode": mode,
         "metric": metric,
+        "column": column,
         "subset": subset,
         "value": _finite(value),
         "ci_low": _finite(ci_low),
@@ -87,6 +111,7 @@ def record(
         "n": None if n is None else int(n),
         "n_reference": None if n_reference is None else int(n_reference),
         "higher_is_better": None if higher_is_better is None else bool(higher_is_better),
+        "reason": reason,
     }
     return {field: known.get(field) for field in FIELDS}
 
