@@ -121,7 +121,7 @@ def test_attacks_at_two_sets_of_ages_are_said_to_be_two(tmp_path):
         summarize(**inputs, privacy_run=run)
         text = inputs["report"].read_text(encoding="utf-8")
         assert (said in text) == spoken
-        assert ("picks the right one with a probability of 0.530" in text) == spoken
+        assert ("picks the training patient with a probability of 0.530" in text) == spoken
 
 
 def test_figures_are_drawn_with_their_alternative_texts(page):

@@ -146,6 +146,8 @@ def test_where_n_differs_there_is_no_verdict_but_that_of_a_criterion(field):
     found = joined({**mine, field: 10 * mine[field]}, real)
     assert (found["pass"], found["reason"]) == (None, "n differs")
     assert sentences.in_words(found, METRICS["js_distance"])["verdict"] == "n differs"
+    rate = {**figure("multitask", "copy_share", 0.1), field: 10 * mine[field]}  # of its own long visits
+    assert joined(rate, figure("real", "copy_share", 0.1))["pass"] is (True if field == "n" else None)
     criterion = {**figure("multitask", "age_violation_rate", 0.001), field: 10 * mine[field]}
     assert joined(criterion, figure("real", "age_violation_rate", 0.001))["pass"] is True
 
