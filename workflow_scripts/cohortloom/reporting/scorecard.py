@@ -6,9 +6,9 @@ How `pass` is decided:
 - every other metric: against held-out real data scored the same way. It passes where it is not worse than
   the worse end of real's 95% interval; a metric that has no better side must lie inside that interval. That
   margin is wider where fewer real visits are held out, so it is written beside the verdict;
-- null, with `reason`, where the value, real's value or real's interval is missing: nothing to judge by; where
-  n differs from real's by more than 5%, for most figures depend on it (not those of OWN_NUMBER); and for a measure that is void because
-  its own control failed (VOID_UNLESS).
+- null, with `reason`: where the value, real's value or real's interval is missing; where n differs from real's
+  by more than 5%, because most figures depend on it (those of OWN_NUMBER do not); and for a measure that is
+  void because its own control failed (VOID_UNLESS).
 
 The direction (higher_is_better) is the record's own.
 """
@@ -38,7 +38,7 @@ REAL = "real"
 NAIVE = ("prevalence", "markov", "echo")  # `copy` has a column of its own
 MEANINGFUL_VISITS = 2000  # test visits below which no figure says anything
 SAME_SIZE = 0.05  # figures whose n differ by a larger share are not compared
-# Rates and means over cases of which the generator has its own number, such as long visits: it does not matter.
+# Rates and means over cases of which the generator has its own number, such as long visits.
 OWN_NUMBER = (
     *("copy_share", "newborn_chronic_rate", "carried_codes"),
     *("mean_visits_per_patient", "mean_gap_days"),
