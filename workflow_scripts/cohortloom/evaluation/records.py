@@ -70,7 +70,9 @@ def as_records(figures: Iterable[Figure], run: str, seed: int, mode: str) -> lis
         ends = (figure.value, figure.low, figure.high)
         cells = (*ends, figure.n, n_reference, better, column, reason)
         records.append(record(run, seed, mode, metric, subset, *cells))
-        if not subset:
+        if not subset and reason:
+            log.info("%s: %s: %s", run, metric, reason)
+        elif not subset:
             log.info("%s: %s %.5g (%.5g to %.5g), n %d", run, metric, *ends, figure.n)
     log.info("%s: %d figures", run, len(records))
     return records

@@ -6,9 +6,9 @@ How `pass` is decided:
 - every other metric: against held-out real data scored the same way. It passes where it is not worse than
   the worse end of real's 95% interval; a metric that has no better side must lie inside that interval. That
   margin is wider where fewer real visits are held out, so it is written beside the verdict;
-- null, with `reason`: where the value, real's value or real's interval is missing; where n differs from real's
-  by more than 5%, because most figures depend on it (those of OWN_NUMBER do not); and for a measure that is
-  void because its own control failed (VOID_UNLESS).
+- null, with `reason`: where the value, real's value or real's interval is missing; where n differs from
+  real's by more than 5%, because most figures depend on it (those of OWN_NUMBER do not); and for a measure
+  that is void because its own control failed (VOID_UNLESS).
 
 The direction (higher_is_better) is the record's own.
 """
