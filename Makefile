@@ -60,7 +60,7 @@ publish: $(VENV)/.installed
 	@[ -n "$(NHDS)" ] || { echo "error: NHDS is not set; give the folder of NHDS10.PU.txt: make publish NHDS=DIR"; exit 1; }
 	@$(SNAKEMAKE) publish --configfile config/nhds2010.yaml --config raw_dir="$(NHDS)" --cores $(CORES) \
 		--quiet host rules reason || $(LOCKED)
-	@mkdir -p published && rm -rf published/nhds2010 && cp -R results/nhds2010/published published/nhds2010
+	@$(BIN)/python workflow_scripts/copy_published.py --published results/nhds2010/published --target published/nhds2010
 	@du -sh published/nhds2010/model published/nhds2010/cohort
 
 test: $(VENV)/.installed-dev

@@ -7,7 +7,8 @@
 #
 # An evaluation is a rule and a script of the same name. The param `script` names the script, because a rule derived
 # from another inherits the directive script. A release is compared with the test visits. The release of `real` is
-# therefore dataset/val.parquet: as many real visits, on which no model was trained.
+# therefore dataset/val.parquet: as many real visits, on which no model was trained. `held_out` are the visits that
+# `real` is scored on: no more of any other run are scored, because most figures depend on n.
 import json
 
 SEED = config["evaluate"]["seed"]
@@ -21,6 +22,7 @@ rule evaluate_medical_validity:
         synthetic=of_run("synthesized"),
         counts=of_run("counts"),
         rules=VALIDITY,
+        held_out=of_run("held_out", "medical_validity"),
         modules=modules_of("evaluate_medical_validity"),
     output:
         records=f"{RESULTS}/evaluation/{{run}}/medical_validity.json",
@@ -60,6 +62,7 @@ use rule evaluate_medical_validity as evaluate_fidelity with:
     input:
         synthetic=of_run("synthesized"),
         train=rules.build_dataset.output.train,
+        held_out=of_run("held_out", "fidelity"),
         modules=modules_of("evaluate_fidelity"),
     output:
         records=f"{RESULTS}/evaluation/{{run}}/fidelity.json",
@@ -77,6 +80,7 @@ use rule evaluate_medical_validity as evaluate_classifier with:
         synthetic=of_run("release"),
         train=rules.build_dataset.output.train,
         test=rules.build_dataset.output.test,
+        held_out=of_run("held_out", "classifier"),
         modules=modules_of("evaluate_classifier"),
     output:
         records=f"{RESULTS}/evaluation/{{run}}/classifier.json",
@@ -94,6 +98,7 @@ use rule evaluate_classifier as evaluate_utility with:
         synthetic=of_run("release"),
         train=rules.build_dataset.output.train,
         test=rules.build_dataset.output.test,
+        held_out=of_run("held_out", "utility"),
         modules=modules_of("evaluate_utility"),
     output:
         records=f"{RESULTS}/evaluation/{{run}}/utility.json",
@@ -112,6 +117,7 @@ use rule evaluate_classifier as evaluate_privacy with:
         train=rules.build_dataset.output.train,
         val=rules.build_dataset.output.val,
         test=rules.build_dataset.output.test,
+        held_out=of_run("held_out", "privacy"),
         modules=modules_of("evaluate_privacy"),
     output:
         records=f"{RESULTS}/evaluation/{{run}}/privacy.json",
@@ -137,6 +143,7 @@ use rule evaluate_classifier as evaluate_race with:
         synthetic=of_run("release"),
         train=rules.build_dataset.output.train,
         test=rules.build_dataset.output.test,
+        held_out=of_run("held_out", "race"),
         modules=modules_of("evaluate_race"),
     output:
         records=f"{RESULTS}/evaluation/{{run}}/race.json",
@@ -150,7 +157,6 @@ use rule evaluate_classifier as evaluate_race with:
             seed=of_run("seed"),
             sample_seed=SEED,
             visits=of_run("visits", "race"),
-            least_patients=config["evaluate"]["race"]["least_patients"],
             raw_dir=raw_dir(config),
             source=config["cohort"]["source"],
             control=of_run("control"),
@@ -226,7 +232,7 @@ use rule evaluate_heads as evaluate_likelihood with:
             seed=of_run("seed"),
             sample_seed=SEED,
             model=of_run("attacked_model"),
-            patients=config["evaluate"]["likelihood"]["patients"],
+            visits=config["evaluate"]["visits"],
             sampling_fraction=config["evaluate"]["sampling_fraction"],
             control=of_run("control"),
         ),
@@ -268,6 +274,7 @@ use rule evaluate_heads as evaluate_conditioning with:
         model_files=model_of_run,
         train=rules.build_dataset.output.train,
         test=rules.build_dataset.output.test,
+        held_out=of_run("held_out", "conditioning"),
         modules=modules_of("evaluate_conditioning"),
     output:
         records=f"{RESULTS}/evaluation/{{run}}/conditioning.json",
@@ -319,6 +326,7 @@ rule summarize:
         settings=named(
             experiment=config["experiment"],
             main_run=MAIN.name,
+            privacy_run=next((run.name for run in of_kind("privacy")), None),
             runs=[run.name for run in of_kind("training")],
             models=[run.model for run in of_kind("training")],
             config=json.dumps(tracked_config(config), sort_keys=True),

@@ -56,6 +56,7 @@ rule generate:
             seed=of_run("generation_seed"),
             patients=of_run("patients"),
             demographics=of_run("demographics"),
+            as_many_as_test=of_run("as_many_as_test"),
             constrained=of_run("constrained"),
             shards=SHARDS,
             batch_size=config["generate"]["batch_size"],

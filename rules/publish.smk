@@ -17,6 +17,7 @@ rule publish:
         test=rules.build_dataset.output.test,
         rules=VALIDITY,
         metrics=METRICS,
+        limits=workflow_file("resources", "publication_limits.csv"),
         terms=workflow_file("resources", "publication.yaml"),
         model_card=workflow_file("resources", "model_card.md.j2"),
         data_card=workflow_file("resources", "data_card.md.j2"),
@@ -44,7 +45,6 @@ rule publish:
             model=MAIN.model,
             published=f"{RESULTS}/published",
             patients=config["publish"]["patients"],
-            max_megabytes=config["publish"]["max_megabytes"],
             seed=config["generate"]["seed"],
         ),
     script:

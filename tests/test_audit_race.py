@@ -38,7 +38,7 @@ def audited(release, told: bool, least: int = 20, real: bool = True) -> dict:
     coded, names = encode([TRAIN, TEST, release])
     groups = groups_by(TRAIN, told, 1), groups_by(TEST, told, 2)
     figures = audit(*coded, groups, RACES, len(names), 0, least, real)
-    return {(metric, group): estimate for metric, group, estimate, _, _ in figures}
+    return {(metric, group): estimate for metric, group, estimate, *_ in figures}
 
 
 def test_race_that_codes_tell_is_found_and_race_that_they_do_not_is_not():

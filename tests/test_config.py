@@ -96,7 +96,7 @@ GIVEN = {
     "simulate_raw": set(),
     "build_dataset": set(),
     "train": {"threads"},
-    "generate": {"mode", "shard", "threads"},
+    "generate": {"mode", "shard", "threads", "as_many_as_test"},
     "generate_naive": {"method", "mode", "patients", "true_length"},
     "evaluate_heads": {*OF_A_RECORD, "group_seed", "device"},
     "evaluate_duplicates": {*OF_A_RECORD, "control_seed", "device"},
@@ -136,9 +136,13 @@ def keys_of(script: str) -> dict[str, Any]:
         },
         "publish": {**config["publish"], "seed": generate["seed"]},
     }
-    attacks = {"sampling_fraction": evaluate["sampling_fraction"]}
-    of_attacks = attacks if script in ("evaluate_privacy", "evaluate_likelihood") else {}
-    return own.get(script, {**evaluate.get(script.removeprefix("evaluate_"), {}), **of_attacks})
+    attacks = ("privacy", "likelihood")
+    of_evaluations = {
+        "visits": (*attacks, "fidelity", "classifier", "utility", "conditioning", "race"),
+        "sampling_fraction": attacks,
+    }
+    name = script.removeprefix("evaluate_")
+    return own.get(script, {key: evaluate[key] for key, names in of_evaluations.items() if name in names})
 
 
 def mismatches(script: str, keys: dict[str, Any]) -> set[str]:

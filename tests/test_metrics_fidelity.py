@@ -10,7 +10,7 @@ import pytest
 
 from cohortloom.data.coded import encode, pairs_across, pairs_within, sample_patients
 from cohortloom.data.visits import write_visits
-from cohortloom.evaluation.fidelity import fidelity, rarest, top_overlap
+from cohortloom.evaluation.fidelity import fidelity, histories, rarest, top_overlap
 from evaluate_fidelity import evaluate_fidelity
 from metric_tables import visits_of
 
@@ -30,7 +30,8 @@ SCORED = [
 
 def figures(train, scored, seed=0) -> dict:
     (known, made), codes = encode([train, scored])
-    return {(m, s): e for m, s, e, *_ in fidelity(known, made, len(codes), seed)}
+    found = [*fidelity(known, made, len(codes), seed), *histories(known, made, seed)]
+    return {(m, s): e for m, s, e, *_ in found}
 
 
 def r2(truth: dict, other: dict, keys=None) -> float:

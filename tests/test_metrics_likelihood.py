@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from build_dataset import build_dataset
+from cohortloom.base.errors import UserError
 from cohortloom.data.examples import Examples, collate, plain_pairs
 from cohortloom.data.visits import write_visits
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
 from cohortloom.model.scoring import patient_scores
+from cohortloom.release.gates import check_limits, read_limits
+from conftest import REPOSITORY
 from evaluate_likelihood import evaluate_likelihood
 from metric_worlds import hospital
 from train import train
@@ -54,6 +57,15 @@ def test_what_was_learnt_by_heart_is_found_and_the_control_finds_nothing(files, 
     assert set(found) == {"likelihood_auc", "likelihood_tpr_1fpr", "likelihood_gain"}
 
 
+def test_publishing_refuses_what_was_learnt_by_heart(files, tmp_path):
+    limits = read_limits(REPOSITORY / "resources" / "publication_limits.csv")
+    limit = [one for one in limits if one.metric == "likelihood_auc"]
+    records = [*attacked(files, tmp_path).values()]
+    assert next(r for r in records if r["metric"] == "likelihood_auc")["value"] > limit[0].limit
+    with pytest.raises(UserError, match="here: likelihood_auc: "):
+        check_limits(records, "x", limit, {"likelihood_auc": ""}, "here")
+
+
 def test_a_score_is_the_log_likelihood_a_token_of_the_visits_one_by_one(files, monkeypatch):
     bart = PromptBartWithDemographicPrediction.from_pretrained(files["model"]).eval()
     data = Examples.load(files["test"])
@@ -79,4 +91,4 @@ def test_a_score_is_the_log_likelihood_a_token_of_the_visits_one_by_one(files, m
 
 
 def test_as_many_of_each_side(files, tmp_path):
-    assert attacked(files, tmp_path, patients=20)["likelihood_auc"]["n"] == 40
+    assert attacked(files, tmp_path, visits=20)["likelihood_auc"]["n"] == 40

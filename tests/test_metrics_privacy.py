@@ -181,7 +181,7 @@ def test_copies_are_sets_of_five_codes_or_more():
     train = visits_of([["a b c d e"], ["p q"], ["a b c d e f"]])
     release = visits_of([["e d c b a"], ["p q"], ["a b c d f"], ["f e d c b a"]])
     (known, made), names = encode([train, release])
-    ((_, _, found, _, _),) = privacy.copy_share(known, made, len(names), 0)
+    ((_, _, found, *_),) = privacy.copy_share(known, made, len(names), 0)
     assert found.value == pytest.approx(2 / 3, abs=1e-9) and found.n == 3
 
 

@@ -57,18 +57,22 @@ def card(tmp_path_factory) -> dict:
         "shuffled": shuffled(another, 7),
     }
     paths = []
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr("evaluate_conditioning.PAIRS", 150)  # so many can be matched in every set
     for run, table in made.items():
         release = folder / f"made {run}.parquet"
         write_visits(table, release, {})
         held = files["test"] if run == "real" else release  # where no test visits stand on the other side
         out = [folder / f"{run} {kind}.json" for kind in "mfcput"]
-        evaluate_medical_validity(synthetic=held, rules=RULES, records=out[0], run=run)
-        evaluate_fidelity(synthetic=held, train=files["train"], records=out[1], run=run)
-        evaluate_classifier(synthetic=release, **two, records=out[2], run=run)
-        evaluate_privacy(synthetic=release, **files, records=out[3], run=run)
-        evaluate_utility(synthetic=release, **two, records=out[4], run=run)
-        evaluate_conditioning(synthetic=release, **two, records=out[5], run=run)
+        of_test, of_val = ({"run": run, "held_out": files[name]} for name in ("test", "val"))
+        evaluate_medical_validity(synthetic=held, rules=RULES, records=out[0], **of_test)
+        evaluate_fidelity(synthetic=held, train=files["train"], records=out[1], **of_test)
+        evaluate_classifier(synthetic=release, **two, records=out[2], **of_val)
+        evaluate_privacy(synthetic=release, **files, records=out[3], **of_val)
+        evaluate_utility(synthetic=release, **two, records=out[4], **of_val)
+        evaluate_conditioning(synthetic=release, **two, records=out[5], **of_val)
         paths += out
+    monkeypatch.undo()
     records = scorecard.join(scorecard.read_records(paths), scorecard.read_metrics(RESOURCES / "metrics.csv"))
     return {(r["run"], r["metric"], r["subset"]): r for r in records}
 
@@ -98,8 +102,8 @@ def test_copies_have_perfect_fidelity_and_no_privacy(card):
     assert {"copy_share", "membership_auc", "attribute_risk"} <= missed
     assert card["copy", "copy_share", ""]["value"] == 1
     assert not {"js_distance", "unigram_r2", "bigram_r2", "prediction_auc", "any_violation_rate"} & missed
-    assert card["copy", "js_distance", ""]["value"] == pytest.approx(0, abs=1e-9)
-    assert card["copy", "bigram_r2", ""]["value"] == pytest.approx(1, abs=1e-9)
+    assert card["copy", "js_distance", ""]["value"] < card["real", "js_distance", ""]["value"]
+    assert card["copy", "bigram_r2", ""]["value"] > card["real", "bigram_r2", ""]["value"]
 
 
 def test_permuted_demographics_fail_medical_validity_and_conditioning(card):

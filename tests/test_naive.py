@@ -11,7 +11,7 @@ from cohortloom.base.errors import UserError
 from cohortloom.data.coded import encode
 from cohortloom.data.reveal import revealed_mask
 from cohortloom.data.visits import SCHEMA, code_lists, read_visits, write_visits
-from cohortloom.evaluation.fidelity import fidelity
+from cohortloom.evaluation.fidelity import fidelity, histories
 from cohortloom.generation.naive import Training, draw_visits, later_ages, stratum_of
 from generate_naive import generate_naive
 from metric_tables import visits_of
@@ -149,7 +149,8 @@ def test_prevalence_keeps_codes_and_loses_pairs_that_markov_keeps(files):
     for method in ("prevalence", "markov", "copy"):
         made, *_ = make(files, method, "synthesize")
         (known, scored), names = encode([train, made])
-        scores[method] = {m: e.value for m, s, e, _, _ in fidelity(known, scored, len(names), 0) if not s}
+        found = [*fidelity(known, scored, len(names), 0), *histories(known, scored, 0)]
+        scores[method] = {m: e.value for m, s, e, *_ in found if not s}
     assert scores["copy"]["bigram_r2"] > 0.8
     assert scores["markov"]["bigram_r2"] > scores["prevalence"]["bigram_r2"] + 0.2
     for method in scores:

@@ -53,7 +53,7 @@ def tiny_quality(tmp_path_factory) -> Tiny:
         "quality": TINY,
         "naive": NAIVE,
         "runs": {"lm_only": None},
-        "evaluate": {"utility": {"visits": 40}},
+        "evaluate": {"visits": 40},
     }
     (base / "overlay.yaml").write_text(yaml.safe_dump(overlay))
     options = ["--configfile", str(folder / "tests" / "config_tiny.yaml"), str(base / "overlay.yaml")]

@@ -89,7 +89,7 @@ def test_every_column_of_a_row_is_filled(page):
 
 def test_violations_by_kind_name_every_set():
     kinds = [
-        figure(run, figures.VIOLATIONS, value, subset="newborn", half=1)
+        {**figure(run, figures.VIOLATIONS, value, subset="newborn", half=1), "column": "diagnoses"}
         for run, value in (("multitask", 40.0), ("real", 2.0), ("markov", 90.0))
     ]
     drawn = figures.violations(kinds, "multitask")["violations"]
@@ -107,7 +107,21 @@ def test_unequal_sizes_are_marked(tmp_path):
     inputs["records"].append(tmp_path / "extra.json")
     inputs["records"][-1].write_text(json.dumps(extra), encoding="utf-8")
     summarize(**inputs)
-    assert "0.950†" in inputs["report"].read_text(encoding="utf-8")
+    text = inputs["report"].read_text(encoding="utf-8")
+    assert "0.950†" in text and ">n differs<" in text
+
+
+def test_attacks_at_two_sets_of_ages_are_said_to_be_two(tmp_path):
+    inputs = write_inputs(tmp_path)
+    said = "The larger of the two figures is given"
+    extra = [figure(run, "membership_auc", value) for run, value in (("multitask", 0.5), ("twin", 0.53))]
+    inputs["records"].append(tmp_path / "extra.json")
+    inputs["records"][-1].write_text(json.dumps(extra), encoding="utf-8")
+    for run, spoken in (("twin", True), (None, False)):
+        summarize(**inputs, privacy_run=run)
+        text = inputs["report"].read_text(encoding="utf-8")
+        assert (said in text) == spoken
+        assert ("picks the training patient with a probability of 0.530" in text) == spoken
 
 
 def test_figures_are_drawn_with_their_alternative_texts(page):

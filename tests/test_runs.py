@@ -4,7 +4,7 @@ import pytest
 
 from cohortloom.base.errors import UserError
 from cohortloom.config.check import check_config, tracked_config
-from cohortloom.config.runs import Run, all_runs, main_run, records
+from cohortloom.config.runs import OF_A_RELEASE, Run, all_runs, main_run, records
 from test_config import SCHEMA, demo, read
 
 
@@ -64,7 +64,8 @@ def test_samples_of_the_quality_table_differ_in_generation_alone():
     assert large.large and not first.large and runs["quality-multitask-g6"].seed == 6
     assert (runs["multitask"].patients, runs["multitask"].demographics) == (7, "train")
     assert (runs["quality-markov-g2"].source, runs["quality-markov-g2"].trained_by) == ("markov", None)
-    assert first.visits == {**runs["multitask"].visits, "classifier": 10_000}
+    of_sample = {"classifier": 10_000, "utility": 10_000, "fidelity": 10_000}
+    assert first.visits == {**runs["multitask"].visits, **of_sample}
     assert large.visits == {**runs["multitask"].visits, "fidelity": 100_000}
     scored = {
         name: set(runs[f"quality-copy-{name}"].evaluations["quality"]) for name in ("g2", "g3", "large")
@@ -78,6 +79,19 @@ def test_the_quality_table_has_the_main_run_first_and_no_planted_patients():
     runs = runs_of(main_run="lm_only", runs={"planted": {"canaries": 20}}, seeds=2)
     sources = list(dict.fromkeys(runs[name].source for name in names(runs, "sample")))
     assert sources == ["lm_only-s0", "multitask-s0", "prevalence", "markov", "copy"]
+
+
+def test_the_main_run_is_attacked_once_more_at_ages_and_sexes_of_training_patients():
+    runs = runs_of(generate={"patients": 7})
+    twin, main = runs["privacy-multitask"], runs["multitask"]
+    assert names(runs, "privacy") == ["privacy-multitask"] and twin.evaluations == {
+        "evaluate_all": ("privacy",)
+    }
+    assert (twin.trained_by, twin.train, twin.seed) == ("multitask", None, main.seed)
+    assert (twin.demographics, twin.as_many_as_test) == ("train", True) and not main.as_many_as_test
+    assert twin.visits["privacy"] == main.visits["privacy"] and twin.held_out == main.held_out
+    assert "privacy-lm_only-s1" in runs_of(main_run="lm_only", seeds=2, train={"seed": 1})
+    assert names(runs_of(generate={"demographics": "train"}), "privacy") == []  # its own have them
 
 
 def test_naive_methods_take_the_test_patients_whatever_generate_says():
@@ -94,11 +108,23 @@ def test_real_visits_are_those_of_the_dataset():
     assert real.synthesized == held_out.synthesized == "results/demo/dataset/test.parquet"
     assert real.release == "results/demo/dataset/val.parquet" and real.counts == []
     assert real.control and not held_out.control and real.model is None
-    assert (real.visits["fidelity"], real.visits["classifier"]) == (10_000, 20_000)
+    assert (real.visits["fidelity"], real.visits["classifier"]) == (20_000, 20_000)
     assert held_out.visits["classifier"] == 10_000
     assert (
         runs["copy"].release == runs["copy"].synthesized == "results/demo/synthetic/copy/synthesize.parquet"
     )
+
+
+def test_no_more_visits_of_a_run_are_scored_than_real_has(tmp_path):
+    """Of real itself and of the samples of the quality table, at an n of their own, nothing is cut."""
+    (tmp_path / "theirs.csv").touch()
+    runs = runs_of(evaluate={"external": {"theirs": str(tmp_path / "theirs.csv")}})
+    for name in ("multitask", "copy", "theirs", "ablation-years-s0"):
+        of_test = {key for key, path in runs[name].held_out.items() if path == runs["real"].synthesized}
+        of_val = {key for key, path in runs[name].held_out.items() if path == runs["real"].release}
+        assert of_test == {"medical_validity", "fidelity"} and of_test | of_val == set(OF_A_RELEASE)
+    for name in ("real", "quality-real", "quality-copy-g0", "quality-multitask-large"):
+        assert set(map(str, runs[name].held_out.values())) == {"[]"}
 
 
 def test_only_what_a_trained_run_synthesized_may_be_exported(tmp_path):
@@ -132,7 +158,7 @@ def test_each_target_reads_the_records_of_its_own_runs_and_what_they_stand_besid
         target: [tuple(path.split("/")[-2:]) for path in records(runs, target)]
         for target in ("evaluate_all", "evaluate_external", "ablation", "quality")
     }
-    assert len(read_by["evaluate_all"]) == len(set(read_by["evaluate_all"])) == 54
+    assert len(read_by["evaluate_all"]) == len(set(read_by["evaluate_all"])) == 55
     assert {name for name, _ in read_by["evaluate_external"]} == {
         *("theirs", "real", "copy", "prevalence", "markov")
     }
@@ -148,7 +174,9 @@ def test_each_target_reads_the_records_of_its_own_runs_and_what_they_stand_besid
     }
 
 
-@pytest.mark.parametrize("name", ["multitask", "real", "copy", "ablation-years-s0", "quality-real"])
+@pytest.mark.parametrize(
+    "name", ["multitask", "real", "copy", "ablation-years-s0", "quality-real", "privacy-x"]
+)
 def test_external_visits_under_a_name_that_is_taken_are_refused(name, tmp_path):
     (tmp_path / "theirs.csv").touch()
     with pytest.raises(UserError, match=f"evaluate.external.{name}: this name is taken"):
@@ -158,7 +186,7 @@ def test_external_visits_under_a_name_that_is_taken_are_refused(name, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["real", "echo", "ablation-x", "quality-x", "mine-s1"])
+@pytest.mark.parametrize("name", ["real", "echo", "ablation-x", "quality-x", "privacy-x", "mine-s1"])
 def test_a_run_under_a_name_that_is_taken_is_refused(name):
     with pytest.raises(UserError, match=f"runs.{name}: this name is taken"):
         runs_of(runs={name: {}})

@@ -136,7 +136,74 @@ def test_sizes_more_than_five_percent_apart_are_marked():
     mine, near = figure("multitask", "js_distance", 0.1, n=100), figure("copy", "js_distance", 0.1, n=105)
     far = figure("real", "js_distance", 0.1, n=94)
     marks = scorecard.unequal_sizes([mine, near, far])
-    assert marks["multitask", ("synthesize", "js_distance", "")] == ["real"]
+    assert marks["multitask", ("synthesize", "js_distance", "all", "")] == ["real"]
+
+
+@pytest.mark.parametrize("field", ["n", "n_reference"])
+def test_where_n_differs_there_is_no_verdict_but_that_of_a_criterion(field):
+    mine, real = figure("multitask", "js_distance", 0.1), figure("real", "js_distance", 0.1)
+    assert (joined(mine, real)["pass"], joined(mine, real)["reason"]) == (True, None)
+    found = joined({**mine, field: 10 * mine[field]}, real)
+    assert (found["pass"], found["reason"]) == (None, "n differs")
+    assert sentences.in_words(found, METRICS["js_distance"])["verdict"] == "n differs"
+    rate = {**figure("multitask", "copy_share", 0.1), field: 10 * mine[field]}  # of its own long visits
+    assert joined(rate, figure("real", "copy_share", 0.1))["pass"] is (True if field == "n" else None)
+    criterion = {**figure("multitask", "age_violation_rate", 0.001), field: 10 * mine[field]}
+    assert joined(criterion, figure("real", "age_violation_rate", 0.001))["pass"] is True
+
+
+@pytest.mark.parametrize(
+    "better, margin", [(False, "at most 0.110"), (True, "at least 0.090"), (None, "0.090 to 0.110")]
+)
+def test_the_margin_stands_beside_the_verdict(better, margin):
+    """It is real's interval, which is wider where fewer visits are held out."""
+    mine, real = (figure(run, "js_distance", 0.1, better=better) for run in ("multitask", "real"))
+    found = joined(mine, real)
+    assert (found["real_low"], found["real_high"]) == (real["ci_low"], real["ci_high"])
+    assert sentences.in_words(found, METRICS["js_distance"])["margin"] == margin
+    assert sentences.in_words(joined(mine), METRICS["js_distance"])["margin"] == ""
+
+
+def test_figures_of_two_columns_of_codes_are_not_mixed():
+    """Procedures beside diagnoses: each against its own real, the criterion that of the diagnoses."""
+
+    def of(column: str, run: str, metric: str, value: float) -> dict:
+        return {**figure(run, metric, value), "column": column}
+
+    records = [
+        of(column, run, metric, value + shift)
+        for metric in ("js_distance", "age_violation_rate")
+        for column, shift in (("diagnoses", 0.0), ("procedures", 0.5))
+        for run, value in (("multitask", 0.001), ("real", 0.1))
+    ]
+    for order in (records, records[::-1]):
+        found = {(r["run"], r["metric"], r["column"]): r for r in scorecard.join(order, METRICS)}
+        assert found["multitask", "js_distance", "diagnoses"]["real"] == 0.1
+        assert found["multitask", "js_distance", "procedures"]["real"] == 0.6
+        criterion = found["multitask", "age_violation_rate", "diagnoses"]
+        assert criterion["target"] == 0.02 and criterion["pass"] is True
+        assert found["multitask", "age_violation_rate", "procedures"]["target"] is None
+        said = sentences.in_words(found["multitask", "js_distance", "procedures"], METRICS["js_distance"])
+        assert said["mode"] == "procedures"
+        joint = list(found.values())
+        assert {r["value"] for r in joint if scorecard.is_headline(r)} == {0.001, 0.1}
+
+
+def test_of_two_attacks_the_larger_is_the_main_runs_own():
+    def of(run: str, copies: float, distance: float) -> list[dict]:
+        return [figure(run, "copy_share", copies), figure(run, "membership_auc", distance)]
+
+    records = [*of("multitask", 0.01, 0.51), *of("privacy-multitask", 0.02, 0.505), *of("lm_only", 0.03, 0.6)]
+    records.append(figure("multitask", "js_distance", 0.1))
+    found = {
+        (r["run"], r["metric"], r["subset"]): r["value"]
+        for r in scorecard.larger_leaks(records, "multitask", "privacy-multitask")
+    }
+    assert found["multitask", "copy_share", ""] == 0.02 and found["multitask", "membership_auc", ""] == 0.51
+    assert found["multitask", "copy_share", scorecard.AGES_OF_TEST] == 0.01
+    assert found["multitask", "membership_auc", scorecard.AGES_OF_TRAINING] == 0.505
+    assert found["lm_only", "membership_auc", ""] == 0.6 and len(found) == 9
+    assert scorecard.larger_leaks(records[:2], "multitask", None) == records[:2]
 
 
 def test_the_order_of_the_files_does_not_matter(tmp_path):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from cohortloom.base.step import main
 from cohortloom.data.absent import has_demographics
-from cohortloom.data.coded import encode, sample_patients
+from cohortloom.data.coded import encode, sample_patients, sample_size
 from cohortloom.data.visits import CODE_COLUMNS, read_visits
 from cohortloom.evaluation.classifier import two_sample
-from cohortloom.evaluation.records import save_figures
+from cohortloom.evaluation.records import Figure, of_column, save_figures
 
 
 def evaluate_classifier(
@@ -19,21 +19,24 @@ def evaluate_classifier(
     run: str,
     seed: int = 0,
     mode: str = "synthesize",
+    held_out: Path | None = None,
     visits: int = 20000,
     sample_seed: int = 0,
 ) -> None:
     """Train classifiers to distinguish a sample of `synthetic` from as many visits of `test`; score them.
 
-    Of `train` only the frequency of codes is used. `seed` is the run's own and only written down;
-    `sample_seed` draws samples, folds and the classifiers.
+    At most `visits` of each, and no more than `held_out` has, the real visits whose figure stands beside. Of
+    `train` only the frequency of codes is used. `seed` is the run's own and only written down; `sample_seed`
+    draws samples, folds and the classifiers.
     """
-    reference, held_out, release = (read_visits(path) for path in (train, test, synthetic))
-    size = min(visits, held_out.num_rows, release.num_rows)
-    parts = [reference, *(sample_patients(part, size, sample_seed) for part in (held_out, release))]
-    figures = []
+    reference, real, release = (read_visits(path) for path in (train, test, synthetic))
+    size = min(sample_size(visits, held_out), real.num_rows, release.num_rows)
+    parts = [reference, *(sample_patients(part, size, sample_seed) for part in (real, release))]
+    figures: list[Figure] = []
     for column in CODE_COLUMNS:
         coded, names = encode(parts, column)
-        figures += two_sample(*coded, len(names), sample_seed, has_demographics(synthetic))
+        found = two_sample(*coded, len(names), sample_seed, has_demographics(synthetic))
+        figures += of_column(column, found)
     save_figures(records, figures, run, seed, mode)
 
 

@@ -8,11 +8,11 @@ import numpy as np
 from cohortloom.base.ragged import row_offsets
 from cohortloom.base.step import main, quiet_libraries
 from cohortloom.data.absent import NO_DEMOGRAPHICS, has_demographics
-from cohortloom.data.coded import encode, sample_patients
+from cohortloom.data.coded import encode, sample_patients, sample_size
 from cohortloom.data.visits import CODE_COLUMNS, read_visits
 from cohortloom.evaluation.conditioning import flips, observed, probes, written
 from cohortloom.evaluation.intervals import UNDEFINED
-from cohortloom.evaluation.records import Figure, save_figures
+from cohortloom.evaluation.records import Figure, of_column, save_figures
 
 PAIRS = 500  # of people whose sex or age is flipped, at most
 
@@ -27,14 +27,16 @@ def evaluate_conditioning(
     seed: int = 0,
     mode: str = "synthesize",
     model: Path | None = None,
-    visits: int = 10000,
+    held_out: Path | None = None,
+    visits: int = 20000,
     sample_seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Probe a sample of `visits` of `synthetic`, trained on one of `train`, and flip sex and age.
 
+    No more are probed than `held_out` has, the real visits whose figures stand beside.
     With a `model` folder the first visits of PAIRS people of `test` are generated with the other sex or
-    age and the same seeds; without one the distances are those of matched pairs in `synthetic`. Age and sex
+    age and the same seeds; without one the distances are those of matched pairs in the sample. Age and sex
     must be known: for a foreign file without them no figure has a value. `seed` is the run's own and only
     written down; `sample_seed` draws samples, pairs, visits and groups.
     """
@@ -45,17 +47,19 @@ def evaluate_conditioning(
         return
     reference, people, release = (read_visits(path) for path in (train, test, synthetic))
     known = sample_patients(reference, visits, sample_seed)
-    parts = [known, people, sample_patients(release, visits, sample_seed), release]
+    sample = sample_patients(release, sample_size(visits, held_out), sample_seed)
+    parts = [known, people, sample]
     figures: list[Figure] = []
     for column in CODE_COLUMNS:
-        (training, asked, sample, whole), names = encode(parts, column)
-        figures += probes(training, sample, len(names), sample_seed)
+        (training, asked, probed), names = encode(parts, column)
+        found = [*probes(training, probed, len(names), sample_seed)]
         if model is None:
-            sides, n_codes = observed(whole, PAIRS, sample_seed), len(names)
+            sides, n_codes = observed(probed, PAIRS, sample_seed), len(names)
         else:
             write, n_codes = _writer(model, device)
             sides = written(asked, write, PAIRS, sample_seed)
-        figures += flips(sides, n_codes, sample_seed)
+        found += flips(sides, n_codes, sample_seed)
+        figures += of_column(column, found)
     save_figures(records, figures, run, seed, mode)
 
 

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from cohortloom.base.files import read_json, write_json
 from cohortloom.base.step import main, quiet_libraries
-from cohortloom.evaluation.records import log_record, record
+from cohortloom.evaluation.records import HEADLINE, log_record, record
 
 PER_CODE = {"duplicate_rate": "duplicates", "invalid_token_rate": "invalid_tokens"}
 PER_VISIT = {"cut_off_rate": "cut_off"}
@@ -25,7 +27,8 @@ def evaluate_duplicates(
 ) -> None:
     """Rates of faults from the counts that generation kept, and of repeated codes when they are allowed.
 
-    The control generates CONTROL_VISITS first visits with no_repeat_ngram_size off; nothing of it is written.
+    The control generates the first visits of CONTROL_VISITS test patients, drawn at random, with
+    no_repeat_ngram_size off; nothing of it is written. `control_seed` draws the patients and their codes.
     """
     quiet_libraries()
     from cohortloom.data.examples import Examples
@@ -43,7 +46,8 @@ def evaluate_duplicates(
     name, _ = pick_device(device)
     bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
     words, data = Vocabulary.load(model / "vocabulary.json"), Examples.load(test)
-    first = (data.visit == 0).nonzero()[0][:CONTROL_VISITS]
+    first = (data.visit == 0).nonzero()[0]
+    first = np.random.default_rng([control_seed, 0xD0B1]).permutation(first)[:CONTROL_VISITS]
     drawn = synthesize(
         bart,
         words,
@@ -68,10 +72,10 @@ def _rate(run: str, seed: int, mode: str, metric: str, above: int, below: int, n
     better = None if metric == "duplicate_rate_control" else False
     if not below:
         reason = "no visit was generated" if metric in PER_VISIT else "no code was generated"
-        return record(run, seed, mode, metric, n=n, higher_is_better=better, reason=reason)
+        return record(run, seed, mode, metric, n=n, higher_is_better=better, reason=reason, column=HEADLINE)
     value = above / below
     low, high = binomtest(above, below).proportion_ci(method="exact")
-    return record(run, seed, mode, metric, "", value, low, high, n, None, better)
+    return record(run, seed, mode, metric, "", value, low, high, n, None, better, column=HEADLINE)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ import numpy as np
 from cohortloom.base.ragged import patient_of_visit
 from cohortloom.base.step import main, quiet_libraries
 from cohortloom.data.coded import patient_groups
-from cohortloom.evaluation.intervals import ratio
-from cohortloom.evaluation.records import Figure, save_figures
+from cohortloom.evaluation.intervals import Estimate, ratio
+from cohortloom.evaluation.records import NOT_TRAINED, Figure, save_figures
 
 MODE = "teacher_forced"
 NO_KNOWN_CODE = "no held-out visit holds a code of the vocabulary"
@@ -27,8 +27,9 @@ def evaluate_heads(
 ) -> None:
     """Score the age and sex heads on test visits: teacher-forced, nothing revealed, dropout off.
 
-    Losses are means over the visits that hold a code of the vocabulary. `seed` is the run's own and only
-    written down; `group_seed` draws the groups of the intervals.
+    Losses are means over the visits that hold a code of the vocabulary. A head of weight 0 was not trained:
+    its figures have no value, for they would say nothing. `seed` is the run's own and only written down;
+    `group_seed` draws the groups of the intervals.
     """
     quiet_libraries()
     import torch
@@ -68,6 +69,12 @@ def evaluate_heads(
     figures = [
         Figure(metric, "", ratio(sums[above], sums[below], n), None, better, NO_KNOWN_CODE)
         for metric, above, below, better in rates
+    ]
+    untrained = [head for head in ("age", "sex") if not getattr(bart.config, f"{head}_weight")]
+    nothing = {"estimate": Estimate(np.nan, np.nan, np.nan, n), "reason": NOT_TRAINED}
+    figures = [
+        figure._replace(**nothing) if figure.metric.split("_head_")[0] in untrained else figure
+        for figure in figures
     ]
     save_figures(records, figures, run, seed, MODE)
 

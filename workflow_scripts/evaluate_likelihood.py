@@ -22,7 +22,7 @@ def evaluate_likelihood(
     records: Path,
     run: str,
     seed: int = 0,
-    patients: int = 20000,
+    visits: int = 20000,
     sampling_fraction: float | None = None,
     control: bool = False,
     sample_seed: int = 0,
@@ -31,7 +31,7 @@ def evaluate_likelihood(
     """Attack training patients of `train` beside as many of `test` with the model in the folder `model`.
 
     A patient's score is the log likelihood a token of all visits, each after the earlier ones:
-    teacher-forced, nothing revealed, dropout off. At most `patients` of each side. With `control` the
+    teacher-forced, nothing revealed, dropout off. At most `visits` patients of each side. With `control` the
     patients of `val` stand for the training ones: what the attack finds where nobody was trained on.
     `sampling_fraction`: see evaluate_privacy. `seed` is the run's own and only written down; `sample_seed`
     draws samples and groups.
@@ -48,7 +48,7 @@ def evaluate_likelihood(
     sizes = [int((part.visit == 0).sum()) for part in sets]
     fraction = sampling_fraction or sizes[0] / sum(sizes)
     members, others = (sets[1] if control else sets[0]), sets[2]
-    count = min(patients, *(int((part.visit == 0).sum()) for part in (members, others)))
+    count = min(visits, *(int((part.visit == 0).sum()) for part in (members, others)))
     scores = [patient_scores(bart, _some_patients(part, count, sample_seed)) for part in (members, others)]
     figures = attack("likelihood", *scores, sizes[0], sample_seed, fraction)
     save_figures(records, figures, run, seed, MODE)

@@ -5,11 +5,15 @@ from typing import Literal
 
 from cohortloom.base.step import main
 from cohortloom.data.absent import NO_DEMOGRAPHICS, has_demographics
-from cohortloom.data.coded import encode, sample_patients
+from cohortloom.data.coded import encode, sample_patients, sample_size
 from cohortloom.data.visits import CODE_COLUMNS, read_visits
 from cohortloom.evaluation.race import audit, unknown
-from cohortloom.evaluation.records import save_figures
+from cohortloom.evaluation.records import Figure, of_column, save_figures
 from cohortloom.sources.race import RACES, race_of_patients, race_of_visits
+
+# Rates of fewer people, written beside the group's name, would come close to naming them, and an AUC of so
+# few has an interval from guessing to certainty.
+MIN_PATIENTS = 20
 
 
 def evaluate_race(
@@ -23,30 +27,33 @@ def evaluate_race(
     run: str,
     seed: int = 0,
     mode: str = "synthesize",
+    held_out: Path | None = None,
     visits: int = 20000,
-    least_patients: int = 20,
     control: bool = False,
     sample_seed: int = 0,
 ) -> None:
     """Read race from the raw tables, hold it in memory, and write how well the visits predict it.
 
-    A race with fewer than `least_patients` is not reported. `control`: the release is real, and how well race
-    is predicted from held-out visits is among the records. At most `visits` of each set, in whole patients.
+    A race with fewer than MIN_PATIENTS is not reported. `control`: the release is real, and how well race
+    is predicted from held-out visits is among the records. At most `visits` of each set, in whole patients,
+    and of the release no more than `held_out` has, the real visits that are scored beside.
     `seed` is the run's own and only written down; `sample_seed` draws samples and the groups of the
     intervals.
     """
     recorded = race_of_patients(source, raw_dir)
-    figures = []
+    figures: list[Figure] = []
     if recorded is None:
         figures.append(unknown("no raw table records race"))
     elif not has_demographics(synthetic):
         figures.append(unknown(NO_DEMOGRAPHICS))
     else:
-        parts = [sample_patients(read_visits(path), visits, sample_seed) for path in (train, test, synthetic)]
+        sizes = ((train, visits), (test, visits), (synthetic, sample_size(visits, held_out)))
+        parts = [sample_patients(read_visits(path), size, sample_seed) for path, size in sizes]
         race = tuple(race_of_visits(part, recorded) for part in parts[:2])
         for column in CODE_COLUMNS:
             coded, names = encode(parts, column)
-            figures += audit(*coded, race, RACES, len(names), sample_seed, least_patients, control)
+            found = audit(*coded, race, RACES, len(names), sample_seed, MIN_PATIENTS, control)
+            figures += of_column(column, found)
     save_figures(records, figures, run, seed, mode)
 
 

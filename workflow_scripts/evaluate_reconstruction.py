@@ -5,7 +5,7 @@ from pathlib import Path
 from cohortloom.base.step import main
 from cohortloom.data.visits import read_visits
 from cohortloom.evaluation.reconstruction import reconstruction
-from cohortloom.evaluation.records import save_figures
+from cohortloom.evaluation.records import HEADLINE, of_column, save_figures
 
 
 def evaluate_reconstruction(
@@ -16,7 +16,7 @@ def evaluate_reconstruction(
     `seed` is the run's own and only written down; `group_seed` draws the groups of the intervals.
     """
     figures = reconstruction(read_visits(reconstruct), read_visits(test), reconstruct, group_seed)
-    save_figures(records, figures, run, seed, "reconstruct")
+    save_figures(records, of_column(HEADLINE, figures), run, seed, "reconstruct")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from cohortloom.base.step import main
 from cohortloom.data.absent import has_demographics
-from cohortloom.data.coded import encode, sample_patients
+from cohortloom.data.coded import encode, sample_patients, sample_size
 from cohortloom.data.visits import CODE_COLUMNS, read_visits
-from cohortloom.evaluation.records import save_figures
+from cohortloom.evaluation.records import Figure, of_column, save_figures
 from cohortloom.evaluation.utility import prediction
 
 
@@ -19,20 +19,23 @@ def evaluate_utility(
     run: str,
     seed: int = 0,
     mode: str = "synthesize",
-    visits: int = 10000,
+    held_out: Path | None = None,
+    visits: int = 20000,
     sample_seed: int = 0,
 ) -> None:
     """Predict the most frequent codes of `test` by models trained on a sample of `visits` of `synthetic`.
 
-    Of `train` only the frequency of codes is used. `seed` is the run's own and only written down;
-    `sample_seed` draws the samples and the groups of the intervals.
+    They learn from no more visits than `held_out` has, the real ones whose figure stands beside. Of `train`
+    only the frequency of codes is used. `seed` is the run's own and only written down; `sample_seed` draws
+    the samples and the groups of the intervals.
     """
-    reference, held_out, release = (read_visits(path) for path in (train, test, synthetic))
-    parts = [reference, *(sample_patients(part, visits, sample_seed) for part in (held_out, release))]
-    figures = []
+    reference, tested, release = (read_visits(path) for path in (train, test, synthetic))
+    size = sample_size(visits, held_out)
+    parts = [reference, *(sample_patients(p, n, sample_seed) for p, n in ((tested, visits), (release, size)))]
+    figures: list[Figure] = []
     for column in CODE_COLUMNS:
         coded, names = encode(parts, column)
-        figures += prediction(*coded, names, sample_seed, has_demographics(synthetic))
+        figures += of_column(column, prediction(*coded, names, sample_seed, has_demographics(synthetic)))
     save_figures(records, figures, run, seed, mode)
 
 

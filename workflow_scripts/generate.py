@@ -43,6 +43,7 @@ def generate(
     shards: int = 1,
     demographics: str = "test",
     patients: int | None = None,
+    as_many_as_test: bool = False,
     temperature: float = 1.0,
     no_repeat_ngram_size: int = 1,
     prompt_prob: float = 0.5,
@@ -55,13 +56,13 @@ def generate(
     """Write synthetic visits of a model folder to parquet, and counts of faults on the raw ids to JSON.
 
     synthesize: one patient for each age and sex of `demographics` (test, train, or a CSV with columns age
-    and sex), of `patients` a random choice or, beyond their number, each as often
-    as any other; codes are drawn at `temperature`. reconstruct: each code of a
-    test visit is revealed with `prompt_prob`, the earlier visits are the real ones, the model writes the
-    likeliest of the rest; `terminator_bias` is added to the score of ending the visit. Of `shards` parts of
-    the batches only part `shard` (from 1) is written. `constrained` forbids the codes that the hard or the
-    full edit of `rules` bars at the patient's age and sex. Raises UserError for a repeated code and for
-    demographics outside the training range.
+    and sex), of `patients` a random choice or, beyond their number, each as often as any other; with
+    `as_many_as_test` there are as many patients as in `test`; codes are drawn at `temperature`. reconstruct:
+    each code of a test visit is revealed with `prompt_prob`, the earlier visits are the real ones, the model
+    writes the likeliest of the rest; `terminator_bias` is added to the score of ending the visit. Of `shards`
+    parts of the batches only part `shard` (from 1) is written. `constrained` forbids the codes that the hard
+    or the full edit of `rules` bars at the patient's age and sex. Raises UserError for a repeated code and
+    for demographics outside the training range.
     """
     if not 1 <= shard <= shards:
         raise UserError(f"shard: {shard} is not among 1 to {shards}; give one of these parts")
@@ -74,6 +75,8 @@ def generate(
     from cohortloom.runtime.devices import pick_device
 
     words = Vocabulary.load(model / "vocabulary.json")
+    if as_many_as_test:
+        patients = len(patient_starts(read_visits(test)))
     people = requested_patients(demographics, train, test, patients, seed) if mode == "synthesize" else None
     held_out = read_visits(test) if mode == "reconstruct" else None
     name, _ = pick_device(device)

@@ -35,6 +35,7 @@ def summarize(
     main_run: str,
     runs: list[str],
     config: str,
+    privacy_run: str | None = None,
 ) -> None:
     """Join all evaluations into the scorecard, and write the report and the provenance.
 
@@ -44,10 +45,11 @@ def summarize(
     `metrics`, `template` are resources/icd9_titles.csv, icd9_validity.csv, metrics.csv and
     report.html.j2. Outputs: `scorecard` to `provenance`. Params: `main_run` and `runs` are run ids
     (with several seeds the main run's first); `config` is the resolved config as JSON text, less the
-    keys that must not cause a rerun.
+    keys that must not cause a rerun; `privacy_run` is the id of the main run's visits at ages and sexes of
+    training patients.
     """
     table = scorecards.read_metrics(metrics)
-    card = scorecards.build(experiment, scorecards.read_records(records), main_run, table)
+    card = scorecards.build(experiment, scorecards.read_records(records), main_run, table, privacy_run)
     account = read_json(audit)
     origin = provenances.collect(json.loads(config), account)
     visits = {"training": read_visits(train), "test": read_visits(test), "synthetic": read_visits(synthetic)}

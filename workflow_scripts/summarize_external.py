@@ -5,7 +5,7 @@ from pathlib import Path
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import write_csv, write_json
 from cohortloom.base.step import log, main
-from cohortloom.evaluation.records import FIELDS
+from cohortloom.evaluation.records import FIELDS, is_headline
 from cohortloom.reporting import scorecard as scorecards
 from cohortloom.reporting.sentences import in_words
 
@@ -33,7 +33,7 @@ def summarize_external(
     write_json(scorecard, {"experiment": experiment, "external": list(names), "records": joined})
     write_csv(scorecard_csv, FIELDS, joined)
     for record in joined:
-        if record["run"] in names and record["metric"] in SHOWN and not record["subset"]:
+        if record["run"] in names and record["metric"] in SHOWN and is_headline(record):
             row = in_words(record, table[record["metric"]])
             text = "{run}: {metric} {value} (real {real}): {verdict}"
             if row["reason"]:

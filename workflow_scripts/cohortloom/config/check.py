@@ -13,7 +13,7 @@ from cohortloom.base.errors import UserError
 from cohortloom.base.methods import NAIVE
 from cohortloom.base.planting import LEAST_CANARIES
 from cohortloom.base.step import UNTRACKED
-from cohortloom.config.runs import ARM_PREFIX, QUALITY_PREFIX
+from cohortloom.config.runs import ARM_PREFIX, PRIVACY_PREFIX, QUALITY_PREFIX
 from cohortloom.sources.locate import MIMIC3, find_tables
 
 RAW_DIR_VARIABLE = "COHORTLOOM_RAW_DIR"
@@ -92,7 +92,7 @@ def check_braces(where: str, path: str) -> None:
 
 def is_reserved(name: str) -> bool:
     """Whether a name under runs or evaluate.external would be that of something else."""
-    return name == "real" or name in NAIVE or name.startswith((ARM_PREFIX, QUALITY_PREFIX))
+    return name == "real" or name in NAIVE or name.startswith((ARM_PREFIX, PRIVACY_PREFIX, QUALITY_PREFIX))
 
 
 def check_arms(config: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """The registry of runs: everything that has visits to score is one kind of object, made here from the config.
 
-A run is a training of `runs` and `seeds`, an arm of the ablation, a sample of the quality table, a naive
-method, visits of another generator, or held-out real visits. Rules ask a run what to generate and what to
+A run is a training of `runs` and `seeds`, visits of the main run at ages and sexes of training patients, an
+arm of the ablation, a sample of the quality table, a naive method, visits of another generator, or held-out
+real visits. Rules ask a run what to generate and what to
 score. Imported while Snakemake parses the workflow, so it stays light: the standard library alone.
 """
 
@@ -16,6 +17,7 @@ from cohortloom.base.step import UNTRACKED
 
 Config = Mapping[str, Any]
 ARM_PREFIX, QUALITY_PREFIX = "ablation-", "quality-"  # of the names of arms and of samples
+PRIVACY_PREFIX = "privacy-"  # of the name of the main run's visits at ages and sexes of training patients
 # One evaluation in a training, at its end: all arms are judged after equal budgets. No loss on forbidden
 # codes, whatever train says: else the arm that adds it would be the reference itself.
 OF_EVERY_ARM = {"evaluations": 1, "forbidden_weight": 0.0}
@@ -27,6 +29,10 @@ EVALUATIONS = (
 OF_EXTERNAL = ("medical_validity", "fidelity", "classifier", "privacy", "utility", "conditioning")
 OF_A_RELEASE = (*OF_EXTERNAL, "race")
 OF_AN_ARM = ("medical_validity", "fidelity")
+OF_TEST = (
+    "medical_validity",
+    "fidelity",
+)  # `real` is scored there on the test visits, else on validation visits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +41,7 @@ class Run:
 
     name: str  # its id in paths and records
     results: str  # folder of the experiment's results
-    kind: str  # training, arm, sample, naive, external or real
+    kind: str  # training, privacy, arm, sample, naive, external or real
     source: str  # the name under `runs` or `arms`, a sample's run or method, the file of external visits
     modes: tuple[str, ...]
     evaluations: Mapping[str, tuple[str, ...]]  # target -> evaluations of this run that it reads
@@ -50,6 +56,7 @@ class Run:
     generation_seed: int
     patients: int | None = None  # None: one for each age and sex of `demographics`
     demographics: str  # whose ages and sexes: test, train or a CSV
+    as_many_as_test: bool = False  # as many patients as the test set has, whatever `patients` says
     constrained: str  # which codes cannot be generated: none, hard or full
     large: bool = False  # the large sample of the quality table
 
@@ -101,6 +108,18 @@ class Run:
         return [] if self.kind == "real" else [f"{self.results}/synthetic/{self.name}/synthesize.json"]
 
     @property
+    def held_out(self) -> Mapping[str, str | list[str]]:
+        """Evaluation -> the visits that `real` is scored on there; no more of this run are scored.
+
+        Most figures depend on their number. None for the samples of the quality table, which are compared at
+        an n of their own.
+        """
+        if self.kind in ("real", "sample"):
+            return {name: [] for name in OF_A_RELEASE}
+        dataset = f"{self.results}/dataset"
+        return {name: f"{dataset}/{'test' if name in OF_TEST else 'val'}.parquet" for name in OF_A_RELEASE}
+
+    @property
     def edits_in_training(self) -> bool:
         """Whether the training reads the validity table: for a loss, or to invent canaries."""
         return bool(self.train and (self.train["forbidden_weight"] or self.train["canaries"]))
@@ -137,9 +156,7 @@ def all_runs(config: Config, results: str) -> dict[str, Run]:
         source="",
         modes=("synthesize",),
         evaluations={},
-        visits={
-            name: config["evaluate"][name]["visits"] for name in OF_A_RELEASE if name in config["evaluate"]
-        },
+        visits=dict.fromkeys((*OF_A_RELEASE, "likelihood"), config["evaluate"]["visits"]),
         generation_seed=generate["seed"],
         patients=generate["patients"],
         demographics=generate["demographics"],
@@ -147,6 +164,7 @@ def all_runs(config: Config, results: str) -> dict[str, Run]:
     )
     trainings = list(_trainings(config, like))
     others = (
+        *_privacy(config, like, trainings),
         *_naive(config, like),
         *_real(config, like, trainings),
         *_arms(config, like),
@@ -201,6 +219,30 @@ def _trainings(config: Config, like: Run) -> Iterator[Run]:
                 planted=planted,
                 seed=seed,
             )
+
+
+def _privacy(config: Config, like: Run, trainings: list[Run]) -> Iterator[Run]:
+    """`privacy-<main run>`: its visits at ages and sexes of training patients, attacked as its own are.
+
+    The main run's own have the ages and sexes of the very patients who are the attack's non-members, which
+    draws the release towards them; a cohort that is handed out has those of training patients. None where the
+    main run has them already.
+    """
+    main = main_run(config, trainings)
+    if like.demographics == "train":
+        return
+    yield replace(
+        like,
+        name=f"{PRIVACY_PREFIX}{main.name}",
+        kind="privacy",
+        source=main.source,
+        evaluations={"evaluate_all": ("privacy",)},
+        trained_by=main.name,
+        attacked=main.name,
+        seed=main.seed,
+        demographics="train",
+        as_many_as_test=True,
+    )
 
 
 def _arms(config: Config, like: Run) -> Iterator[Run]:

@@ -1,10 +1,12 @@
 """Visits as flat integer arrays: what every comparison of two sets of visits counts on."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from cohortloom.base.ragged import (
     patient_of_visit,
@@ -84,6 +86,11 @@ def encode(tables: list[pa.Table], column: str = "diagnoses") -> tuple[list[Code
             )
         )
     return coded, names
+
+
+def sample_size(visits: int, held_out: Path | None) -> int:
+    """`visits`, or where there are fewer so many as the visits of a file, which are scored beside."""
+    return visits if held_out is None else min(visits, pq.read_metadata(held_out).num_rows)
 
 
 def sample_patients(table: pa.Table, visits: int, seed: int) -> pa.Table:

@@ -13,7 +13,6 @@ from scipy.stats import ks_2samp
 from sklearn.metrics import r2_score
 
 from cohortloom.data import bands
-from cohortloom.data.absent import DEMOGRAPHICS
 from cohortloom.data.coded import Coded, count_by_group, pairs_across, pairs_within
 from cohortloom.evaluation.intervals import interval, ratio, without_each
 from cohortloom.evaluation.records import Figure
@@ -24,20 +23,18 @@ FEW_CODES = "fewer than two codes or pairs to compare"
 
 
 def fidelity(
-    train: Coded, scored: Coded, n_codes: int, seed: int, absent: frozenset[str] = frozenset()
+    train: Coded, scored: Coded, n_codes: int, seed: int, known_demographics: bool = True
 ) -> Iterator[Figure]:
-    """All figures of a scored set; both sets share a list of `n_codes` codes.
+    """All figures of a scored set's codes; both sets share a list of `n_codes` codes.
 
-    `absent` names what the scored set does not say (age, sex, days): figures that need it are left out.
+    Without `known_demographics` the strata by age and sex are left out.
     """
     groups, n_groups = scored.groups(seed)
     yield from code_figures(train, scored, n_codes, groups, n_groups)
     yield from pair_figures(train, scored, n_codes, groups, n_groups)
     yield from sequence_figures(train, scored, n_codes, groups, n_groups)
-    for figure in shape_figures(train, scored, groups, n_groups):
-        if not ("days" in absent and figure.metric.endswith("gap_days")):
-            yield figure
-    if DEMOGRAPHICS & absent:
+    yield from _shape("codes_per_visit", train.lengths, scored.lengths, groups, n_groups)
+    if not known_demographics:
         return
     for subset, of_train, of_scored in strata(train, scored):
         counts = np.bincount(train.codes[of_train[train.visit_of_code]], minlength=n_codes)
@@ -223,27 +220,30 @@ def sequence_figures(
     )
 
 
-def shape_figures(train: Coded, scored: Coded, groups: np.ndarray, n_groups: int) -> Iterator[Figure]:
-    """Kolmogorov-Smirnov distances and means of codes a visit, visits a patient and days between visits."""
+def histories(train: Coded, scored: Coded, seed: int, known_days: bool = True) -> Iterator[Figure]:
+    """Visits a patient and, with `known_days`, days between visits: they are of no column of codes."""
+    groups, n_groups = scored.groups(seed)
     last = np.append(np.flatnonzero(np.diff(scored.patient)), scored.n_visits - 1)
-    followed = scored.followed
-    parts = {
-        "codes_per_visit": (train.lengths, scored.lengths, groups),
-        "visits_per_patient": (
-            np.bincount(train.patient),
-            np.bincount(scored.patient),
-            groups[last] if scored.n_visits else groups,
-        ),
-        "gap_days": (gaps(train), gaps(scored), groups[followed]),
-    }
-    for metric, (reference, values, group) in parts.items():
-        found = ks_distances(reference, values, group, n_groups)
-        what = "that another visit of the patient follows" if metric == "gap_days" else ""
-        reason = _missing(what, len(reference), len(values))
-        distance = interval(found, len(values), 0.0, 1.0)
-        yield Figure(f"ks_{metric}", "", distance, len(reference), False, reason)
-        sums = np.bincount(group, values, n_groups), np.bincount(group, minlength=n_groups)
-        yield Figure(f"mean_{metric}", "", ratio(*sums, len(values)), len(reference), reason=reason)
+    visits = [np.bincount(part.patient) for part in (train, scored)]
+    yield from _shape("visits_per_patient", *visits, groups[last] if scored.n_visits else groups, n_groups)
+    if known_days:
+        what = "that another visit of the patient follows"
+        days = gaps(train), gaps(scored)
+        yield from _shape("gap_days", *days, groups[scored.followed], n_groups, what)
+
+
+def _shape(
+    name: str, reference: np.ndarray, values: np.ndarray, group: np.ndarray, n_groups: int, what: str = ""
+) -> Iterator[Figure]:
+    """Kolmogorov-Smirnov distance of two sets of numbers, and the mean of the second, `values` by `group`.
+
+    what: the kind of visits that have such a number, for the reason where a set has none.
+    """
+    reason = _missing(what, len(reference), len(values))
+    distance = interval(ks_distances(reference, values, group, n_groups), len(values), 0.0, 1.0)
+    yield Figure(f"ks_{name}", "", distance, len(reference), False, reason)
+    sums = np.bincount(group, values, n_groups), np.bincount(group, minlength=n_groups)
+    yield Figure(f"mean_{name}", "", ratio(*sums, len(values)), len(reference), reason=reason)
 
 
 def gaps(visits: Coded) -> np.ndarray:

@@ -14,6 +14,7 @@ FIELDS = (
     "seed",
     "mode",
     "metric",
+    "column",
     "subset",
     "value",
     "ci_low",
@@ -22,6 +23,8 @@ FIELDS = (
     "n_reference",
     "higher_is_better",
     "real",
+    "real_low",
+    "real_high",
     "copy",
     "naive",
     "target",
@@ -29,6 +32,9 @@ FIELDS = (
     "reason",
 )
 TOO_FEW = "too few cases to compute it"  # where an evaluation names no other reason
+ALL = "all"  # column of a figure that is of no single column of codes
+HEADLINE = "diagnoses"  # the column of which the criteria, and the sentences of reports, speak
+NOT_TRAINED = "not trained"  # reason of a figure of a head that the training left as it was
 
 
 class Figure(NamedTuple):
@@ -40,6 +46,17 @@ class Figure(NamedTuple):
     n_reference: int | None = None
     higher_is_better: bool | None = None
     reason: str | None = None  # why there is no value, where there is none
+    column: str = ALL
+
+
+def of_column(column: str, figures: Iterable[Figure]) -> list[Figure]:
+    """The figures as those of one column of codes."""
+    return [figure._replace(column=column) for figure in figures]
+
+
+def is_headline(record: dict[str, Any]) -> bool:
+    """Whether a record is of the whole set, and of the diagnoses or of no single column."""
+    return not record["subset"] and record["column"] in (HEADLINE, ALL)
 
 
 def save_figures(path: Path, figures: Iterable[Figure], run: str, seed: int, mode: str) -> None:
@@ -50,9 +67,10 @@ def save_figures(path: Path, figures: Iterable[Figure], run: str, seed: int, mod
 def as_records(figures: Iterable[Figure], run: str, seed: int, mode: str) -> list[dict[str, Any]]:
     """Figures as records, in their order; those of the whole set are logged."""
     records = []
-    for metric, subset, figure, n_reference, better, reason in figures:
+    for metric, subset, figure, n_reference, better, reason, column in figures:
         ends = (figure.value, figure.low, figure.high)
-        row = record(run, seed, mode, metric, subset, *ends, figure.n, n_reference, better, reason)
+        cells = (*ends, figure.n, n_reference, better, reason, column)
+        row = record(run, seed, mode, metric, subset, *cells)
         records.append(row)
         if not subset:
             log_record(row)
@@ -84,20 +102,22 @@ def record(
     n_reference: int | None = None,
     higher_is_better: bool | None = None,
     reason: str | None = None,
+    column: str = ALL,
 ) -> dict[str, Any]:
     """A figure with its 95% interval; what is undefined (NaN, infinite) is null.
 
-    A record without a value has the `reason` in one phrase, TOO_FEW where none is given; others have none.
-
     `n` counts the scored visits (or what the metric names), `n_reference` those they are compared with.
-    `higher_is_better` is null where the aim is to equal real data. The columns real, copy, naive, target
-    and pass stay null until summarize joins the runs.
+    `higher_is_better` is null where the aim is to equal real data. A record without a value has the `reason`
+    in one phrase, TOO_FEW where none is given; others have none. `column` is the column of codes that the
+    figure is of, or all. The fields real, real_low, real_high, copy, naive, target and pass stay null until
+    summarize joins the runs.
     """
     known = {
         "run": run,
         "seed": seed,
         "mode": mode,
         "metric": metric,
+        "column": column,
         "subset": subset,
         "value": _finite(value),
         "ci_low": _finite(ci_low),

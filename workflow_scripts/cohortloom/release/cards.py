@@ -11,8 +11,10 @@ import pyarrow as pa
 import yaml
 
 from cohortloom.data.visits import SCHEMA
+from cohortloom.evaluation.records import is_headline
+from cohortloom.release.gates import Limit
 from cohortloom.reporting.scorecard import MEANINGFUL_VISITS, REAL, Record, key
-from cohortloom.reporting.sentences import in_words
+from cohortloom.reporting.sentences import NONE, in_words, number
 
 # group in metrics.csv -> heading of its table
 GROUPS = {
@@ -28,6 +30,8 @@ COHORT_FIGURES = (
     "restricted_share",
     "mean_codes_per_visit",
     "copy_share",
+    "membership_auc",
+    "attribute_risk",
 )
 COLUMNS = {
     "patient_id": "synthetic-0000001 and on; no id of a real patient",
@@ -41,10 +45,12 @@ Metrics = dict[str, dict[str, str]]
 TAGS = ["synthetic-data", "electronic-health-records", "icd-9-cm", "medical"]
 
 
-def model_card(template: Path, card: dict[str, Any], metrics: Metrics, **facts: Any) -> str:
+def model_card(
+    template: Path, card: dict[str, Any], metrics: Metrics, limits: list[Limit], **facts: Any
+) -> str:
     """README.md of the published model; `facts` is what the template names."""
     run = card["criteria"][0]["run"]
-    mine = [r for r in card["records"] if r["run"] == run and not r["subset"] and r["value"] is not None]
+    mine = [r for r in card["records"] if r["run"] == run and is_headline(r) and r["value"] is not None]
     order = list(metrics)
     mine.sort(key=lambda r: (order.index(str(r["metric"])), str(r["mode"])))
 
@@ -69,14 +75,17 @@ def model_card(template: Path, card: dict[str, Any], metrics: Metrics, **facts: 
         groups={title: rows(group) for group, title in GROUPS.items() if rows(group)},
         privacy=rows("privacy"),
         too_small=(jaccard.get("n") or 0) < MEANINGFUL_VISITS,
+        limits=_limits(limits, metrics),
         **facts,
     )
 
 
-def data_card(template: Path, records: list[Record], metrics: Metrics, run: str, **facts: Any) -> str:
+def data_card(
+    template: Path, records: list[Record], metrics: Metrics, run: str, limits: list[Limit], **facts: Any
+) -> str:
     """README.md of the published cohort from its own records (those of `run`) and those of `real`."""
     real = {key(r): r for r in records if r["run"] == REAL}
-    mine = {str(r["metric"]): r for r in records if r["run"] == run and not r["subset"]}
+    mine = {str(r["metric"]): r for r in records if r["run"] == run and is_headline(r)}
     patients = facts["sizes"]["patients"]
     bounds = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
     front = {
@@ -90,10 +99,23 @@ def data_card(template: Path, records: list[Record], metrics: Metrics, run: str,
         template,
         front=_front(front),
         columns=[(field.name, _type(field), COLUMNS[field.name]) for field in SCHEMA],
-        figures=[_with_real(mine[name], real[key(mine[name])], metrics) for name in COHORT_FIGURES],
+        figures=[_with_real(mine[name], real.get(key(mine[name])), metrics) for name in COHORT_FIGURES],
         too_small=(mine["mean_codes_per_visit"]["n"] or 0) < MEANINGFUL_VISITS,
+        limits=_limits([one for one in limits if one.metric in mine], metrics),
         **facts,
     )
+
+
+def _limits(limits: list[Limit], metrics: Metrics) -> list[dict[str, str]]:
+    """What is published at most, in words: title, limit and reason of each."""
+    said = []
+    for one in limits:
+        unit = metrics[one.metric]["unit"]
+        most = number(one.limit, unit) + (
+            " above the lower end of held-out's interval" if one.above_held_out else ""
+        )
+        said.append({"title": metrics[one.metric]["title"], "most": most, "reason": one.reason})
+    return said
 
 
 def _row(record: Record, metrics: Metrics) -> dict[str, str]:
@@ -103,10 +125,10 @@ def _row(record: Record, metrics: Metrics) -> dict[str, str]:
     return row | {"title": f"{row['title']} ({remark})" if remark else row["title"]}
 
 
-def _with_real(record: Record, real: Record, metrics: Metrics) -> dict[str, str]:
-    """A record in words with that of `real`, which its own columns do not hold."""
-    other = _row(real, metrics)
+def _with_real(record: Record, real: Record | None, metrics: Metrics) -> dict[str, str]:
+    """A record in words with that of `real`, which its own columns do not hold; attacks have none."""
     row = _row(record, metrics)
+    other = _row(real, metrics) if real else dict.fromkeys(row, NONE)
     return row | {"real": other["value"], "real_interval": other["interval"], "real_n": other["n"]}
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from scipy.special import stdtr
 
 from cohortloom.evaluation.intervals import LEVEL, mean_interval
+from cohortloom.evaluation.records import is_headline
 
 REAL = "real"
 # figure -> (mode of its records, the question it answers)
@@ -88,7 +89,7 @@ def table(records: Iterable[Row], trainings: list[Training], reference: str) -> 
     an arm that takes the models of another one is compared with that one too. A row with a seed is one
     training: its own figure with the interval over patients, n as the evaluation counts.
     """
-    found = {(r["run"], r["mode"], r["metric"]): r for r in records if not r["subset"]}
+    found = {(r["run"], r["mode"], r["metric"]): r for r in records if is_headline(r)}
     rows: list[Row] = []
     for metric, (mode, question) in FIGURES.items():
         real = found.get((REAL, mode, metric))

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from cohortloom.base.errors import UserError
 from cohortloom.data.visits import code_lists, patient_starts
+from cohortloom.evaluation.records import HEADLINE, is_headline
 from cohortloom.reporting.scorecard import REAL, Record
 
 matplotlib.use("Agg")  # no display on a cluster
@@ -161,7 +162,9 @@ def visits_per_patient(table: pa.Table) -> np.ndarray:
 
 def violations(records: list[Record], main_id: str) -> Figures:
     """Codes that break a limit, by kind of limit: held-out real, the main run and the naive methods."""
-    found = {(r["run"], r["subset"]): r for r in records if r["metric"] == VIOLATIONS}
+    found = {
+        (r["run"], r["subset"]): r for r in records if r["metric"] == VIOLATIONS and r["column"] == HEADLINE
+    }
     kinds = [kind for kind in KINDS if any(subset == kind for _, subset in found)]
     runs = [run for run in (REAL, main_id, "prevalence", "markov") if any(name == run for name, _ in found)]
     if not kinds or runs[:2] != [REAL, main_id]:
@@ -177,7 +180,7 @@ def violations(records: list[Record], main_id: str) -> Figures:
 
 def leaks(records: list[Record], main_id: str) -> Figures:
     """Attacks on the training patients: AUC and interval of the main run, real, copies and naive methods."""
-    found = {(r["metric"], r["run"]): r for r in records if r["metric"] in ATTACKS and not r["subset"]}
+    found = {(r["metric"], r["run"]): r for r in records if r["metric"] in ATTACKS and is_headline(r)}
     rows = {
         f"{attack}: {_label(run, main_id)}": [found[metric, run][end] for end in _ENDS]
         for metric, attack in ATTACKS.items()

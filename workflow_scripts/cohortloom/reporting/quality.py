@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 from cohortloom.base.errors import UserError
 from cohortloom.evaluation.intervals import mean_interval
-from cohortloom.reporting.scorecard import REAL, SAME_SIZE, VOID_UNLESS
+from cohortloom.evaluation.records import is_headline
+from cohortloom.reporting.scorecard import REAL, VOID_UNLESS, same_size
 from cohortloom.reporting.sentences import NONE, interval, number
 
 COPY = "copy"
@@ -91,7 +92,7 @@ def table(records: list[Row], samples: list[Sample], targets: list[dict[str, str
     `patients_low` and `patients_high` is the first one over patients. The first source is ours: its n decides
     what real has to match.
     """
-    found = {(r["run"], r["mode"], r["metric"]): r for r in records if not r["subset"]}
+    found = {(r["run"], r["mode"], r["metric"]): r for r in records if is_headline(r)}
     found = {where: {**record, "size": _size(record, found)} for where, record in found.items()}
     sources = [*dict.fromkeys(sample.source for sample in samples)]
     rows: list[Row] = []
@@ -144,7 +145,7 @@ def _size(record: Row, found: dict[tuple, Row]) -> int | None:
 
 
 def _same(n: int | None, other: int | None) -> bool:
-    return bool(n and other) and abs(n - other) <= SAME_SIZE * other
+    return bool(n and other) and same_size(n, other)
 
 
 def _mean(records: list[Row]) -> float | None:

@@ -16,7 +16,9 @@ import jinja2
 import pyarrow as pa
 
 from cohortloom.data.visits import patient_starts
+from cohortloom.evaluation.records import ALL, HEADLINE, NOT_TRAINED
 from cohortloom.reporting.scorecard import (
+    AGES_OF_TRAINING,
     MEANINGFUL_VISITS,
     NAIVE,
     REAL,
@@ -79,6 +81,7 @@ def render(
         examples=examples,
         meanings=[metric for name, metric in metrics.items() if name in emitted],
         physician=sentences(records, main_id, "physician", metrics),
+        twice=any(r["run"] == main_id and r["subset"] == AGES_OF_TRAINING for r in records),
         steward=sentences(records, main_id, "steward", metrics),
         controls=sentences(records, REAL, "control", metrics),
         planted=planted_patients(records, metrics),
@@ -86,7 +89,7 @@ def render(
         seeds=_over_seeds(card.get("over_seeds", []), metrics),
         void=[
             {"title": metrics[metric]["title"], "control": VOID_UNLESS[metric], "value": number(value, "")}
-            for _, metric, value in voided(records)
+            for (_, metric, _), value in voided(records)
         ],
         provenance=provenance,
         settings=_settings(provenance["config"]),
@@ -105,13 +108,14 @@ def _row(record: Record, metrics: Metrics, marks: dict[tuple[str, Key], list[str
 
 
 def _ordered(records: list[Record], metrics: Metrics) -> list[Record]:
-    """Records in the order of metrics.csv, then by mode and subset, `decile 10` after `decile 9`."""
+    """Records in the order of metrics.csv, then by mode, column and subset, `decile 10` after `decile 9`."""
     order = {name: number for number, name in enumerate(metrics)}
 
     def place(record: Record) -> tuple:
         stem, _, last = str(record["subset"] or "").rpartition(" ")
         part = (stem, int(last), "") if last.isdigit() and stem else (str(record["subset"]), 0, last)
-        return order[record["metric"]], record["mode"] == "reconstruct", part
+        column = record["column"] not in (ALL, HEADLINE), record["column"]
+        return order[record["metric"]], record["mode"] == "reconstruct", column, part
 
     return sorted(records, key=place)
 
@@ -126,7 +130,7 @@ def _by_run(records: list[Record], runs: list[str], metrics: Metrics) -> list[di
     rows = []
     for by_run in figures.values():
         cells = [by_run.get(run) for run in runs]
-        if known := [cell for cell in cells if cell and cell["value"] != NONE]:
+        if known := [c for c in cells if c and (c["value"] != NONE or c["verdict"] == NOT_TRAINED)]:
             rows.append({"title": known[0]["title"], "mode": known[0]["mode"], "cells": cells})
     return rows
 
@@ -144,6 +148,7 @@ def _groups(records: list[Record], metrics: Metrics, marks: dict, titles: dict[s
         if name == "criteria":
             name = "generation" if record["metric"] == "duplicate_rate" else "medical validity"
         known = any(record[field] is not None for field in ("value", "real", "naive"))
+        known |= record["reason"] == NOT_TRAINED
         if record["target"] is not None:
             continue
         row = _row(record, metrics, marks)
@@ -188,7 +193,11 @@ def planted_patients(records: list[Record], metrics: Metrics) -> dict[str, Any] 
 
 def _removed_columns(records: list[Record], run: str, metrics: Metrics) -> list[dict[str, Any]]:
     """The audit of race, a row a group: AUC of real visits, predicted share and distance of the run."""
-    words = {(r["run"], r["metric"], r["subset"]): in_words(r, metrics[r["metric"]]) for r in records}
+    words = {
+        (r["run"], r["metric"], r["subset"]): in_words(r, metrics[r["metric"]])
+        for r in records
+        if r["column"] in (ALL, HEADLINE)
+    }
     missing = dict.fromkeys(("value", "real", "n"), NONE)
     return [
         {
@@ -210,6 +219,7 @@ def _over_seeds(spread: list[dict[str, Any]], metrics: Metrics) -> list[dict[str
         cells = {n: number(entry[n], metric["unit"]) for n in ("mean", "sd", "min", "max", "real")}
         passed = "" if entry["passed"] is None else f"{entry['passed']} of {entry['seeds']}"
         mode = "half revealed" if entry["mode"] == "reconstruct" and metric["group"] == "generation" else ""
+        mode = mode if entry["column"] in (ALL, HEADLINE) else f"{entry['column']}, {mode}".removesuffix(", ")
         rows.append({"title": metric["title"], "run": entry["run"], "mode": mode, **cells, "passed": passed})
     return rows
 

@@ -4,8 +4,10 @@ How `pass` is decided:
 
 - the six criteria: by their absolute target (resources/metrics.csv, column target);
 - every other metric: against held-out real data scored the same way. It passes where it is not worse than
-  the worse end of real's 95% interval; a metric that has no better side must lie inside that interval;
-- null where the value, real's value or real's interval is missing: nothing to judge by; and for a measure
+  the worse end of real's 95% interval; a metric that has no better side must lie inside that interval. That
+  margin is wider where fewer real visits are held out, so it is written beside the verdict;
+- null, with `reason`: where the value, real's value or real's interval is missing; where n differs from
+  real's by more than 5%, because most figures depend on it (those of OWN_NUMBER do not); and for a measure
   that is void because its own control failed (VOID_UNLESS).
 
 The direction (higher_is_better) is the record's own.
@@ -21,7 +23,7 @@ from pathlib import Path
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json
 from cohortloom.evaluation.intervals import mean_interval
-from cohortloom.evaluation.records import FIELDS
+from cohortloom.evaluation.records import FIELDS, is_headline
 
 # The user's six, in the order in which they are asked for; None takes whichever mode the metric has.
 CRITERIA = {
@@ -35,13 +37,26 @@ CRITERIA = {
 REAL = "real"
 NAIVE = ("prevalence", "markov", "echo")  # `copy` has a column of its own
 MEANINGFUL_VISITS = 2000  # test visits below which no figure says anything
-SAME_SIZE = 0.05  # records whose n differ by a larger share are marked in the report
+SAME_SIZE = 0.05  # figures whose n differ by a larger share are not compared
+# Rates and means over cases of which the generator has its own number, such as long visits.
+OWN_NUMBER = (
+    *("copy_share", "newborn_chronic_rate", "carried_codes"),
+    *("mean_visits_per_patient", "mean_gap_days"),
+)
+N_DIFFERS = "n differs"
+NO_VALUE, NO_REAL, VOID = "no value", "no interval of real", "void: its control failed"
 # A classifier that cannot even distinguish this method from real data says nothing about the others.
 VOID_UNLESS = {"classifier_auc": ("markov", 0.70)}
+# Attacks that are made on two samples of the main run: the larger figure is its own (see `larger_leaks`).
+LEAKS = (
+    *("copy_share", "membership_auc", "membership_tpr_1fpr", "membership_gain"),
+    *("attribute_risk", "adversarial_risk"),
+)
+AGES_OF_TEST, AGES_OF_TRAINING = "ages and sexes of test", "ages and sexes of training"
 _COMPARE = {"<": operator.lt, "<=": operator.le, "=": operator.eq, ">=": operator.ge, ">": operator.gt}
 
 Record = dict[str, object]
-Key = tuple[str, str, str]
+Key = tuple[str, str, str, str]  # mode, metric, column, subset
 
 
 def read_metrics(path: Path) -> dict[str, dict[str, str]]:
@@ -65,37 +80,70 @@ def read_records(paths: Iterable[Path]) -> list[Record]:
             if missing:
                 raise UserError(f"{path}: a record lacks {missing[0]}; run the evaluation again")
             records.append({name: record[name] for name in FIELDS})
-    return sorted(records, key=lambda r: (str(r["run"]), str(r["mode"]), str(r["metric"]), str(r["subset"])))
+    return sorted(records, key=lambda record: (str(record["run"]), *key(record)))
 
 
 def key(record: Record) -> Key:
     """What must agree before two records may be compared."""
-    return str(record["mode"] or ""), str(record["metric"]), str(record["subset"] or "")
+    return (
+        str(record["mode"] or ""),
+        str(record["metric"]),
+        str(record["column"] or ""),
+        str(record["subset"] or ""),
+    )
 
 
 def join(records: list[Record], metrics: dict[str, dict[str, str]]) -> list[Record]:
-    """New records with real, copy, naive, target and pass filled in (see the top of this file)."""
+    """New records with the columns from real to reason filled in (see the top of this file)."""
     by_run = _by_run(records)
-    void = {(mode, metric) for mode, metric, _ in voided(records)}
+    void = {where for where, _ in voided(records)}
     joined = []
     for record in records:
         others = _references(record, by_run)
+        real = others["real"] or {}
         target = criterion_target(record, metrics)
-        passed = _meets(record, target) if target else _as_good_as(record, others["real"])
-        verdict = {"target": target and target[1], "pass": None if key(record)[:2] in void else passed}
+        passed, reason = _verdict(record, others["real"], target, key(record)[:3] in void)
         values = {name: other and other["value"] for name, other in others.items()}
-        joined.append({**record, **values, **verdict})
+        ends = {"real_low": real.get("ci_low"), "real_high": real.get("ci_high")}
+        verdict = {"target": target and target[1], "pass": passed, "reason": reason}
+        joined.append({**record, **values, **ends, **verdict})
     return joined
 
 
-def voided(records: list[Record]) -> list[tuple[str, str, float | None]]:
-    """(mode, metric, what the control scored) of each measure whose control fell short or is missing."""
+def larger_leaks(records: list[Record], main: str, privacy_run: str | None) -> list[Record]:
+    """Records in which the figures of attacks on `main` are the larger of its own and those of `privacy_run`.
+
+    Both stand beside as subsets that say whose ages and sexes the sample has; `privacy_run`, which is the
+    same model at other ages and sexes, has no other records.
+    """
+    others = {key(record): record for record in records if record["run"] == privacy_run}
+    made: list[Record] = []
+    for record in records:
+        if record["run"] == privacy_run:
+            continue
+        other = others.get(key(record))
+        if record["run"] != main or record["metric"] not in LEAKS or other is None:
+            made.append(record)
+            continue
+        own = [record, {**other, "run": main, "seed": record["seed"]}]
+        larger = max(
+            (one for one in own if one["value"] is not None), key=lambda one: one["value"], default=record
+        )
+        made.append(larger)
+        made += [
+            {**one, "subset": name} for one, name in zip(own, (AGES_OF_TEST, AGES_OF_TRAINING), strict=True)
+        ]
+    return made
+
+
+def voided(records: list[Record]) -> list[tuple[tuple[str, str, str], float | None]]:
+    """((mode, metric, column), what its control scored) of each measure whose control fell short or lacks."""
     by_run, found = _by_run(records), []
-    for mode, metric in sorted({key(record)[:2] for record in records if record["metric"] in VOID_UNLESS}):
-        method, minimum = VOID_UNLESS[metric]
-        value = by_run.get((method, (mode, metric, "")), {}).get("value")
+    for where in sorted({key(record)[:3] for record in records if record["metric"] in VOID_UNLESS}):
+        method, minimum = VOID_UNLESS[where[1]]
+        value = by_run.get((method, (*where, "")), {}).get("value")
         if value is None or value < minimum:
-            found.append((mode, metric, value))
+            found.append((where, value))
     return found
 
 
@@ -125,26 +173,40 @@ def best_naive(record: Record, by_run: dict[tuple[str, Key], Record]) -> Record 
 
 def criterion_target(record: Record, metrics: dict[str, dict[str, str]]) -> tuple[str, float] | None:
     """Comparison and bound of a criterion's record, such as ("<", 5.0); None for any other record."""
-    mode, metric, subset = key(record)
-    if metric not in CRITERIA or subset or CRITERIA[metric] not in (None, mode):
+    mode, metric, *_ = key(record)
+    if metric not in CRITERIA or not is_headline(record) or CRITERIA[metric] not in (None, mode):
         return None
     sign, bound = metrics[metric]["target"].split()
     return sign, float(bound)
 
 
-def _meets(record: Record, target: tuple[str, float]) -> bool | None:
-    return None if record["value"] is None else bool(_COMPARE[target[0]](record["value"], target[1]))
-
-
-def _as_good_as(record: Record, real: Record | None) -> bool | None:
-    """Whether a record is not worse than real's 95% interval; None where that cannot be said."""
-    if real is None or any(real[name] is None for name in ("value", "ci_low", "ci_high")):
-        return None
+def _verdict(
+    record: Record, real: Record | None, target: tuple[str, float] | None, void: bool
+) -> tuple[bool | None, str | None]:
+    """Whether a record meets its target, or is not worse than real's 95% interval; None and why otherwise."""
     value, higher = record["value"], record["higher_is_better"]
     if value is None:
-        return None
+        return None, record["reason"] or NO_VALUE
+    if target:
+        return bool(_COMPARE[target[0]](value, target[1])), None
+    if void:
+        return None, VOID
+    if real is None or any(real[name] is None for name in ("value", "ci_low", "ci_high")):
+        return None, NO_REAL
+    counts = ("n_reference",) if record["metric"] in OWN_NUMBER else ("n", "n_reference")
+    if not all(same_size(record[name], real[name]) for name in counts):
+        return None, N_DIFFERS
     above, below = value >= real["ci_low"], value <= real["ci_high"]
-    return bool(above and below) if higher is None else bool(above if higher else below)
+    return bool(above and below) if higher is None else bool(above if higher else below), None
+
+
+def same_size(n: int | None, other: int | None) -> bool:
+    """Whether two numbers of cases differ by at most 5%; true where one was not counted.
+
+    >>> same_size(105, 100), same_size(106, 100), same_size(None, 100)
+    (True, False, True)
+    """
+    return n is None or other is None or abs(n - other) <= SAME_SIZE * other
 
 
 def unequal_sizes(records: list[Record]) -> dict[tuple[str, Key], list[str]]:
@@ -153,16 +215,14 @@ def unequal_sizes(records: list[Record]) -> dict[tuple[str, Key], list[str]]:
     marks = {}
     for (run, where), record in by_run.items():
         others = _references(record, by_run).items()
-        off = [name for name, other in others if other is not None and _differ(record, other)]
+        off = [
+            name
+            for name, other in others
+            if other is not None and other["value"] is not None and not same_size(record["n"], other["n"])
+        ]
         if off:
             marks[run, where] = off
     return marks
-
-
-def _differ(record: Record, other: Record) -> bool:
-    if not record["n"] or other["n"] is None or other["value"] is None:
-        return False
-    return abs(other["n"] - record["n"]) > SAME_SIZE * record["n"]
 
 
 def criteria(records: list[Record], run: str) -> list[Record]:
@@ -175,7 +235,7 @@ def criteria(records: list[Record], run: str) -> list[Record]:
         match = [
             record
             for record in records
-            if record["run"] == run and record["metric"] == metric and not record["subset"]
+            if record["run"] == run and record["metric"] == metric and is_headline(record)
             if mode in (None, record["mode"])
         ]
         if not match:
@@ -187,8 +247,8 @@ def criteria(records: list[Record], run: str) -> list[Record]:
 def over_seeds(records: list[Record]) -> list[dict[str, object]]:
     """Mean and spread of each figure of a run that was trained with several seeds.
 
-    `records` are joined. Each entry: run (its name without the seed), mode, metric, subset, seeds (how
-    many), mean, sd (n - 1), min, max, ci_low and ci_high (95% of the mean over trainings, Student's t),
+    `records` are joined. Each entry: run (its name without the seed), mode, metric, column, subset, seeds
+    (how many), mean, sd (n - 1), min, max, ci_low and ci_high (95% of the mean over trainings, Student's t),
     real, naive, target, and passed (how many of the seeds pass; null where none is judged). The interval is
     over trainings; the records' own are over patients.
     """
@@ -198,7 +258,7 @@ def over_seeds(records: list[Record]) -> list[dict[str, object]]:
         if seeded and record["value"] is not None:
             groups.setdefault((name, key(record)), []).append(record)
     found = []
-    for (run, (mode, metric, subset)), members in groups.items():
+    for (run, (mode, metric, column, subset)), members in groups.items():
         if len(members) < 2:
             continue
         values = [float(record["value"]) for record in members]
@@ -209,6 +269,7 @@ def over_seeds(records: list[Record]) -> list[dict[str, object]]:
                 "run": run,
                 "mode": mode,
                 "metric": metric,
+                "column": column,
                 "subset": subset,
                 "seeds": len(values),
                 "mean": mean,
@@ -224,15 +285,22 @@ def over_seeds(records: list[Record]) -> list[dict[str, object]]:
     return found
 
 
-def build(experiment: str, records: list[Record], main: str, metrics: dict[str, dict[str, str]]) -> dict:
+def build(
+    experiment: str,
+    records: list[Record],
+    main: str,
+    metrics: dict[str, dict[str, str]],
+    privacy_run: str | None = None,
+) -> dict:
     """The content of scorecard.json from the records as the evaluations wrote them.
 
-    Raises UserError for a metric that metrics.csv does not explain: no figure without its meaning.
+    `privacy_run` is the run of the main run's visits at ages and sexes of training patients. Raises UserError
+    for a metric that metrics.csv does not explain: no figure without its meaning.
     """
     unknown = sorted({str(record["metric"]) for record in records} - set(metrics))
     if unknown:
         raise UserError(f"metrics.csv: no row for the metric {unknown[0]}; say there what it means")
-    joined = join(records, metrics)
+    joined = join(larger_leaks(records, main, privacy_run), metrics)
     card = {"experiment": experiment, "criteria": criteria(joined, main), "records": joined}
     spread = over_seeds(joined)
     return {**card, "over_seeds": spread} if spread else card  # one seed has no spread

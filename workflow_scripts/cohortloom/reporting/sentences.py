@@ -4,7 +4,8 @@ Used by the report, the cards, the quality page and the terminal. The sentences 
 resources/metrics.csv, with the metric they speak of (columns reader and sentence).
 """
 
-from cohortloom.reporting.scorecard import CRITERIA, Record
+from cohortloom.evaluation.records import ALL, HEADLINE, NOT_TRAINED, is_headline
+from cohortloom.reporting.scorecard import CRITERIA, N_DIFFERS, Record
 
 SIGNS = {"<": "under", "<=": "at most", "=": "exactly", ">=": "at least", ">": "over"}
 NONE = "–"
@@ -56,29 +57,49 @@ def target(written: str, unit: str) -> str:
     return f"{SIGNS[sign]} " + (f"{100 * float(bound):g}%" if unit == "fraction" else f"{float(bound):g}")
 
 
-def verdict(passed: bool | None) -> str:
-    """pass, FAIL, or not judged."""
-    return "not judged" if passed is None else "pass" if passed else "FAIL"
+def verdict(record: dict) -> str:
+    """pass or FAIL; without a verdict why, where a reader would wonder, else that it is not judged."""
+    if record["pass"] is None:
+        return record["reason"] if record["reason"] in (NOT_TRAINED, N_DIFFERS) else "not judged"
+    return "pass" if record["pass"] else "FAIL"
+
+
+def margin(record: Record, unit: str) -> str:
+    """What a figure that is judged against real may be at worst: an end of real's interval, or both.
+
+    >>> margin({"pass": True, "target": None, "higher_is_better": False, "real_low": 1, "real_high": 2}, "")
+    'at most 2.00'
+    """
+    if record["pass"] is None or record["target"] is not None:
+        return ""
+    low, high = (number(record[end], unit) for end in ("real_low", "real_high"))
+    if record["higher_is_better"] is None:
+        return f"{low} to {high}"
+    return f"at least {low}" if record["higher_is_better"] else f"at most {high}"
 
 
 def in_words(record: Record, metric: dict[str, str]) -> dict[str, str]:
     """The cells of a record for a table; `metric` is its row of metrics.csv.
 
-    `mode` is a remark for a figure of half-revealed visits where one expects new patients. The copy method's
-    figure is `copied`, for in a template row.copy is the method of a dict.
+    `mode` is a remark: half revealed, where one expects new patients, and the column of codes where that is
+    not the diagnoses. The copy method's figure is `copied`, for in a template row.copy is the method of a
+    dict.
     """
     unit, reconstructs = metric["unit"], CRITERIA.get(metric["metric"]) == "reconstruct"
     expected = reconstructs or metric["group"] == "reconstruction"
+    remarks = [str(record["column"])] if record["column"] not in (ALL, HEADLINE) else []
+    remarks += ["half revealed"] if record["mode"] == "reconstruct" and not expected else []
     return {
         "metric": metric["metric"],
         "title": metric["title"],
         "unit": "" if unit in ("fraction", "count") else unit,
-        "mode": "half revealed" if record["mode"] == "reconstruct" and not expected else "",
+        "mode": ", ".join(remarks),
         "subset": str(record["subset"] or ""),
         "value": number(record["value"], unit),
         "interval": interval(record, unit),
         "target": target(metric["target"], unit) if record["target"] is not None else "",
-        "verdict": verdict(record["pass"]),
+        "verdict": verdict(record),
+        "margin": margin(record, unit),
         "n": number(record["n"], "count"),
         "real": number(record["real"], unit),
         "copied": number(record["copy"], unit),
@@ -95,7 +116,7 @@ def sentences(
     Each entry: text and the record's own verdict; a figure without a value has none.
     """
     whole = {
-        r["metric"]: r for r in records if r["run"] == run and not r["subset"] and r["mode"] != "reconstruct"
+        r["metric"]: r for r in records if r["run"] == run and is_headline(r) and r["mode"] != "reconstruct"
     }
     found = []
     for name, metric in metrics.items():

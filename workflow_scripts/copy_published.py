@@ -1,0 +1,29 @@
+"""Copy a published model and its cohort to another folder, in place of what was published there before."""
+
+import shutil
+from pathlib import Path
+
+from cohortloom.base.errors import UserError
+from cohortloom.base.files import replace_own_folder
+from cohortloom.base.step import log, main
+from cohortloom.release.layout import PUBLISHED
+
+
+def copy_published(*, published: Path, target: Path) -> None:
+    """Copy the files of `published`, as publish wrote them, to the folder `target`.
+
+    Raises UserError where one is missing, and where `target` holds anything but such files: it is then left
+    untouched.
+    """
+    for name in PUBLISHED:
+        if not (published / name).is_file():
+            raise UserError(f"{published / name}: no such file; run snakemake publish, which writes it")
+    with replace_own_folder(target, PUBLISHED) as folder:
+        for name in PUBLISHED:
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(published / name, folder / name)
+    log.info("%s: copied to %s", published, target)
+
+
+if __name__ == "__main__":
+    main(copy_published, globals().get("snakemake"))
