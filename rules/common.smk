@@ -16,7 +16,7 @@ if str(SCRIPTS) not in sys.path:
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.imports import imported_files
-from cohortloom.base.methods import NAIVE
+from cohortloom.base.methods import FITTED, NAIVE
 from cohortloom.config import runs as registry
 from cohortloom.config.check import check_braces, check_config, raw_dir, raw_tables, tracked_config
 from cohortloom.release.terms import terms_of
@@ -88,6 +88,17 @@ def model_of_run(wildcards):
     """Files of the model that generates the run; none where no model does."""
     run = RUNS[wildcards.run]
     return expand(rules.train.output, run=run.trained_by) if run.trained_by else []
+
+
+def validation_of_run(wildcards):
+    """The validation visits, where a naive method chooses its settings on them."""
+    return rules.build_dataset.output.val if RUNS[wildcards.run].source == FITTED else []
+
+
+def counts_of_fitted_run(wildcards):
+    """The counts of a naive method that holds what it chose on validation visits."""
+    found = f"{RESULTS}/synthetic/{wildcards.run}/reconstruct.json"
+    return found if RUNS[wildcards.run].source == FITTED else []
 
 
 def attacked_model_of_run(wildcards):

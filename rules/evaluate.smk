@@ -210,6 +210,35 @@ use rule evaluate_heads as evaluate_duplicates with:
         settings=named(seed=of_run("seed"), control_seed=SEED, model=of_run("model")),
 
 
+# What a model, or a naive method, knows of hidden codes at every number of guesses.
+use rule evaluate_heads as evaluate_curve with:
+    input:
+        model_files=model_of_run,
+        counts=counts_of_fitted_run,
+        train=rules.build_dataset.output.train,
+        val=rules.build_dataset.output.val,
+        test=rules.build_dataset.output.test,
+        modules=modules_of("evaluate_curve"),
+    output:
+        records=f"{RESULTS}/evaluation/{{run}}/curve.json",
+    log:
+        f"{RESULTS}/logs/evaluate_curve.{{run}}.log",
+    benchmark:
+        f"{RESULTS}/timings/evaluate_curve.{{run}}.tsv"
+    wildcard_constraints:
+        run=any_of(run for run in RUNS.values() if "curve" in run.evaluations.get("evaluate_all", ())),
+    params:
+        script="evaluate_curve",
+        settings=named(
+            seed=of_run("seed"),
+            group_seed=SEED,
+            model=of_run("model"),
+            method=lambda wildcards: None if RUNS[wildcards.run].model else RUNS[wildcards.run].source,
+            generation_seed=of_run("generation_seed"),
+            prompt_prob=config["generate"]["reconstruct"]["prompt_prob"],
+        ),
+
+
 # The model's own likelihood. `real`: the main run's model, with validation patients in place of training patients.
 use rule evaluate_heads as evaluate_likelihood with:
     input:

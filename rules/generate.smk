@@ -1,6 +1,6 @@
 # Generate: synthetic visits, by the trained models and by naive methods.
 #
-# needs  models/<run>/, dataset/
+# needs  models/<run>/, dataset/ (val.parquet for the naive method that chooses settings on it)
 # makes  synthetic/<run>/synthesize.parquet    new patients; no code is revealed
 #        synthetic/<run>/reconstruct.parquet   test visits with half of their codes hidden and
 #                                              filled in again; it holds real codes: never release it
@@ -95,6 +95,7 @@ rule generate_naive:
     input:
         train=rules.build_dataset.output.train,
         test=rules.build_dataset.output.test,
+        val=validation_of_run,
         modules=modules_of("generate_naive"),
     output:
         synthetic=f"{RESULTS}/synthetic/{{run}}/{{mode}}.parquet",

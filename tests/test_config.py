@@ -102,6 +102,7 @@ GIVEN = {
     "evaluate_duplicates": {*OF_A_RECORD, "control_seed", "device"},
     "evaluate_medical_validity": {*OF_A_RECORD, "mode", "group_seed"},
     "evaluate_reconstruction": {*OF_A_RECORD, "group_seed"},
+    "evaluate_curve": {*OF_A_RECORD, "group_seed", "generation_seed", "method", "device"},
     "evaluate_fidelity": {*OF_A_RECORD, "mode", "sample_seed"},
     "evaluate_classifier": {*OF_A_RECORD, "mode", "sample_seed"},
     "evaluate_privacy": {*OF_A_RECORD, "mode", "sample_seed", "control"},
@@ -134,6 +135,7 @@ def keys_of(script: str) -> dict[str, Any]:
             "seed": generate["seed"],
             "prompt_prob": generate["reconstruct"]["prompt_prob"],
         },
+        "evaluate_curve": {"prompt_prob": generate["reconstruct"]["prompt_prob"]},
         "publish": {**config["publish"], "seed": generate["seed"]},
     }
     attacks = ("privacy", "likelihood")

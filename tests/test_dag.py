@@ -29,6 +29,7 @@ EXPECTED = {
     "evaluate_duplicates",
     "evaluate_medical_validity",
     "evaluate_reconstruction",
+    "evaluate_curve",
     "evaluate_fidelity",
     "evaluate_classifier",
     "evaluate_privacy",
@@ -114,6 +115,7 @@ def test_a_dry_run_needs_neither_data_nor_torch(fresh):
     assert {"simulate_raw", "preprocess", "train multitask", "train lm_only", "summarize"} <= jobs
     assert {"generate multitask reconstruct", "generate_naive copy synthesize"} <= jobs
     assert {"evaluate_fidelity real", "evaluate_reconstruction echo"} <= jobs
+    assert {"generate_naive linear reconstruct", "evaluate_curve linear", "evaluate_curve multitask"} <= jobs
     assert not {"generate_naive copy reconstruct", "generate_naive echo synthesize"} & jobs
     assert not list(fresh.directory.glob("r*"))
 

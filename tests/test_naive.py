@@ -23,6 +23,7 @@ MODES = [
     ("markov", "reconstruct"),
     ("copy", "synthesize"),
     ("echo", "reconstruct"),
+    ("linear", "reconstruct"),
 ]
 
 
@@ -46,6 +47,7 @@ def cohort(n: int, seed: int, extra: str = "") -> list[list[tuple]]:
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("naive")
     write_visits(visits_of(cohort(600, 1)), folder / "train.parquet", {})
+    write_visits(visits_of(cohort(150, 3)), folder / "val.parquet", {})
     write_visits(visits_of(cohort(150, 2, extra="only-in-test")), folder / "test.parquet", {})
     return folder
 
@@ -60,6 +62,7 @@ def make(files, method, mode, seed=0, **keywords):
         method=method,
         mode=mode,
         seed=seed,
+        val=files / "val.parquet" if method == "linear" else None,
         **keywords,
     )
     return read_visits(made), json.loads(counts.read_text()), made.read_bytes()
@@ -90,7 +93,7 @@ def test_every_method_writes_what_a_model_writes(files, method, mode):
         assert make(files, method, mode, seed=1)[2] != content
 
 
-@pytest.mark.parametrize("method", ["prevalence", "markov", "echo"])
+@pytest.mark.parametrize("method", ["prevalence", "markov", "echo", "linear"])
 def test_reconstruct_reveals_the_shared_mask_and_keeps_it(files, method):
     table, *_ = make(files, method, "reconstruct")
     test = read_visits(files / "test.parquet")

@@ -175,6 +175,23 @@ def test_bounds_follow_real_and_prevalence():
     assert line(rows, "carried_codes", "real")["pass"] is None
 
 
+def test_linear_stands_beside_prevalence_and_is_to_be_beaten():
+    """It makes no patients: none of the samples is of it."""
+    rows = judged(world(hidden_f1=0.218))
+    assert "linear" not in {row["run"] for row in rows}
+    assert "linear" not in " ".join(verdict(rows, "ours", METRICS))
+    of_linear = [figure("linear", "hidden_f1", 0.221, HELD_OUT, "reconstruct")]
+    rows = judged(world(hidden_f1=0.218) + of_linear)
+    assert list(dict.fromkeys(row["run"] for row in rows)) == [
+        *("ours", "copy", "prevalence", "linear", "markov", "real")
+    ]
+    assert line(rows, "hidden_f1", "linear")["mean"] == 0.221 and line(rows, "hidden_f1")["pass"] is True
+    assert line(rows, "js_distance", "linear")["mean"] is None
+    assert "F1 on hidden codes, 0.218, does not beat linear, 0.221." in verdict(rows, "ours", METRICS)
+    rows = judged(world(hidden_f1=0.23) + of_linear)
+    assert "F1 on hidden codes, 0.230, beats linear, 0.221." in verdict(rows, "ours", METRICS)
+
+
 def test_where_real_has_too_few_visits_copies_of_the_same_n_stand_in():
     rows = judged(world(real_n=3_500))
     row = line(rows, "distinct_codes")

@@ -13,7 +13,7 @@ from cohortloom.data.coded import encode
 from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import write_visits
 from cohortloom.evaluation.neighbours import copied
-from cohortloom.reporting import examples, figures, report, scorecard
+from cohortloom.reporting import curves, examples, figures, report, scorecard
 from cohortloom.reporting.sentences import sentences
 from summarize import summarize
 from summarize_inputs import REAL_VISITS, RESOURCES, SYNTHETIC_VISITS, figure, visits, write_inputs
@@ -96,6 +96,38 @@ def test_violations_by_kind_name_every_set():
     assert drawn["shows"] == "real, held out, synthetic (multitask), markov (naive)"
     assert figures.violations(kinds[1:], "multitask") == {}
     assert figures.violations(kinds[::2], "multitask") == {}
+
+
+def hidden_codes() -> list[dict]:
+    """Curves of the model and two methods, and what the model generated."""
+    made = [
+        figure(run, metric, value + at, mode="reconstruct", subset=f"{at:g}", better=True)
+        for metric, value in (("curve_f1", 0.1), ("curve_jaccard", 0.4))
+        for run in ("multitask", "linear", "prevalence")
+        for at in (0.1, 0.2, 1.1)
+    ]
+    generated = {"hidden_f1": 0.158, "guessed_per_hidden_code": 0.27}
+    made += [figure("multitask", name, value, mode="reconstruct") for name, value in generated.items()]
+    return [*made, figure("linear", "hidden_f1", 0.221, mode="reconstruct")]
+
+
+def test_curves_of_hidden_codes_are_drawn_and_a_model_below_linear_is_told_so(tmp_path):
+    drawn = curves.of_hidden_codes([*hidden_codes(), figure("multitask", "jaccard", 0.5)], "multitask")
+    assert drawn["curve_f1"]["shows"] == "model (multitask), linear (naive), prevalence (naive)"
+    without_mark = curves.of_hidden_codes([r for r in hidden_codes() if r["subset"]], "multitask")
+    assert without_mark["curve_f1"]["uri"] != drawn["curve_f1"]["uri"]
+    assert curves.of_hidden_codes([r for r in hidden_codes() if r["run"] == "linear"], "multitask") == {}
+    inputs = write_inputs(tmp_path)
+    inputs["records"].append(tmp_path / "hidden.json")
+    inputs["records"][-1].write_text(json.dumps(hidden_codes()), encoding="utf-8")
+    summarize(**inputs)
+    text = inputs["report"].read_text(encoding="utf-8")
+    assert "F1 on hidden codes, 0.158, does not beat linear, 0.221." in text
+    assert text.count("over the number of guesses for each hidden code: model (multitask)") == 2
+
+
+def test_the_page_says_nothing_of_linear_without_it(page):
+    assert "beat linear" not in page and "number of guesses for each hidden code:" not in page
 
 
 def test_unequal_sizes_are_marked(tmp_path):

@@ -17,9 +17,10 @@ RUNS = ("multitask", "lm_only")
 MODES = ("reconstruct", "synthesize")
 # Of every synthesize.parquet, and of real.
 RELEASED = ("medical_validity", "fidelity", "classifier", "privacy", "utility", "conditioning", "race")
-EVALUATIONS = ("heads", "duplicates", "likelihood", "reconstruction", *RELEASED)
+EVALUATIONS = ("heads", "duplicates", "likelihood", "reconstruction", "curve", *RELEASED)
 SYNTHESIZED = {*RUNS, "prevalence", "markov", "copy"}
-RECONSTRUCTED = {*RUNS, "prevalence", "markov", "echo"}
+RECONSTRUCTED = {*RUNS, "prevalence", "linear", "markov", "echo"}
+SCORED = {*RUNS, "prevalence", "linear"}
 SUMMARY = {"summarize"}
 # The main run at ages and sexes of training patients.
 TWIN = {"generate privacy-multitask synthesize", "evaluate_privacy privacy-multitask"}
@@ -48,6 +49,7 @@ EVALUATED = {
     *(f"evaluate_{kind} {name}" for kind in RELEASED for name in (*SYNTHESIZED, "real")),
     *(f"evaluate_reconstruction {name}" for name in RECONSTRUCTED),
     "evaluate_privacy privacy-multitask",
+    *(f"evaluate_curve {name}" for name in SCORED),
 }
 AFTER_DATASET = NAIVE | EVALUATED | TWIN | SUMMARY
 for _run in RUNS:

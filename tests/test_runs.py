@@ -158,7 +158,7 @@ def test_each_target_reads_the_records_of_its_own_runs_and_what_they_stand_besid
         target: [tuple(path.split("/")[-2:]) for path in records(runs, target)]
         for target in ("evaluate_all", "evaluate_external", "ablation", "quality")
     }
-    assert len(read_by["evaluate_all"]) == len(set(read_by["evaluate_all"])) == 55
+    assert len(read_by["evaluate_all"]) == len(set(read_by["evaluate_all"])) == 60
     assert {name for name, _ in read_by["evaluate_external"]} == {
         *("theirs", "real", "copy", "prevalence", "markov")
     }
@@ -170,8 +170,13 @@ def test_each_target_reads_the_records_of_its_own_runs_and_what_they_stand_besid
     beside = {pair for pair in read_by["quality"] if not pair[0].startswith("quality-")}
     assert beside == {
         *(("real", f"{kind}.json") for kind in ("medical_validity", "classifier", "privacy")),
-        *((name, "reconstruction.json") for name in ("multitask", "lm_only", "prevalence", "markov")),
+        *(
+            (name, "reconstruction.json")
+            for name in ("multitask", "lm_only", "prevalence", "linear", "markov")
+        ),
     }
+    scored = {name for name, kind in read_by["evaluate_all"] if kind == "curve.json"}
+    assert scored == {"multitask", "lm_only", "prevalence", "linear"}
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,33 @@ def test_best_naive_is_the_highest_where_higher_is_better():
     assert found["naive"] == 0.86
 
 
+def found_codes(value: float, linear: float | None, run: str = "multitask") -> list[dict]:
+    """F1 on hidden codes of a run, of linear and of prevalence, joined."""
+    values = {run: value, "linear": linear, "prevalence": 0.14}
+    made = [
+        figure(name, "hidden_f1", f1, mode="reconstruct", better=True)
+        for name, f1 in values.items()
+        if f1 is not None
+    ]
+    return scorecard.join(made, METRICS)
+
+
+def test_a_model_must_beat_linear_on_hidden_codes_and_is_told_where_it_does_not():
+    assert [found_codes(*values)[0]["pass"] for values in ((0.23, 0.22), (0.22, 0.22), (0.16, 0.22))] == [
+        *(True, False, False)
+    ]
+    worse = found_codes(0.158, 0.221)
+    assert worse[0]["naive"] == 0.221 and [record["pass"] for record in worse[1:]] == [None, None]
+    assert sentences.against_naive(worse, "multitask", METRICS) == [
+        "F1 on hidden codes, 0.158, does not beat linear, 0.221."
+    ]
+    assert "beats linear" in sentences.against_naive(found_codes(0.23, 0.22), "multitask", METRICS)[0]
+    # without linear, or for a naive method, nothing is said
+    alone = found_codes(0.16, None)
+    assert alone[0]["pass"] is None and sentences.against_naive(alone, "multitask", METRICS) == []
+    assert found_codes(0.16, 0.22, run="markov")[0]["pass"] is None
+
+
 def test_best_naive_is_the_one_closest_to_real_where_no_side_is_better():
     others = [figure(run, "distinct_codes", v, better=None) for run, v in (("prevalence", 9), ("markov", 5))]
     mine = figure("multitask", "distinct_codes", 8, better=None)

@@ -8,14 +8,16 @@ import pyarrow as pa
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import sha256, write_json
-from cohortloom.base.methods import NAIVE
+from cohortloom.base.methods import FITTED, NAIVE
 from cohortloom.base.ragged import positions_in_rows, ragged_range, row_of_value, row_offsets
 from cohortloom.base.seeds import generator
 from cohortloom.base.step import log, main
 from cohortloom.base.version import VERSION
 from cohortloom.data.coded import Coded, encode
+from cohortloom.data.guesses import Guesses
 from cohortloom.data.reveal import revealed_mask
 from cohortloom.data.visits import RECONSTRUCT_SCHEMA, SCHEMA, numbered_ids, read_visits, write_visits
+from cohortloom.generation import linear
 from cohortloom.generation.naive import (
     Training,
     code_column,
@@ -33,26 +35,38 @@ def generate_naive(
     test: Path,
     synthetic: Path,
     counts: Path,
-    method: Literal["prevalence", "markov", "copy", "echo"],
+    method: Literal["prevalence", "markov", "copy", "echo", "linear"],
     mode: Literal["synthesize", "reconstruct"],
     prompt_prob: float = 0.5,
     seed: int = 0,
     true_length: bool = False,
     patients: int | None = None,
+    val: Path | None = None,
 ) -> None:
-    """Write the visits of a naive method (prevalence, markov, copy or echo) and their counts.
+    """Write the visits of a naive method and their counts.
 
     synthesize: one patient for each test patient, with the age and sex of the first test visit (copy: those
     of the training patient drawn), or `patients` of them as in generate. reconstruct: each test visit, its
     codes revealed with probability `prompt_prob`. `true_length` fills reconstructed visits to the real
-    length.
+    length. The method linear chooses penalty and threshold on the visits of `val`, and the counts hold both.
     """
     if mode not in NAIVE[method]:
         raise UserError(f"method {method} has no mode {mode}; it has {' and '.join(NAIVE[method])}")
+    if method == FITTED and (val is None or true_length):
+        raise UserError(f"method {method} guesses above a threshold: give val, and no true_length")
     real = read_visits(test)
-    (known, held_out), names = encode([read_visits(train), real])
+    (known, held_out, *others), names = encode([read_visits(part) for part in (train, test, val) if part])
     rng = generator(f"{method} {mode}", seed)
-    if mode == "reconstruct":
+    chosen: dict[str, float | None] = {}
+    if method == FITTED:
+        fit = linear.choose(known, *others, len(names), prompt_prob, seed)
+        # Without a right guess on validation visits nothing is guessed, and JSON has no infinity.
+        threshold = fit.threshold if np.isfinite(fit.threshold) else None
+        chosen = {"penalty": fit.penalty, "threshold": threshold}
+        mask = revealed_mask(len(held_out.codes), prompt_prob, seed)
+        guesses = fit.linear.guesses(held_out, mask).at_least(fit.threshold)
+        table = reconstructed(held_out, names, real, mask, with_guesses(held_out, mask, guesses))
+    elif mode == "reconstruct":
         table = reconstruct(known, held_out, names, real, method, prompt_prob, seed, true_length, rng)
     elif method == "copy":
         table = copy(known, names, held_out.n_patients if patients is None else patients, rng)
@@ -61,7 +75,7 @@ def generate_naive(
     metadata = {
         "source": method,
         "seed": str(seed),
-        "inputs_sha256": f"{sha256(train)},{sha256(test)}",
+        "inputs_sha256": ",".join(sha256(part) for part in (train, test, val) if part),
         "tool_version": VERSION,
     }
     write_visits(table, synthetic, metadata, RECONSTRUCT_SCHEMA if mode == "reconstruct" else SCHEMA)
@@ -75,7 +89,7 @@ def generate_naive(
         "cut_off": 0,
         "empty": int((sizes == 0).sum()),
     }
-    write_json(counts, found)
+    write_json(counts, found | chosen)
     log.info("%s %s: %d patients, %d visits, %d codes", method, mode, *list(found.values())[:3])
 
 
@@ -132,6 +146,22 @@ def reconstruct(
     guessed = training.guess_lengths(key, np.diff(offsets), prompt_prob, rng)
     lengths = held_out.lengths if true_length else guessed
     codes = shown if method == "echo" else draw_visits(method, training, key, lengths, shown, rng, True)
+    return reconstructed(held_out, names, real, mask, codes)
+
+
+def with_guesses(held_out: Coded, mask: np.ndarray, guesses: Guesses) -> tuple[np.ndarray, np.ndarray]:
+    """Revealed codes of each visit, then its guesses: flat codes and offsets [n_visits + 1]."""
+    rows = np.concatenate([held_out.visit_of_code[mask], guesses.visit])
+    order = np.argsort(rows, kind="stable")
+    codes = np.concatenate([held_out.codes[mask], guesses.code])[order]
+    return codes, row_offsets(np.bincount(rows, minlength=held_out.n_visits))
+
+
+def reconstructed(
+    held_out: Coded, names: list[str], real: pa.Table, mask: np.ndarray, codes: tuple[np.ndarray, np.ndarray]
+) -> pa.Table:
+    """The table of a reconstruction: `codes` of the held-out visits, of which `mask` was revealed."""
+    shown = held_out.codes[mask], row_offsets(mask)[held_out.offsets]
     table = visits_table(
         numbered_ids("reconstructed", held_out.patient),
         real["visit"].to_numpy(),

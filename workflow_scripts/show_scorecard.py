@@ -8,7 +8,7 @@ from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json
 from cohortloom.base.step import main
 from cohortloom.reporting.scorecard import MEANINGFUL_VISITS, read_metrics
-from cohortloom.reporting.sentences import in_words
+from cohortloom.reporting.sentences import against_naive, in_words
 
 METRICS = Path(__file__).resolve().parents[1] / "resources" / "metrics.csv"
 HEAD = ("criterion", "value", "95% interval", "target", "verdict", "real", "naive", "n")
@@ -33,6 +33,8 @@ def show_scorecard(*, results: Path = Path("results/demo")) -> None:
     visits = next((r["n"] for r in card["criteria"] if r["metric"] == "jaccard"), None)
     if visits is not None and visits < MEANINGFUL_VISITS:
         print(f"WARNING: only {visits:,} test visits; figures mean nothing at this size.")
+    for sentence in against_naive(card["records"], card["criteria"][0]["run"], metrics):
+        print(sentence)
     print(f"report: {(results / 'report.html').resolve()}")
 
 

@@ -8,7 +8,7 @@ from cohortloom.base.step import main
 from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import read_visits
 from cohortloom.evaluation.records import FIELDS
-from cohortloom.reporting import examples, figures
+from cohortloom.reporting import curves, examples, figures
 from cohortloom.reporting import provenance as provenances
 from cohortloom.reporting import scorecard as scorecards
 from cohortloom.reporting.report import render
@@ -65,7 +65,8 @@ def summarize(
         audit=account,
         provenance=origin,
         visits=visits,
-        figures=figures.of_experiment(card["records"], main_run, list(models), visits, methods),
+        figures=figures.of_experiment(card["records"], main_run, list(models), visits, methods)
+        | curves.of_hidden_codes(card["records"], main_run),
         examples=examples.choose(visits["synthetic"], real, names, load_rules(validity)),
         titles=names,
     )

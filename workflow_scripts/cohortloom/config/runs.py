@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortloom.base.errors import UserError
-from cohortloom.base.methods import NAIVE
+from cohortloom.base.methods import NAIVE, SCORING
 from cohortloom.base.step import UNTRACKED
 
 Config = Mapping[str, Any]
@@ -23,7 +23,7 @@ PRIVACY_PREFIX = "privacy-"  # of the name of the main run's visits at ages and 
 OF_EVERY_ARM = {"evaluations": 1, "forbidden_weight": 0.0}
 
 EVALUATIONS = (
-    *("heads", "duplicates", "medical_validity", "reconstruction", "fidelity", "classifier"),
+    *("heads", "duplicates", "medical_validity", "reconstruction", "curve", "fidelity", "classifier"),
     *("privacy", "likelihood", "canaries", "utility", "conditioning", "race"),
 )
 OF_EXTERNAL = ("medical_validity", "fidelity", "classifier", "privacy", "utility", "conditioning")
@@ -202,7 +202,7 @@ def _trainings(config: Config, like: Run) -> Iterator[Run]:
             name = f"{source}-s{seed}" if count > 1 else source
             train = _train_keywords(config, own, seed)
             planted = _planted(train)
-            evaluations = ("heads", "duplicates", "reconstruction", "likelihood", *OF_A_RELEASE)
+            evaluations = ("heads", "duplicates", "reconstruction", "curve", "likelihood", *OF_A_RELEASE)
             targets = {"evaluate_all": (*evaluations, "canaries") if planted else evaluations}
             if seed == first and not planted:
                 targets["quality"] = ("reconstruction",)
@@ -311,6 +311,7 @@ def _naive(config: Config, like: Run) -> Iterator[Run]:
         modes = NAIVE[method]
         released = OF_A_RELEASE if "synthesize" in modes else ()
         reconstructed = ("reconstruction",) if "reconstruct" in modes else ()
+        scored = ("curve",) if method in SCORING else ()
         yield replace(
             like,
             name=method,
@@ -318,9 +319,9 @@ def _naive(config: Config, like: Run) -> Iterator[Run]:
             source=method,
             modes=modes,
             evaluations={
-                "evaluate_all": (*released, *reconstructed),
+                "evaluate_all": (*released, *reconstructed, *scored),
                 "evaluate_external": OF_EXTERNAL if released else (),
-                "quality": reconstructed if released else (),
+                "quality": reconstructed if released or scored else (),
             },
             patients=None,
             demographics="test",

@@ -104,6 +104,11 @@ def plain_pairs(data: Examples, revealed: np.ndarray, max_positions: int) -> Pai
     return _pairs(data, revealed, np.where(revealed, data.ids, -1), max_positions)
 
 
+def first_code_pairs(data: Examples, revealed: np.ndarray, max_positions: int) -> Pairs:
+    """As `plain_pairs`, but the decoder writes no code: its one position predicts the first hidden one."""
+    return _pairs(data, np.ones(len(data.ids), bool), np.where(revealed, data.ids, -1), max_positions)
+
+
 def corrupted_pairs(
     data: Examples,
     words: Vocabulary,

@@ -6,13 +6,15 @@
   where a code was seldom seen.
 - copy: whole training patients drawn again: the best fidelity, no privacy at all.
 - echo: the revealed codes and nothing more.
+- linear, in linear.py: the revealed codes, and those that pairs of codes make likely.
 
-A method may not know how long the real visit is. The length is drawn from the training visits of the band
-and sex; when codes are revealed, from those that have at least as many codes, weighted by how likely each
-would be to reveal just so many. The true length serves for a figure of orientation alone. Revealed codes are
-kept as they are; what a method adds are training codes.
+A method may not know how long the real visit is. linear adds all codes above one score. For the others the
+length is drawn from the training visits of the band and sex; when codes are revealed, from those that have at
+least as many codes, weighted by how likely each would be to reveal just so many. The true length serves for a
+figure of orientation alone. Revealed codes are kept as they are; what a method adds are training codes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +24,7 @@ from scipy.special import comb
 from cohortloom.base.ragged import positions_in_rows, row_of_value, row_offsets
 from cohortloom.data import bands
 from cohortloom.data.coded import Coded
+from cohortloom.data.guesses import NONE
 from cohortloom.data.visits import MAX_AGE, list_column, sex_array
 
 CHUNK = 512  # visits drawn at once: the noise of a chunk is [CHUNK, codes]
@@ -111,15 +114,46 @@ class Training:
         likely such a visit would reveal just so many; the revealed number where no visit is long enough.
         """
         out = np.maximum(revealed, 1)
+        for rows, lengths, weights in self._likely_lengths(key, revealed, share, 1):
+            out[rows] = rng.choice(lengths, len(rows), p=weights)
+        return out
+
+    def expected_hidden(self, key: np.ndarray, revealed: np.ndarray, share: float) -> np.ndarray:
+        """How many codes are still hidden on average, by the lengths that `guess_lengths` draws from.
+
+        [n_visits]; 1 where no training visit is long enough.
+        """
+        out = np.ones(len(key))
+        for rows, lengths, weights in self._likely_lengths(key, revealed, share, 0):
+            out[rows] = (weights * lengths).sum() - revealed[rows]
+        return out
+
+    def prevalences(self, key: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Batches of visit numbers [n] and the share of the stratum's visits with each code [n, n_codes].
+
+        A code that the stratum never has is not guessed.
+        """
+        for start in range(0, len(key), CHUNK):
+            rows = np.arange(start, min(start + CHUNK, len(key)))
+            scores = np.full((len(rows), self.n_codes), NONE, np.float32)
+            for number in np.unique(key[rows]):
+                stratum = self.stratum(int(number))
+                share = stratum.counts / len(stratum.visits)
+                scores[np.ix_(key[rows] == number, stratum.codes)] = share
+            yield rows, scores
+
+    def _likely_lengths(
+        self, key: np.ndarray, revealed: np.ndarray, share: float, least: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Visits of one stratum and number revealed, lengths of its training visits, their probabilities."""
         for number in np.unique(key):
             lengths, counts = np.unique(self.stratum(int(number)).lengths, return_counts=True)
             for known in np.unique(revealed[key == number]):
-                rows = np.flatnonzero((key == number) & (revealed == known))
                 likely = comb(lengths, known) * (1 - share) ** np.maximum(0, lengths - known)
-                weights = counts * likely * (lengths >= out[rows[0]])
+                weights = counts * likely * (lengths >= max(known, least))
                 if weights.sum() > 0:
-                    out[rows] = rng.choice(lengths, len(rows), p=weights / weights.sum())
-        return out
+                    rows = np.flatnonzero((key == number) & (revealed == known))
+                    yield rows, lengths, weights / weights.sum()
 
 
 class Chain:

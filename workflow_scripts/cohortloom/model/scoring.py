@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cohortloom.base.ragged import patient_of_visit
-from cohortloom.data.examples import Examples, Pairs, collate, plain_pairs, steps
+from cohortloom.data.examples import Examples, Pairs, collate, first_code_pairs, plain_pairs, steps
 from cohortloom.data.forbidden import age_row
 from cohortloom.model.prompt_bart import BY_VISIT, PromptBartOutput, PromptBartWithDemographicPrediction
 from cohortloom.runtime.devices import READ_TOKENS, fast_products
@@ -76,3 +76,17 @@ def patient_scores(model: PromptBartWithDemographicPrediction, data: Examples) -
         tokens[batch] = np.bincount(visit, minlength=len(batch))
     patient = patient_of_visit(data.visit)
     return -np.bincount(patient, losses) / np.bincount(patient, tokens)
+
+
+def first_code_log_probs(
+    model: PromptBartWithDemographicPrediction, data: Examples, revealed: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of visit numbers [n] and the log probabilities [n, vocabulary] of the first token written.
+
+    `revealed` [n_codes] bool of the data's codes: shown to the model, beside the earlier visits in full.
+    """
+    pairs = first_code_pairs(data, revealed, model.config.max_position_embeddings)
+    for rows, output in score_teacher_forced(model, data, pairs):
+        log_probs = np.empty(output.logits.shape, np.float32)
+        log_probs[output.visit.cpu().numpy()] = output.logits.float().log_softmax(-1).cpu().numpy()
+        yield rows, log_probs

@@ -249,14 +249,14 @@ def _label(run: str, main_id: str) -> str:
     return names.get(run, f"{run} (naive)")
 
 
-def _panel(xlabel: str, ylabel: str, height: float = 3.5):
+def panel(xlabel: str, ylabel: str, height: float = 3.5):
     with plt.rc_context(_RC):
         figure, axes = plt.subplots(figsize=(4.6, height))  # inches
     axes.set(xlabel=xlabel, ylabel=ylabel)
     return figure, axes
 
 
-def _uri(figure) -> str:
+def data_uri(figure) -> str:
     """Close the figure and return it as an SVG data URI."""
     buffer = io.BytesIO()
     with plt.rc_context(_RC):
@@ -268,7 +268,7 @@ def _uri(figure) -> str:
 
 def _loss_curves(curves: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]], ylabel: str) -> str:
     """(run, split) -> (target tokens, loss)."""
-    figure, axes = _panel("training so far (million code tokens)", ylabel)
+    figure, axes = panel("training so far (million code tokens)", ylabel)
     runs = list(dict.fromkeys(run for run, _ in curves))
     for (run, split), (tokens, loss) in curves.items():
         validation = split == "val"
@@ -287,7 +287,7 @@ def _loss_curves(curves: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]]
     if every.min() > 0 and every.max() / every.min() > 30:  # a falling head loss spans decades
         axes.set_yscale("log")
     axes.legend()
-    return _uri(figure)
+    return data_uri(figure)
 
 
 def _prevalence(reference: np.ndarray, scored: np.ndarray, floor: float, label: str, color: str) -> str:
@@ -295,7 +295,7 @@ def _prevalence(reference: np.ndarray, scored: np.ndarray, floor: float, label: 
 
     Codes that the scored set never has are drawn on a line below `floor`.
     """
-    figure, axes = _panel(
+    figure, axes = panel(
         "share of training visits with the code", f"share of {label} visits with the code", 4.3
     )
     seen = scored > 0
@@ -312,12 +312,12 @@ def _prevalence(reference: np.ndarray, scored: np.ndarray, floor: float, label: 
         place = {"transform": axes.transAxes, "ha": "right", "fontsize": 8}
         axes.text(0.97, 0.03, f"{missed:,} codes never occur", **place)
     axes.legend(loc="upper left")
-    return _uri(figure)
+    return data_uri(figure)
 
 
 def _histogram(counts: Mapping[str, np.ndarray], xlabel: str) -> str:
     """Shares by a whole number; counts: name -> numbers [n], first real (bars), then the main run (thick)."""
-    figure, axes = _panel(xlabel, "share")
+    figure, axes = panel(xlabel, "share")
     top = int(max(np.quantile(values, 0.995) if len(values) else 1 for values in counts.values())) + 1
     lowest = min(int(values.min(initial=top)) for values in counts.values())
     colors = (None, ORANGE, COLORS[0], COLORS[2], COLORS[3], COLORS[5])
@@ -340,12 +340,12 @@ def _histogram(counts: Mapping[str, np.ndarray], xlabel: str) -> str:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(_percent))
     axes.legend()
-    return _uri(figure)
+    return data_uri(figure)
 
 
 def _bars(labels: Sequence[str], series: Mapping[str, np.ndarray], xlabel: str) -> str:
     """Grouped horizontal bars; series: name -> value, low, high [n_labels, 3], first real, then the model."""
-    figure, axes = _panel(xlabel, "", 0.9 + 0.24 * len(labels) * (len(series) + 0.6))
+    figure, axes = panel(xlabel, "", 0.9 + 0.24 * len(labels) * (len(series) + 0.6))
     height = 0.8 / max(1, len(series))
     place = np.arange(len(labels))
     for number, (name, rows) in enumerate(series.items()):
@@ -373,7 +373,7 @@ def _bars(labels: Sequence[str], series: Mapping[str, np.ndarray], xlabel: str) 
 
 def _points(labels: Sequence[str], rows: np.ndarray, xlabel: str) -> str:
     """A point and its interval a label, rows [n_labels, 3]: value, low, high; a line at 0.5, by guessing."""
-    figure, axes = _panel(xlabel, "", 1.1 + 0.27 * len(labels))
+    figure, axes = panel(xlabel, "", 1.1 + 0.27 * len(labels))
     place = np.arange(len(labels))
     style = {"fmt": "o", "color": ORANGE, "ecolor": "#555555", "capsize": 3}
     axes.errorbar(rows[:, 0], place, xerr=_errors(rows), **style)
@@ -392,7 +392,7 @@ def _labelled(figure, axes, labels: Sequence[str], place: np.ndarray) -> str:
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0), ncols=2)
-    return _uri(figure)
+    return data_uri(figure)
 
 
 def _percent(value: float, _position: int = 0) -> str:

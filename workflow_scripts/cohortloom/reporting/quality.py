@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from cohortloom.base.errors import UserError
 from cohortloom.evaluation.intervals import mean_interval
 from cohortloom.evaluation.records import is_headline
-from cohortloom.reporting.scorecard import REAL, VOID_UNLESS, same_size
-from cohortloom.reporting.sentences import NONE, interval, number
+from cohortloom.reporting.scorecard import MUST_BEAT, REAL, VOID_UNLESS, same_size
+from cohortloom.reporting.sentences import NONE, beats, interval, number
 
 COPY = "copy"
 PREVALENCE = "prevalence"
@@ -94,7 +94,7 @@ def table(records: list[Row], samples: list[Sample], targets: list[dict[str, str
     """
     found = {(r["run"], r["mode"], r["metric"]): r for r in records if is_headline(r)}
     found = {where: {**record, "size": _size(record, found)} for where, record in found.items()}
-    sources = [*dict.fromkeys(sample.source for sample in samples)]
+    sources = _with_reconstructing(list(dict.fromkeys(sample.source for sample in samples)), found)
     rows: list[Row] = []
     known = {source for source in sources if _records(found, samples, source, CARRIED)}
     for target in targets:
@@ -110,6 +110,14 @@ def table(records: list[Row], samples: list[Sample], targets: list[dict[str, str
             row["pass"] = _passes(row, judged, target["metric"]) if run != REAL else None
             rows.append(row)
     return rows
+
+
+def _with_reconstructing(sources: list[str], found: dict[tuple, Row]) -> list[str]:
+    """The sources, and beside prevalence the methods to beat that only reconstruct, of which no sample is."""
+    more = {method for method in MUST_BEAT.values() if method not in sources}
+    more &= {run for run, mode, _ in found if mode == "reconstruct"}
+    place = sources.index(PREVALENCE) + 1 if PREVALENCE in sources else len(sources)
+    return [*sources[:place], *sorted(more), *sources[place:]]
 
 
 def _records(found, samples: list[Sample], source: str, target: dict[str, str]) -> list[Row]:
@@ -282,6 +290,10 @@ def verdict(rows: list[Row], run: str, metrics: Metrics) -> list[str]:
             sentences.append(f"Missed: {title}, {value}; target {target_in_words(row, unit)}.")
         elif row["pass"] is None:
             sentences.append(f"Not judged: {title} ({row['reason'] or 'no figure'}).")
+        method = MUST_BEAT.get(row["metric"])
+        floor = next((r["mean"] for r in rows if (r["run"], r["metric"]) == (method, row["metric"])), None)
+        if floor is not None and row["mean"] is not None:
+            sentences.append(beats(metrics[row["metric"]], row["mean"], method, floor))
     return sentences
 
 

@@ -29,7 +29,7 @@ from cohortloom.reporting.scorecard import (
     unequal_sizes,
     voided,
 )
-from cohortloom.reporting.sentences import NONE, dotted, in_words, number, sentences
+from cohortloom.reporting.sentences import NONE, against_naive, dotted, in_words, number, sentences
 
 Metrics = dict[str, dict[str, str]]
 
@@ -87,6 +87,7 @@ def render(
         planted=planted_patients(records, metrics),
         removed=_removed_columns(records, main_id, metrics),
         seeds=_over_seeds(card.get("over_seeds", []), metrics),
+        against_naive=against_naive(records, main_id, metrics),
         void=[
             {"title": metrics[metric]["title"], "control": VOID_UNLESS[metric], "value": number(value, "")}
             for (_, metric, _), value in voided(records)

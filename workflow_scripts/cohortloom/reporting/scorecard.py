@@ -6,6 +6,7 @@ How `pass` is decided:
 - every other metric: against held-out real data scored the same way. It passes where it is not worse than
   the worse end of real's 95% interval; a metric that has no better side must lie inside that interval. That
   margin is wider where fewer real visits are held out, so it is written beside the verdict;
+- F1 on hidden codes, which real data have not: against the naive method linear (MUST_BEAT);
 - null, with `reason`: where the value, real's value or real's interval is missing; where n differs from
   real's by more than 5%, because most figures depend on it (those of OWN_NUMBER do not); and for a measure
   that is void because its own control failed (VOID_UNLESS).
@@ -35,7 +36,7 @@ CRITERIA = {
     "duplicate_rate": "synthesize",
 }
 REAL = "real"
-NAIVE = ("prevalence", "markov", "echo")  # `copy` has a column of its own
+NAIVE = ("prevalence", "linear", "markov", "echo")  # `copy` has a column of its own
 MEANINGFUL_VISITS = 2000  # test visits below which no figure says anything
 SAME_SIZE = 0.05  # figures whose n differ by a larger share are not compared
 # Rates and means over cases of which the generator has its own number, such as long visits.
@@ -53,6 +54,8 @@ LEAKS = (
     *("attribute_risk", "adversarial_risk"),
 )
 AGES_OF_TEST, AGES_OF_TRAINING = "ages and sexes of test", "ages and sexes of training"
+# A figure, and the naive method that a model must beat in it: else training found no more than counting does.
+MUST_BEAT = {"hidden_f1": "linear"}
 _COMPARE = {"<": operator.lt, "<=": operator.le, "=": operator.eq, ">=": operator.ge, ">": operator.gt}
 
 Record = dict[str, object]
@@ -103,6 +106,8 @@ def join(records: list[Record], metrics: dict[str, dict[str, str]]) -> list[Reco
         real = others["real"] or {}
         target = criterion_target(record, metrics)
         passed, reason = _verdict(record, others["real"], target, key(record)[:3] in void)
+        if (floor := to_beat(record, by_run)) is not None:
+            passed, reason = record["value"] > floor, None
         values = {name: other and other["value"] for name, other in others.items()}
         ends = {"real_low": real.get("ci_low"), "real_high": real.get("ci_high")}
         verdict = {"target": target and target[1], "pass": passed, "reason": reason}
@@ -169,6 +174,21 @@ def best_naive(record: Record, by_run: dict[tuple[str, Key], Record]) -> Record 
             return None
         return min(found, key=lambda other: abs(other["value"] - real["value"]))
     return (max if record["higher_is_better"] else min)(found, key=lambda other: other["value"])
+
+
+def to_beat(record: Record, by_run: dict[tuple[str, Key], Record]) -> float | None:
+    """What the method of MUST_BEAT scores; None where a record is not held to it or either has no value."""
+    method = MUST_BEAT.get(str(record["metric"]))
+    if method is None or record["value"] is None or record["run"] in (REAL, "copy", *NAIVE):
+        return None
+    return by_run.get((method, key(record)), {}).get("value")
+
+
+def floors(records: list[Record], run: str) -> list[tuple[Record, str, float]]:
+    """Each record of a run that is held to a naive method, the method, and what it scores."""
+    by_run = _by_run(records)
+    found = [(record, to_beat(record, by_run)) for record in records if record["run"] == run]
+    return [(record, MUST_BEAT[str(record["metric"])], value) for record, value in found if value is not None]
 
 
 def criterion_target(record: Record, metrics: dict[str, dict[str, str]]) -> tuple[str, float] | None:

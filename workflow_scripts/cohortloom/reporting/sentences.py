@@ -5,7 +5,7 @@ resources/metrics.csv, with the metric they speak of (columns reader and sentenc
 """
 
 from cohortloom.evaluation.records import ALL, HEADLINE, NOT_TRAINED, is_headline
-from cohortloom.reporting.scorecard import CRITERIA, N_DIFFERS, Record
+from cohortloom.reporting.scorecard import CRITERIA, N_DIFFERS, Record, floors
 
 SIGNS = {"<": "under", "<=": "at most", "=": "exactly", ">=": "at least", ">": "over"}
 NONE = "–"
@@ -106,6 +106,25 @@ def in_words(record: Record, metric: dict[str, str]) -> dict[str, str]:
         "naive": number(record["naive"], unit),
         "reason": str(record.get("reason") or ""),
     }
+
+
+def against_naive(records: list[Record], run: str, metrics: dict[str, dict[str, str]]) -> list[str]:
+    """Whether a run beats the naive method that it must beat, a sentence a figure."""
+    return [
+        beats(metrics[str(record["metric"])], record["value"], method, value)
+        for record, method, value in floors(records, run)
+    ]
+
+
+def beats(metric: dict[str, str], value: float, method: str, floor: float) -> str:
+    """Whether a figure is above that of a naive method, in words.
+
+    >>> beats({"title": "F1 on hidden codes", "unit": ""}, 0.158, "linear", 0.221)
+    'F1 on hidden codes, 0.158, does not beat linear, 0.221.'
+    """
+    verb = "beats" if value > floor else "does not beat"
+    title, unit = metric["title"], metric["unit"]
+    return f"{title}, {number(value, unit)}, {verb} {method}, {number(floor, unit)}."
 
 
 def sentences(

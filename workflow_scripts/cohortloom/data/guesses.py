@@ -1,0 +1,77 @@
+"""Guesses of hidden codes, each with a score: all methods that score codes are read out in this one way."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cohortloom.base.ragged import row_of_value, row_offsets
+
+KEPT = 100  # guesses of a visit that are kept: several times the codes of nearly every visit
+NONE = float("-inf")  # the score of a code that is never guessed
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """Flat guesses [n]: visit, code, score, and whether the code is hidden in the visit."""
+
+    visit: np.ndarray
+    code: np.ndarray
+    score: np.ndarray
+    right: np.ndarray
+
+    def at_least(self, threshold: float) -> "Guesses":
+        """Those with this score or a higher one, visit by visit, the highest first."""
+        chosen = np.flatnonzero(self.score >= threshold)
+        order = chosen[np.lexsort((-self.score[chosen], self.visit[chosen]))]
+        return Guesses(self.visit[order], self.code[order], self.score[order], self.right[order])
+
+
+def highest(
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    codes: np.ndarray,
+    offsets: np.ndarray,
+    shown: np.ndarray,
+    kept: int = KEPT,
+) -> Guesses:
+    """The `kept` highest scores of each visit among the codes that are not shown.
+
+    A batch is the numbers of its visits [n] and their scores [n, all codes], which are overwritten. `codes`
+    and `offsets` [n_visits + 1] are those of the real visits, `shown` [codes] bool which of them are known.
+    """
+    n_visits = len(offsets) - 1
+    row, begin = row_of_value(offsets), row_offsets(shown)[offsets]
+    known_row, known = row[shown], codes[shown]
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
+    place = np.full(n_visits, -1)
+    width = int(codes.max(initial=0)) + 1
+    for visits, scores in batches:
+        width = max(width, scores.shape[1])
+        place[visits] = np.arange(len(visits))
+        inside = np.concatenate([np.arange(begin[visit], begin[visit + 1]) for visit in visits])
+        scores[place[known_row[inside]], known[inside]] = NONE
+        most = min(kept, scores.shape[1])
+        best = np.argpartition(scores, -most, axis=1)[:, -most:]
+        value = np.take_along_axis(scores, best, 1)
+        in_batch, column = np.nonzero(value > NONE)
+        parts.append((visits[in_batch], best[in_batch, column], value[in_batch, column]))
+    visit, code, score = (np.concatenate(part) for part in zip(*parts, strict=True))
+    hidden = row[~shown] * width + codes[~shown]
+    return Guesses(visit, code, score, np.isin(visit * width + code, hidden))
+
+
+def best_threshold(guesses: Guesses, n_hidden: int) -> float:
+    """The lowest score to guess for the best F1 on `n_hidden` codes; infinite where no guess is right."""
+    order = np.argsort(-guesses.score, kind="stable")
+    score, right = guesses.score[order], np.cumsum(guesses.right[order])
+    if not len(right) or not right[-1]:
+        return np.inf
+    last = np.flatnonzero(np.append(score[1:] < score[:-1], True))  # of those with an equal score
+    f1 = 2 * right[last] / (last + 1 + n_hidden)
+    return float(score[last[np.argmax(f1)]])
+
+
+def best_f1(guesses: Guesses, n_hidden: int) -> float:
+    """F1 at `best_threshold`; 0 where no guess is right."""
+    chosen = guesses.at_least(best_threshold(guesses, n_hidden))
+    return 2 * float(chosen.right.sum()) / max(1, len(chosen.visit) + n_hidden)

@@ -1,0 +1,156 @@
+"""The naive method linear: each code of a visit predicted from all others by a linear map in closed form.
+
+EASE (Steck 2019, "Embarrassingly Shallow Autoencoders for Sparse Data"), with more inputs than outputs. For
+inputs X [visits, inputs] of training visits, P = (X'X + penalty I)^-1 and B = I - P diag(1 / diag P): column
+j of B is the ridge regression of input j on all others, so that no code predicts itself. Inputs are 0 or 1,
+in three blocks: codes of this visit, codes of the patient's earlier visits, group of age and sex. The codes
+of this visit alone are outputs.
+
+Penalty and threshold are chosen on validation visits; weights come from training visits alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scipy.linalg import lapack
+
+from cohortloom.base.ragged import ragged_range
+from cohortloom.data import bands
+from cohortloom.data.coded import Coded
+from cohortloom.data.guesses import NONE, Guesses, best_f1, best_threshold, highest
+from cohortloom.data.reveal import validation_mask
+
+PENALTIES = (10.0, 30.0, 100.0, 300.0)
+MOST_CODES = 8000  # columns of a block of codes: memory grows with the square, time with the cube
+LEAST_VISITS = 5  # with a code: of rarer ones the penalty leaves nothing
+BATCH = 1024  # visits scored at once
+N_GROUPS = 2 * len(bands.FINE)
+
+
+class Fit(NamedTuple):
+    """What was chosen on validation visits: the model, its penalty, the threshold of its scores."""
+
+    linear: "Linear"
+    penalty: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Weights [n_inputs, n_outputs] and the codes of its columns, out of a list of `n_codes`.
+
+    present: codes of this visit, which are the outputs too. earlier: codes of earlier visits.
+    """
+
+    weights: np.ndarray
+    present: np.ndarray
+    earlier: np.ndarray
+    n_codes: int
+
+    @classmethod
+    def learn(cls, visits: Coded, n_codes: int, penalty: float) -> "Linear":
+        """Weights of training visits, whose codes index a list of `n_codes`."""
+        present = frequent(visits.codes, n_codes)
+        earlier = frequent(earlier_codes(visits)[1], n_codes)
+        inputs = as_inputs(visits, present, earlier, n_codes)
+        return cls(closed_form(inputs, len(present), penalty), present, earlier, n_codes)
+
+    def guesses(self, visits: Coded, shown: np.ndarray) -> Guesses:
+        """Scored guesses of the hidden codes of visits of which `shown` [n_codes of all] bool are known."""
+        return highest(self.scores(visits, shown), visits.codes, visits.offsets, shown)
+
+    def scores(self, visits: Coded, shown: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Batches of visit numbers [n] and the score of every code [n, n_codes]."""
+        inputs = as_inputs(visits, self.present, self.earlier, self.n_codes, shown)
+        for start in range(0, visits.n_visits, BATCH):
+            rows = np.arange(start, min(start + BATCH, visits.n_visits))
+            scores = np.full((len(rows), self.n_codes), NONE, np.float32)
+            scores[:, self.present] = inputs[rows] @ self.weights
+            yield rows, scores
+
+
+def choose(
+    visits: Coded,
+    validation: Coded,
+    n_codes: int,
+    prompt_prob: float,
+    seed: int,
+    penalties: tuple[float, ...] = PENALTIES,
+) -> Fit:
+    """The penalty of the best F1 on hidden codes of the validation visits, and the threshold that gives it.
+
+    Each validation code is revealed with `prompt_prob`; `seed` draws which.
+    """
+    shown = validation_mask(len(validation.codes), prompt_prob, seed)
+    n_hidden, best, fit = int((~shown).sum()), -1.0, None
+    for penalty in penalties:
+        linear = Linear.learn(visits, n_codes, penalty)
+        guesses = linear.guesses(validation, shown)
+        if (f1 := best_f1(guesses, n_hidden)) > best:
+            best, fit = f1, Fit(linear, penalty, best_threshold(guesses, n_hidden))
+    return fit
+
+
+def closed_form(inputs: sparse.csr_matrix, n_outputs: int, penalty: float) -> np.ndarray:
+    """B of the first `n_outputs` inputs [n_inputs, n_outputs], float32; `inputs` is X [visits, n_inputs]."""
+    gram = (inputs.T @ inputs).toarray(order="F").astype(np.float64, copy=False)
+    np.fill_diagonal(gram, gram.diagonal() + penalty)
+    # The matrix is positive definite: Cholesky takes half the work of a general inverse, and no more memory.
+    factor, _ = lapack.dpotrf(gram, lower=1, overwrite_a=1)
+    inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)  # its lower triangle
+    weights = inverse[:, :n_outputs].astype(np.float32)
+    for j in range(n_outputs):
+        weights[:j, j] = inverse[j, :j]
+    weights /= -inverse.diagonal()[:n_outputs].astype(np.float32)
+    np.fill_diagonal(weights, 0.0)
+    return weights
+
+
+def as_inputs(
+    visits: Coded, present: np.ndarray, earlier: np.ndarray, n_codes: int, shown: np.ndarray | None = None
+) -> sparse.csr_matrix:
+    """X [n_visits, present + earlier + groups] of 0 and 1. A code without a column is left out.
+
+    `shown` [codes of all visits] bool: those of this visit that are known, all without it. Earlier visits are
+    known in full.
+    """
+    row, code = visits.visit_of_code, visits.codes
+    if shown is not None:
+        row, code = row[shown], code[shown]
+    everyone = np.arange(visits.n_visits)
+    group = 2 * bands.band(visits.age) + visits.sex
+    blocks = [
+        _indicators(row, code, present, n_codes, visits.n_visits),
+        _indicators(*earlier_codes(visits), earlier, n_codes, visits.n_visits),
+        _indicators(everyone, group, np.arange(N_GROUPS), N_GROUPS, visits.n_visits),
+    ]
+    return sparse.hstack(blocks, format="csr")
+
+
+def earlier_codes(visits: Coded) -> tuple[np.ndarray, np.ndarray]:
+    """Visit and code [n] of the codes of each visit's earlier visits, a code once a visit."""
+    begin = visits.offsets[visits.first_visits[visits.patient]]
+    lengths = visits.offsets[:-1] - begin
+    width = int(visits.codes.max(initial=0)) + 1
+    row = np.repeat(np.arange(visits.n_visits), lengths)
+    return np.divmod(np.unique(row * width + visits.codes[ragged_range(begin, lengths)]), width)
+
+
+def frequent(codes: np.ndarray, n_codes: int) -> np.ndarray:
+    """The at most MOST_CODES codes that occur LEAST_VISITS times or more, most frequent first."""
+    counts = np.bincount(codes, minlength=n_codes)
+    return np.argsort(-counts, kind="stable")[: min(MOST_CODES, int((counts >= LEAST_VISITS).sum()))]
+
+
+def _indicators(
+    row: np.ndarray, value: np.ndarray, columns: np.ndarray, n_values: int, n_rows: int
+) -> sparse.csr_matrix:
+    """[n_rows, columns] float32: 1 where the row has the value of the column."""
+    place = np.full(n_values, -1)
+    place[columns] = np.arange(len(columns))
+    known = place[value] >= 0
+    ones = np.ones(int(known.sum()), np.float32)
+    return sparse.csr_matrix((ones, (row[known], place[value[known]])), (n_rows, len(columns)))
