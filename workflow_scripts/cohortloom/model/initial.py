@@ -3,7 +3,8 @@
 The output layer has a bias for each token and each group of age and sex: the log frequency of the token in
 the training visits of the group, smoothed. So the network learns how a visit departs from its group and not
 the group itself, and what never occurs at an age starts out as all but impossible. To learn that by gradient
-took it more tokens than there are: docs/quality.md. What recurs and when a visit ends start likewise.
+took it more tokens than there are: docs/trials.md. What recurs, when a visit ends and which codes occur
+together (pairs.py) start likewise.
 """
 
 import numpy as np
@@ -14,6 +15,7 @@ from cohortloom.base.seeds import seed_of
 from cohortloom.data.bands import DAY, FINE, band
 from cohortloom.data.examples import N_PROMPTS, Examples, history
 from cohortloom.data.vocabulary import NOW, PAD, START, Vocabulary
+from cohortloom.model.pairs import start_from_pairs
 from cohortloom.model.prompt_bart import PromptBartConfig, PromptBartWithDemographicPrediction
 from cohortloom.model.record import MAX_COUNT
 
@@ -75,6 +77,7 @@ def make_model(
         model.summary.recurrence.copy_(torch.from_numpy(recurrence(data, shares, positions - N_PROMPTS)))
         for kind, rows in enumerate((data.visit == 0, data.visit > 0)):
             model.summary.ending[kind] = torch.from_numpy(ending(data, rows, shares, MAX_COUNT))
+    start_from_pairs(model, data, seed)
     generation = model.generation_config
     generation.do_sample, generation.temperature = True, 1.0
     generation.top_k, generation.top_p = 0, 1.0

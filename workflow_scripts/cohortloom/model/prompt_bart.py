@@ -15,6 +15,9 @@ Design choices, in the order of the forward pass:
 - A summary of the record runs straight to the output layer, beside attention: the embeddings of the codes of
   earlier visits, summed, and those of the codes known of this visit (revealed or written already), each
   projected, then two layers. By attention alone the model took far more tokens before it used its encoder.
+- The codes known of this visit also raise and lower others directly: the sum of their embeddings, times one
+  weight a dimension, is added to the output states. Embeddings and weights start from how often codes
+  share a visit (pairs.py), so that this path begins as a table of pairs.
 - Also straight to the logits: how frequent each token is at this age and sex (fixed, from training visits), a
   weight of each code for having occurred in an earlier visit, one for being known already, and a bias on
   ending by the number of codes known. What can be counted starts from counts (initial.py).
@@ -287,7 +290,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         before = before & code[:, None]
         # The decoder's state and the summary of the record, through the output layer.
         written = before.to(states.dtype) @ self.model.shared(ids).to(states.dtype)
-        added = summary(F.embedding(own, record.context), pick(written))
+        added = summary(F.embedding(own, record.context), F.embedding(own, record.shown_sum), pick(written))
         logits = summary.group_bias[record.group[own]]
         logits += self.lm_head(pick(states) + added)
         # What codes gain for being shown, and lose once they are written.

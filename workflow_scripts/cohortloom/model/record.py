@@ -18,15 +18,17 @@ class Record(ModelOutput):
 
     last_hidden_state [rows, length, d_model] of the encoder; visit [rows, length] the visit of each of its
     tokens. Of each visit: prompts [visits, 2, d_model] for the decoder; context [visits, d_model] for the
-    summary; group [visits] of age and sex; shown_ids, shown_bias [visits, length] the codes that were shown
-    (0 where there is none; twice where earlier visits and this one show it) and what is added to their
-    logits; known [visits, 2] how many codes of earlier visits and of this visit are shown.
+    summary; shown_sum [visits, d_model] of the embeddings of this visit's codes that are shown; group
+    [visits] of age and sex; shown_ids, shown_bias [visits, length] the codes that were shown (0 where there
+    is none; twice where earlier visits and this one show it) and what is added to their logits; known
+    [visits, 2] how many codes of earlier visits and of this visit are shown.
     """
 
     last_hidden_state: torch.Tensor | None = None
     visit: torch.Tensor | None = None
     prompts: torch.Tensor | None = None
     context: torch.Tensor | None = None
+    shown_sum: torch.Tensor | None = None
     group: torch.Tensor | None = None
     shown_ids: torch.Tensor | None = None
     shown_bias: torch.Tensor | None = None
@@ -70,6 +72,7 @@ class RecordSummary(nn.Module):
         self.person = ConditionalPrompt(config)
         self.earlier = nn.Linear(config.d_model, config.d_model, bias=False)
         self.present = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.pairs = nn.Parameter(torch.empty(config.d_model))
         self.recurrence = nn.Parameter(torch.empty(config.vocab_size))
         self.register_buffer("ages", torch.tensor(config.group_ages))
         self.repetition = nn.Parameter(torch.empty(1))
@@ -86,6 +89,7 @@ class RecordSummary(nn.Module):
         self.ages.copy_(torch.tensor(group_ages, device=self.ages.device))
         for layer, size in ((self.earlier, 5.0), (self.present, 5.0), (self.hidden, 1.0), (self.output, 1.0)):
             nn.init.normal_(layer.weight, std=size * layer.in_features**-0.5)
+        nn.init.zeros_(self.pairs)
         nn.init.zeros_(self.recurrence)
         nn.init.zeros_(self.ending)
         nn.init.constant_(self.repetition, -2.0)
@@ -111,19 +115,21 @@ class RecordSummary(nn.Module):
         band = torch.searchsorted(self.ages, x_num[:, 0].float().contiguous(), right=True) - 1
         return {
             "context": self.person(x_num, x_cat).sum(1) + self.earlier(earlier) + self.present(shown),
+            "shown_sum": shown,
             "group": x_cat[:, 0] * len(self.ages) + band,
             "shown_ids": shown_ids,
             "shown_bias": shown_bias,
             "known": torch.stack([past.sum(1), present.sum(1)], 1),
         }
 
-    def forward(self, context: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
-        """Addition to the decoder states [n, d_model] of positions, from the context of their visits.
+    def forward(self, context: torch.Tensor, shown_sum: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+        """Addition to the decoder states [n, d_model] of positions.
 
-        written [n, d_model]: sums of the embeddings of the codes that were written before.
+        context, shown_sum [n, d_model]: of the visit of each. written [n, d_model]: sums of the embeddings of
+        the codes that were written before.
         """
         states = F.relu(self.norm(context + self.present(written)))
-        return self.output(self.dropout(F.relu(self.hidden(states))))
+        return self.output(self.dropout(F.relu(self.hidden(states)))) + self.pairs * (shown_sum + written)
 
     def written_bias(
         self, ids: torch.Tensor, shown_ids: torch.Tensor, shown_bias: torch.Tensor

@@ -13,6 +13,9 @@ from torch import nn
 ADAMW_RATE = 1.5e-3  # of biases, prompts and heads
 ODDS_RATE = 10 * ADAMW_RATE  # of the few biases on ending and repeating, which would learn too slowly
 ADAGRAD_RATE = 0.03  # of the table of codes
+# Squared gradients that an entry begins with. From 0 its first step would be as long as the entry itself, and
+# what was counted would be lost.
+ADAGRAD_START = 1e-5
 MUON_RATE = 0.02  # of the matrices of encoder, decoder and summary
 WEIGHT_DECAY = 0.01  # of whatever has two dimensions, but for the table of codes and `summary.ending`
 
@@ -38,7 +41,7 @@ def make_optimizers(model: nn.Module, scale: float) -> list[torch.optim.Optimize
         fused=True,
     )
     muon = torch.optim.Muon(matrices, lr=scale * MUON_RATE, weight_decay=WEIGHT_DECAY)
-    adagrad = torch.optim.Adagrad(tables, lr=scale * ADAGRAD_RATE)
+    adagrad = torch.optim.Adagrad(tables, lr=scale * ADAGRAD_RATE, initial_accumulator_value=ADAGRAD_START)
     optimizers = [adamw, muon, adagrad]
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["peak"] = group["lr"]
