@@ -432,6 +432,6 @@ def test_raw_ids_are_taken_apart():
 
 def test_a_keyword_that_the_model_does_not_know_is_refused(world):
     """A mistyped name of an argument must not be a missing one."""
-    _, model, _ = world
+    model = world[2]
     with pytest.raises(TypeError, match="unordred"):
         model(input_ids=None, unordred=None)

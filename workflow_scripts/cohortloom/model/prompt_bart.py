@@ -15,9 +15,8 @@ Design choices, in the order of the forward pass:
 - A summary of the record runs straight to the output layer, beside attention: the embeddings of the codes of
   earlier visits, summed, and those of the codes known of this visit (revealed or written already), each
   projected, then two layers. By attention alone the model took far more tokens before it used its encoder.
-- The codes known of this visit also raise and lower others directly: the sum of their embeddings, times one
-  weight a dimension, is added to the output states. Embeddings and weights start from how often codes
-  share a visit (pairs.py), so that this path begins as a table of pairs.
+- The sum of the embeddings of this visit's known codes, times a weight for each dimension, is also added to
+  the output states. It starts as a table of how often two codes share a visit (pairs.py).
 - Also straight to the logits: how frequent each token is at this age and sex (fixed, from training visits), a
   weight of each code for having occurred in an earlier visit, one for being known already, and a bias on
   ending by the number of codes known. What can be counted starts from counts (initial.py).
