@@ -46,9 +46,7 @@ def audit(
         if all(len(np.unique(patient[of == number])) >= min_patients for patient, of in sides)
     ]
     if len(reported) < 2:
-        yield unknown(
-            f"fewer than two groups have {min_patients} training and {min_patients} held-out patients"
-        )
+        yield unknown(f"fewer than two groups have {min_patients} patients in training and held out")
         return
     codes = frequent(train, n_codes, FEATURES)
     known = np.isin(of_train, reported)
