@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 CORES ?= all
+WORKERS ?= 2
 # A CPU-only machine saves gigabytes of CUDA wheels with
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
@@ -14,20 +15,22 @@ BIN := $(VENV)/bin
 BENCHED := results/benchmarks.jsonl
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 SNAKEMAKE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m snakemake
 
 # What ends a target whose run failed. A run that was killed leaves a lock behind; one that fails takes its own away.
 LOCKED := { if ls .snakemake/locks/*.lock > /dev/null 2>&1; then \
 	echo "error: this folder is locked: another run works here, or one was killed. If none does: make unlock"; fi; exit 1; }
 
-.PHONY: help demo unlock patients publish test drills lint format bench clean
+.PHONY: help demo unlock patients publish test test-fast drills lint format bench clean
 
 help:
 	@echo "make demo    install, run the simulated cohort to its scorecard (results/demo/report.html)"
 	@echo "make patients N=1000  generate patients by the published model: no training, no data (SHOW=3 prints three)"
 	@echo "make publish NHDS=DIR train on NHDS 2010, publish model and cohort into published/nhds2010"
 	@echo "make unlock  remove the lock that a killed run left (refused while a run works here)"
-	@echo "make test    install, run all tests"
+	@echo "make test    install, run all tests (some ten minutes on two cores; WORKERS=2 processes)"
+	@echo "make test-fast  those that neither run Snakemake nor train a model (two minutes)"
 	@echo "make drills  all tests on a real Slurm of one node, the long drills too (Debian: apt install slurm-wlm munge)"
 	@echo "make lint    formatting and lint checks"
 	@echo "make format  format the sources"
@@ -64,7 +67,10 @@ publish: $(VENV)/.installed
 	@du -sh published/nhds2010/model published/nhds2010/cohort
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: $(VENV)/.installed-dev
+	$(PYTEST) -m "not slow and not drill"
 
 drills: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/slurm -m "drill or not drill" -v --durations=0

@@ -1,5 +1,8 @@
 """Shared by the tests: the repository, a copy of the workflow, and the tiny experiment run once."""
 
+import csv
+import functools
+import gzip
 import os
 import re
 import shutil
@@ -9,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from dry_runs import dry_run
 
 # Before torch is imported, here and in every process that a test starts: sums over one thread and over two
 # differ in the last bit, and the tests compare trainings of two processes bit by bit.
@@ -28,6 +33,46 @@ PARTS = (
 # Not for the workflow under test: a variable of the developer's own must change nothing.
 DROPPED_VARIABLES = ("COHORTLOOM_RAW_DIR", "SNAKEMAKE_PROFILE", "PYTHONPATH")
 
+# Fixtures that take long and are made once -> the group of the files that use them, the longest first.
+GROUPS = {"tiny": "tiny", "slurm": "slurm", "prepared": "slurm", "by_heart": "by_heart"}
+SLOW = {"tiny", "fresh", "slurm", "prepared", "by_heart", "dataset"}  # that run Snakemake, or to train on
+
+
+@functools.cache
+def group_of(path: Path) -> str:
+    """Group of a file of tests: that of the first of GROUPS that a function takes, else one of its own."""
+    text = path.read_text(encoding="utf-8")
+    groups = (name for fixture, name in GROUPS.items() if re.search(rf"def \w+\([^)]*\b{fixture}\b", text))
+    return next(groups, path.name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow; files in the order of GROUPS, then others that have slow tests, then the rest."""
+    for item in items:
+        if SLOW & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    order = list(dict.fromkeys(GROUPS.values()))
+
+    def place(item: pytest.Item) -> int:
+        group = group_of(item.path)
+        return order.index(group) if group in order else len(order) + (item.path not in slow)
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """pytest -n 2: a group runs in one process. (`--dist loadgroup` has no effect since pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(config.rootpath / nodeid.split("::")[0])
+
+    config.option.loadscopereorder = False  # the order of pytest_collection_modifyitems
+    return Groups(config, log)
+
 
 @dataclass
 class Workflow:
@@ -38,17 +83,12 @@ class Workflow:
     options: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
 
-    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    def run(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess:
         """Run snakemake; stdout and stderr come together in `stdout`."""
-        environment = {key: value for key, value in os.environ.items() if key not in DROPPED_VARIABLES}
-        environment |= self.environment
-        command = [sys.executable, "-m", "snakemake", "--snakefile", self.folder / "Snakefile"]
-        command += ["--max-jobs-per-timespan", "100/1s"]  # ends 4 s sooner than by profiles/default
-        command += [*self.options, "--directory", self.directory, "--cores", "2", *arguments]
         done = subprocess.run(
-            [str(part) for part in command],
+            [sys.executable, "-m", "snakemake", *self._command(arguments)],
             cwd=self.directory.parent,
-            env=environment,
+            env=self._environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -58,9 +98,25 @@ class Workflow:
             assert done.returncode == 0, done.stdout
         return done
 
-    def jobs(self, *arguments: str) -> set[str]:
+    def plan(self, *arguments: str | Path, status: int = 0) -> str:
+        """What snakemake --dry-run says; it must end with this status."""
+        found, text = dry_run(self._command(arguments), self.directory.parent, self._environment())
+        assert found == status, text
+        return text
+
+    def jobs(self, *arguments: str | Path) -> set[str]:
         """Jobs that would run, such as {"preprocess", "generate multitask synthesize"}."""
-        return listed_jobs(self.run("--dry-run", *arguments).stdout)
+        return listed_jobs(self.plan(*arguments))
+
+    def _command(self, arguments: tuple[str | Path, ...]) -> list[str]:
+        command = ["--snakefile", self.folder / "Snakefile"]
+        command += ["--max-jobs-per-timespan", "100/1s"]  # ends 4 s sooner than by profiles/default
+        command += [*self.options, "--directory", self.directory, "--cores", "2", *arguments]
+        return [str(part) for part in command]
+
+    def _environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if key not in DROPPED_VARIABLES}
+        return kept | self.environment
 
 
 def listed_jobs(text: str) -> set[str]:
@@ -86,13 +142,36 @@ def copy_workflow(target: Path) -> Path:
     return target
 
 
+MARKER = "ZQXMARKER"
+
+
+def mark_removed(path: Path, allowed: tuple[str, ...]) -> None:
+    """Append MARKER to each value of a raw table whose column may not pass preprocess."""
+    with gzip.open(path, "rt", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with gzip.open(path, "wt", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: v if k in allowed else f"{v} {MARKER}" for k, v in row.items()})
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Workflow:
-    """The tiny experiment, finished: a copy of the workflow and a working directory elsewhere."""
+    """The tiny experiment, finished: a copy of the workflow and a working directory elsewhere.
+
+    Tests share it: one that changes it puts it back. What preprocess must remove is marked in the raw tables.
+    """
+    from cohortloom.sources.mimic3 import ALLOWED
+
     base = tmp_path_factory.mktemp("tiny")
     folder = copy_workflow(base / "workflow")
     (base / "work").mkdir()
     workflow = Workflow(folder, base / "work", ["--configfile", str(folder / "tests" / "config_tiny.yaml")])
+    tables = {f"raw/tiny/{name}.csv.gz": allowed for name, allowed in ALLOWED.items()}
+    workflow.run("--", *tables)
+    for name, allowed in tables.items():
+        mark_removed(workflow.directory / name, allowed)
     workflow.run("evaluate_all")
     return workflow
 
@@ -116,6 +195,46 @@ def dataset(tmp_path_factory):
     files = {name: folder / f"{name}.parquet" for name in ("train", "val", "test")}
     build_dataset(visits=folder / "visits.parquet", vocabulary=folder / "vocabulary.json", **files)
     return {**files, "vocabulary": folder / "vocabulary.json"}
+
+
+@pytest.fixture(scope="session")
+def thirds(tmp_path_factory) -> dict[str, Path]:
+    """Files of a cohort of 240 patients, a third of them for training: train, val, test, vocabulary."""
+    from build_dataset import build_dataset
+    from cohortloom.data.visits import write_visits
+    from metric_worlds import hospital
+
+    folder = tmp_path_factory.mktemp("thirds")
+    write_visits(hospital(240, 2), folder / "visits.parquet", {})
+    files = {name: folder / f"{name}.parquet" for name in ("train", "val", "test")}
+    files["vocabulary"] = folder / "vocabulary.json"
+    shares = {"val_fraction": 0.33, "test_fraction": 0.33, "min_patients_per_code": 1}
+    build_dataset(visits=folder / "visits.parquet", **shares, **files)
+    return files
+
+
+# Keywords of train() with which those 80 patients are memorised.
+BY_HEART = {
+    "preset": "tiny",
+    "tokens": 20_000,
+    "batch_tokens": 128,
+    "learning_rate": 2.0,
+    "dropout": 0.0,
+    "evaluations": 1,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="session")
+def by_heart(thirds, tmp_path_factory) -> Path:
+    """Folder of a model that has memorised the training patients of `thirds`."""
+    from train import train
+
+    folder = tmp_path_factory.mktemp("by_heart") / "model"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.MAX_EPOCHS", 1000)
+        train(**{name: thirds[name] for name in ("train", "val", "vocabulary")}, model=folder, **BY_HEART)
+    return folder
 
 
 @pytest.fixture(scope="session")

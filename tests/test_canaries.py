@@ -1,6 +1,5 @@
 """Planted patients: who they are, the figures by hand, and that a model which learnt them is found."""
 
-import csv
 import hashlib
 import json
 from pathlib import Path
@@ -10,23 +9,18 @@ import pytest
 import yaml
 from scipy import sparse
 
-from build_dataset import build_dataset
 from cohortloom.base.errors import UserError
 from cohortloom.data.examples import Examples
 from cohortloom.data.forbidden import age_row, forbidden_table
 from cohortloom.data.validity import load_rules
-from cohortloom.data.visits import write_visits
 from cohortloom.data.vocabulary import Vocabulary
 from cohortloom.evaluation.canaries import exposure, extracted, ranked
 from cohortloom.model.initial import make_model, token_counts
 from cohortloom.model.scoring import patient_scores
 from cohortloom.training.canaries import invent, levels, repeats_of, with_canaries
-from conftest import REPOSITORY, Workflow
+from conftest import BY_HEART, REPOSITORY
 from evaluate_canaries import HELD_OUT, evaluate_canaries
 from generate import generate
-from metric_worlds import hospital
-from test_metrics_likelihood import BY_HEART
-from test_reruns import after_training
 from test_runs import runs_of
 from train import train
 
@@ -35,15 +29,8 @@ PLANTED = {"canaries": 20, "canary_repeats": 16}
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory) -> dict[str, Path]:
-    """A split cohort of 240 patients, 80 of whom are for training."""
-    folder = tmp_path_factory.mktemp("canaries")
-    write_visits(hospital(240, 2), folder / "visits.parquet", {})
-    found = {name: folder / f"{name}.parquet" for name in ("train", "val", "test")}
-    found["vocabulary"] = folder / "vocabulary.json"
-    shares = {"val_fraction": 0.33, "test_fraction": 0.33, "min_patients_per_code": 1}
-    build_dataset(visits=folder / "visits.parquet", **shares, **found)
-    return found
+def files(thirds) -> dict[str, Path]:
+    return thirds
 
 
 def world(files) -> tuple[Examples, Vocabulary]:
@@ -163,17 +150,16 @@ def test_extraction_sees_the_same_set_and_most_of_it():
 
 
 @pytest.fixture(scope="module")
-def learnt(files, tmp_path_factory) -> dict[str, Path]:
+def learnt(files, by_heart, tmp_path_factory) -> dict[str, Path]:
     """Models that learnt a tiny cohort by heart: with canaries, and without."""
-    folder = tmp_path_factory.mktemp("learnt")
+    folder = tmp_path_factory.mktemp("learnt") / "with"
     names = {name: files[name] for name in ("train", "val", "vocabulary")}
     before = {name: hashlib.sha256(path.read_bytes()).digest() for name, path in files.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.MAX_EPOCHS", 1000)
-        train(**names, model=folder / "with", rules=RULES, **PLANTED, **{**BY_HEART, "tokens": 50_000})
-        assert before == {name: hashlib.sha256(path.read_bytes()).digest() for name, path in files.items()}
-        train(**names, model=folder / "without", **{**BY_HEART, "tokens": 20_000})
-    return {"with": folder / "with", "without": folder / "without"}
+        train(**names, model=folder, rules=RULES, **PLANTED, **BY_HEART)
+    assert before == {name: hashlib.sha256(path.read_bytes()).digest() for name, path in files.items()}
+    return {"with": folder, "without": by_heart}
 
 
 def scored(files, model: Path, folder: Path, patients: int = 600) -> dict[tuple[str, str], dict]:
@@ -238,43 +224,3 @@ def test_the_overlay_adds_a_run_like_the_main_one():
     runs = runs_of(**overlay)
     ours, main = runs["canaries"], runs["multitask"]
     assert {key for key in main.train if ours.train[key] != main.train[key]} == {"canaries"}
-
-
-@pytest.fixture(scope="module")
-def planted(tiny, tmp_path_factory) -> Workflow:
-    """The tiny experiment with a run of canaries more, to its end."""
-    overlay = tmp_path_factory.mktemp("planted") / "overlay.yaml"
-    # more tokens than the other runs, so that something is remembered
-    overlay.write_text(yaml.safe_dump({"runs": {"canaries": {"canaries": 30, "tokens": 16_000}}}))
-    workflow = Workflow(tiny.folder, tiny.directory, [*tiny.options, str(overlay)], tiny.environment)
-    more = {"evaluate_canaries canaries", "evaluate_canaries real"}
-    assert tiny.jobs() == set()
-    assert workflow.jobs() == {"train canaries", *after_training("canaries"), *more}
-    before = {path: path.read_bytes() for path in Path(tiny.directory, "results/tiny/dataset").iterdir()}
-    workflow.run("evaluate_all")
-    assert before == {path: path.read_bytes() for path in before}
-    yield workflow
-    tiny.run("evaluate_all")  # the scorecard without it again, for the tests that follow
-
-
-def test_a_run_of_canaries_reaches_scorecard_and_report(planted):
-    results = planted.directory / "results" / "tiny"
-    with open(results / "scorecard.csv", newline="") as file:
-        rows = {(r["run"], r["metric"], r["subset"]): r for r in csv.DictReader(file)}
-    often = rows["canaries", "canary_auc", "repeats 16"]
-    control = rows["real", "canary_auc", "repeats 16"]
-    assert float(often["value"]) > float(control["value"]) == float(often["real"])
-    assert float(often["value"]) > 0.8 and often["pass"] == "false"
-    assert ("multitask", "canary_auc", "") not in rows
-    page = (results / "report.html").read_text()
-    assert "Planted patients" in page and "the run <em>canaries</em>" in page
-    assert "Not for release" in (results / "models" / "canaries" / "README.md").read_text()
-    assert planted.jobs() == set()
-
-
-def test_its_keys_rerun_its_training_alone(planted, tmp_path):
-    overlay = tmp_path / "overlay.yaml"
-    options = ["--configfile", *planted.options[1:], overlay]
-    scored = {"evaluate_canaries canaries", "evaluate_canaries real"}
-    overlay.write_text(yaml.safe_dump({"runs": {"canaries": {"canary_repeats": 4}}}))
-    assert planted.jobs(*options) == {"train canaries", *after_training("canaries"), *scored}

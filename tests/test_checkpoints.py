@@ -26,7 +26,7 @@ def brief(dataset, tmp_path_factory):
     return run_train(dataset, tmp_path_factory.mktemp("brief") / "model")
 
 
-LONG = {"tokens": 40_000, "checkpoint_every_minutes": 0.002}
+LONG = {"tokens": 12_000, "checkpoint_every_minutes": 0.002}
 
 
 @pytest.fixture(scope="module")

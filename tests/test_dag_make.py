@@ -1,5 +1,6 @@
 """The Makefile tells what is missing instead of failing somewhere in pip."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -30,8 +31,11 @@ def interpreter(path, script: str) -> str:
 
 def test_help_names_every_target(make):
     text = make("help").stdout
-    for target in ("demo", "unlock", "patients", "publish", "test", "lint", "bench", "TORCH_INDEX"):
-        assert target in text
+    makefile = (REPOSITORY / "Makefile").read_text()
+    targets = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE).group(1).split())
+    assert {"demo", "test", "test-fast"} <= targets
+    for target in targets - {"help"} | {"TORCH_INDEX"}:
+        assert re.search(rf"^(make )?{target}\b", text, re.MULTILINE), target
     assert make().stdout == text
 
 
@@ -55,14 +59,6 @@ def test_the_torch_index_reaches_pip(make):
     text = make("--dry-run", ".venv/.installed", "TORCH_INDEX=https://example.org/cpu").stdout
     assert "--extra-index-url https://example.org/cpu" in text
     assert "--extra-index-url" not in make("--dry-run", ".venv/.installed").stdout
-
-
-def test_every_check_runs_in_ci():
-    text = (REPOSITORY / ".ci" / "run").read_text()
-    assert "make lint" in text and "make test" in text and "set -euo pipefail" in text
-    makefile = (REPOSITORY / "Makefile").read_text()
-    for check in ("ruff format --check", "ruff check", "snakefmt --check", "--lint"):
-        assert check in makefile
 
 
 def test_a_lock_that_stands_in_the_way_is_explained(make, tmp_path):

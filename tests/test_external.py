@@ -239,5 +239,5 @@ def test_the_target_scores_a_copy_and_trains_nothing(tiny, tmp_path):
 
 def test_a_name_that_is_taken_and_a_missing_file_stop_before_any_job(fresh, tmp_path):
     for name, message in (("markov", "this name is taken"), ("theirs", "no such file")):
-        done = fresh.run("-n", "--configfile", overlay(tmp_path, **{name: "/nowhere"}), check=False)
-        assert done.returncode == 1 and message in done.stdout and "Traceback" not in done.stdout
+        said = fresh.plan("--configfile", overlay(tmp_path, **{name: "/nowhere"}), status=1)
+        assert message in said and "Traceback" not in said

@@ -6,42 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from build_dataset import build_dataset
 from cohortloom.base.errors import UserError
 from cohortloom.data.examples import Examples, collate, plain_pairs
-from cohortloom.data.visits import write_visits
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
 from cohortloom.model.scoring import patient_scores
 from cohortloom.release.gates import check_limits, read_limits
 from conftest import REPOSITORY
 from evaluate_likelihood import evaluate_likelihood
-from metric_worlds import hospital
-from train import train
-
-BY_HEART = {
-    "preset": "tiny",
-    "tokens": 90_000,
-    "batch_tokens": 128,
-    "learning_rate": 2.0,
-    "dropout": 0.0,
-    "evaluations": 1,
-    "device": "cpu",
-}
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """A cohort of 240 patients whose training third was learnt by heart."""
-    folder = tmp_path_factory.mktemp("likelihood")
-    write_visits(hospital(240, 2), folder / "visits.parquet", {})
-    splits = {name: folder / f"{name}.parquet" for name in ("train", "val", "test")}
-    shares = {"val_fraction": 0.33, "test_fraction": 0.33, "min_patients_per_code": 1}
-    words = folder / "vocabulary.json"
-    build_dataset(visits=folder / "visits.parquet", vocabulary=words, **shares, **splits)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.MAX_EPOCHS", 1000)
-        train(train=splits["train"], val=splits["val"], vocabulary=words, model=folder / "model", **BY_HEART)
-    return {"model": folder / "model", **splits}
+def files(thirds, by_heart):
+    """A model that learnt the training third of a cohort by heart, and the cohort."""
+    return {"model": by_heart, **{name: thirds[name] for name in ("train", "val", "test")}}
 
 
 def attacked(files, tmp_path, **options):

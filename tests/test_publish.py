@@ -2,12 +2,9 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -38,8 +35,9 @@ from test_config import SCHEMA as CONFIG_SCHEMA
 from test_config import demo
 from test_training import run_train
 
+pytestmark = pytest.mark.slow  # they need a trained model
+
 RESOURCES = REPOSITORY / "resources"
-STORED = REPOSITORY / "published" / "nhds2010"
 PATIENTS = 300
 
 
@@ -391,26 +389,6 @@ def test_patients_are_generated_from_what_is_published(published, tmp_path, caps
     assert first["age"].to_pylist() == [60, 61] and first["sex"].to_pylist() == ["F", "M"]
 
 
-@pytest.mark.parametrize("ending", ["csv", "csv.gz"])
-def test_patients_are_written_as_the_ending_says(published, tmp_path, ending):
-    given = {"model": published / "model", "cohort": published / "cohort" / "visits.parquet", "device": "cpu"}
-    generate_patients(synthetic=tmp_path / "v.parquet", patients=20, **given)
-    generate_patients(synthetic=tmp_path / f"w.{ending}", patients=20, **given)
-    table, written = read_visits(tmp_path / "v.parquet"), pd.read_csv(tmp_path / f"w.{ending}", dtype=str)
-    assert list(written) == table.column_names
-    assert written["diagnoses"].str.split().tolist() == table["diagnoses"].to_pylist()
-    assert written["age"].astype(float).tolist() == table["age"].to_pylist()
-    assert json.loads((tmp_path / "w.json").read_text()) == json.loads((tmp_path / "v.json").read_text())
-
-
-@pytest.mark.parametrize("name", ["x.json", "x", "x.parquet.txt"])
-def test_another_ending_is_refused_before_anything_is_written(published, tmp_path, name):
-    given = {"model": published / "model", "cohort": published / "cohort" / "visits.parquet", "device": "cpu"}
-    with pytest.raises(UserError, match=f"{name}: no file of visits has this ending; give a name with .parq"):
-        generate_patients(synthetic=tmp_path / "new" / name, patients=2, **given)
-    assert not (tmp_path / "new").exists()
-
-
 def test_how_the_cohort_was_sampled_goes_with_the_model(finished, tmp_path):
     """A scorecard of visits drawn at another temperature needs a model that samples at it."""
     weights = publication.rounded_weights(finished["model"] / "model.safetensors")
@@ -419,59 +397,3 @@ def test_how_the_cohort_was_sampled_goes_with_the_model(finished, tmp_path):
     decoding = json.loads((tmp_path / "m" / "generation_config.json").read_text())
     assert decoding["temperature"] == 0.9 and decoding["do_sample"] is True
     assert json.loads((finished["model"] / "generation_config.json").read_text())["temperature"] == 1.0
-
-
-def test_without_a_model_the_command_says_what_is_missing(tmp_path):
-    command = [sys.executable, REPOSITORY / "workflow_scripts" / "generate_patients.py", "--model", tmp_path]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "model.safetensors: no such file; name a published model" in done.stderr
-
-
-def test_publish_refuses_mimic_before_any_job(fresh):
-    """Other targets of the same config are planned as ever."""
-    raw = fresh.directory / "raw"
-    raw.mkdir()
-    for name in ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD"):
-        (raw / f"{name}.csv").touch()
-    options = [
-        "--configfile",
-        REPOSITORY / "config" / "mimic3.yaml",
-        "--config",
-        f"raw_dir={raw}",
-        "--dry-run",
-    ]
-    done = fresh.run("publish", *options, check=False)
-    last = done.stdout.rstrip().splitlines()[-1]
-    assert done.returncode == 1 and "Traceback" not in done.stdout and "rule preprocess" not in done.stdout
-    assert last.startswith("error: publish: cohort.source mimic3: no MIMIC-derived weights may be published")
-    assert "preprocess" in fresh.run("evaluate_all", *options).stdout
-
-
-def test_publish_runs_in_the_dag(tiny, tmp_path):
-    overlay = tmp_path / "fifty.yaml"
-    overlay.write_text("publish: {patients: 50}\n")
-    target = ("publish", "--configfile", *tiny.options[1:], overlay)
-    folder = tiny.directory / "results" / "tiny" / "published"
-    assert "or hold out more patients" in tiny.run(*target, check=False).stdout
-    assert not list(folder.rglob("*.*"))
-    limits = tiny.folder / "resources" / "publication_limits.csv"
-    strict = limits.read_text()
-    try:
-        relaxed_limits(limits)
-        tiny.run(*target)
-    finally:
-        limits.write_text(strict)
-    assert (read_visits(folder / "cohort" / "visits.parquet")["visit"].to_numpy() == 0).sum() == 50
-    assert "| visits copied from training |" in (folder / "model" / "README.md").read_text(encoding="utf-8")
-    assert tiny.jobs() == set()  # evaluate_all does not know the section
-
-
-@pytest.mark.skipif(not (STORED / "model").is_dir(), reason="no published model is stored here yet")
-def test_the_stored_model_generates(tmp_path):
-    folder = STORED / "model"
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 10_000_000
-    assert (STORED / "cohort" / "visits.parquet").stat().st_size < 1_000_000
-    assert (read_visits(STORED / "cohort" / "visits.parquet")["visit"].to_numpy() == 0).sum() == 20_000
-    generate_patients(synthetic=tmp_path / "v.parquet", patients=50, device="cpu")
-    assert read_visits(tmp_path / "v.parquet").num_rows >= 50

@@ -9,11 +9,11 @@ import yaml
 
 from cohortloom.base.files import read_json
 from cohortloom.reporting.scorecard import SAME_SIZE
-from conftest import Workflow, copy_workflow
+from conftest import Workflow
 from test_quality import line
 
 TINY = {"seeds": 2, "patients": 50, "large": 100}
-NAIVE = ["copy", "markov"]
+NAIVE = ["copy"]
 SOURCES = ["multitask", *NAIVE]
 
 
@@ -44,20 +44,12 @@ class Tiny:
 
 
 @pytest.fixture(scope="module")
-def tiny_quality(tmp_path_factory) -> Tiny:
-    """Made by the target alone, without evaluate_all: it asks for what it needs."""
-    base = tmp_path_factory.mktemp("quality")
-    folder = copy_workflow(base / "workflow")
-    (base / "work").mkdir()
-    overlay = {
-        "quality": TINY,
-        "naive": NAIVE,
-        "runs": {"lm_only": None},
-        "evaluate": {"visits": 40},
-    }
-    (base / "overlay.yaml").write_text(yaml.safe_dump(overlay))
-    options = ["--configfile", str(folder / "tests" / "config_tiny.yaml"), str(base / "overlay.yaml")]
-    workflow = Workflow(folder, base / "work", options)
+def tiny_quality(tiny, tmp_path_factory) -> Tiny:
+    """On the models of the tiny experiment."""
+    overlay = {"quality": TINY, "naive": NAIVE, "evaluate": {"visits": 40}}
+    path = tmp_path_factory.mktemp("quality") / "overlay.yaml"
+    path.write_text(yaml.safe_dump(overlay))
+    workflow = Workflow(tiny.folder, tiny.directory, [*tiny.options, str(path)])
     workflow.run("quality")
     return Tiny(workflow, overlay)
 
@@ -67,7 +59,7 @@ def test_a_tiny_table_equals_the_single_evaluations(tiny_quality):
     content = read_json(results / "quality.json")
     assert (content["run"], content["seeds"], content["patients"]) == ("multitask", [0, 1], 50)
     assert all(seconds > 0 for seconds in content["generation_seconds"].values())
-    assert not list((results / "models").glob("lm_only")), "the table does not need it"
+    assert not list((results / "synthetic").glob("quality-canaries*")), "planted patients are in no target"
     by_kind = {"js_distance": "fidelity", "restricted_share": "medical_validity"}
     for metric, kind in by_kind.items():
         for source in SOURCES:
@@ -102,7 +94,7 @@ def test_a_tiny_table_equals_the_single_evaluations(tiny_quality):
     assert line(content["rows"], "jaccard", "multitask")["mean"] == kept[0]["value"]
     assert line(content["rows"], "carried_codes", "multitask")["reason"] is None
     text = (results / "quality.md").read_text(encoding="utf-8")
-    assert "| figure | n | target | multitask | copy | markov | real |" in text and "/tmp" not in text
+    assert "| figure | n | target | multitask | copy | real |" in text and "/tmp" not in text
 
 
 def test_a_seed_more_is_made_alone_and_other_keys_touch_what_they_name(tiny_quality):
@@ -116,12 +108,12 @@ def test_a_seed_more_is_made_alone_and_other_keys_touch_what_they_name(tiny_qual
 
 
 def test_another_run_is_added_alone_and_evaluate_all_knows_nothing_of_the_table(tiny_quality):
-    more = tiny_quality.jobs(runs={"lm_only": {}})
+    more = tiny_quality.jobs(runs={"third": {"dropout": 0.2}})
     parts = ("g0", "g1", "large")
-    assert more == SUMMARY.union(*(made("lm_only", part) for part in parts)) | {
-        "train lm_only",
-        "generate lm_only reconstruct",
-        "evaluate_reconstruction lm_only",
+    assert more == SUMMARY.union(*(made("third", part) for part in parts)) | {
+        "train third",
+        "generate third reconstruct",
+        "evaluate_reconstruction third",
     }
     plain = tiny_quality.jobs("evaluate_all")
     assert not any("quality" in job for job in plain)
@@ -132,5 +124,6 @@ def test_the_demo_plans_five_seeds_and_one_large_sample(fresh):
     jobs = fresh.jobs("quality")
     samples = {job for job in jobs if job.startswith("generate") and " quality-" in job}
     assert len(samples) == 6 * 5 and "generate quality-lm_only-large synthesize" in samples
+    assert {"preprocess", "train multitask", "evaluate_reconstruction multitask"} <= jobs
     assert sum(job.startswith("evaluate_classifier") for job in jobs) == 2 * 6
     assert not any("conditioning" in job or "heads" in job or job == "summarize" for job in jobs)

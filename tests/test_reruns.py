@@ -13,14 +13,15 @@ import yaml
 
 from conftest import Workflow, listed_jobs
 
-RUNS = ("multitask", "lm_only")
+RUNS = ("multitask", "canaries")
 MODES = ("reconstruct", "synthesize")
 # Of every synthesize.parquet, and of real.
 RELEASED = ("medical_validity", "fidelity", "classifier", "privacy", "utility", "conditioning", "race")
 EVALUATIONS = ("heads", "duplicates", "likelihood", "reconstruction", "curve", *RELEASED)
-SYNTHESIZED = {*RUNS, "prevalence", "markov", "copy"}
-RECONSTRUCTED = {*RUNS, "prevalence", "linear", "markov", "echo"}
-SCORED = {*RUNS, "prevalence", "linear"}
+SYNTHESIZED = {*RUNS, "markov", "copy"}
+RECONSTRUCTED = {*RUNS, "linear", "markov", "echo"}
+SCORED = {*RUNS, "linear"}
+PLANTED = {"evaluate_canaries canaries", "evaluate_canaries real"}
 SUMMARY = {"summarize"}
 # The main run at ages and sexes of training patients.
 TWIN = {"generate privacy-multitask synthesize", "evaluate_privacy privacy-multitask"}
@@ -35,8 +36,11 @@ def generated_by(run: str) -> set[str]:
 
 
 def after_training(run: str) -> set[str]:
-    more = {"evaluate_likelihood real"} | TWIN if run == "multitask" else set()  # of the main run's model
-    return generated_by(run) | evaluations_of(run) | more | SUMMARY
+    more = {
+        "multitask": {"evaluate_likelihood real", "evaluate_canaries real"} | TWIN,  # of the main run's model
+        "canaries": {"evaluate_canaries canaries"},
+    }
+    return generated_by(run) | evaluations_of(run) | more.get(run, set()) | SUMMARY
 
 
 NAIVE = {
@@ -46,6 +50,7 @@ NAIVE = {
 EVALUATED = {
     *(f"evaluate_{name} {run}" for name in ("heads", "duplicates", "likelihood") for run in RUNS),
     "evaluate_likelihood real",
+    *PLANTED,
     *(f"evaluate_{kind} {name}" for kind in RELEASED for name in (*SYNTHESIZED, "real")),
     *(f"evaluate_reconstruction {name}" for name in RECONSTRUCTED),
     "evaluate_privacy privacy-multitask",
@@ -97,7 +102,7 @@ def test_a_key_of_two_evaluations_reruns_both(changed):
 
 def test_a_key_under_generate_reruns_generation_and_what_follows(changed):
     jobs = changed(generate={"synthesize": {"temperature": 0.9}})
-    expected = SUMMARY | TWIN | {"evaluate_duplicates multitask", "evaluate_duplicates lm_only"}
+    expected = SUMMARY | TWIN | PLANTED | {f"evaluate_duplicates {run}" for run in RUNS}
     for run in RUNS:
         expected |= {f"generate {run} synthesize"}
         expected |= {f"evaluate_{kind} {run}" for kind in RELEASED}
@@ -113,7 +118,7 @@ def test_a_key_of_one_mode_leaves_the_other_alone(changed):
 def test_the_seed_of_generation_reruns_all_of_it_and_no_training(changed):
     jobs = changed(generate={"seed": 5})
     untouched = {f"evaluate_{kind} real" for kind in RELEASED}
-    expected = NAIVE | EVALUATED | TWIN | SUMMARY | generated_by("multitask") | generated_by("lm_only")
+    expected = NAIVE | EVALUATED | TWIN | SUMMARY | {job for run in RUNS for job in generated_by(run)}
     without_generation = {f"evaluate_{kind} {run}" for kind in ("heads", "likelihood") for run in RUNS}
     assert jobs | without_generation | {"evaluate_likelihood real"} == expected - untouched
 
@@ -124,7 +129,7 @@ def test_another_number_of_shards_generates_again_and_trains_nothing(changed):
     made |= {f"join_shards {run} {mode}" for run in RUNS for mode in MODES}
     scored = {f"evaluate_{name} {run}" for name in EVALUATIONS for run in RUNS}
     scored -= {f"evaluate_{name} {run}" for name in ("heads", "likelihood") for run in RUNS}
-    assert jobs == made | scored | SUMMARY
+    assert jobs == made | scored | PLANTED | SUMMARY
 
 
 def test_a_loss_weight_of_a_run_reruns_that_run_alone(changed):
@@ -149,12 +154,17 @@ def test_an_added_run_runs_alone(changed):
     assert changed(runs={"third": {"dropout": 0.2}}) == {"train third"} | after_training("third")
 
 
+def test_a_key_of_the_canaries_reruns_their_run_and_what_real_is_asked_about_them(changed):
+    jobs = changed(runs={"canaries": {"canary_repeats": 4}})
+    assert jobs == {"train canaries"} | after_training("canaries") | PLANTED
+
+
 def test_an_added_seed_runs_alone(tiny, tmp_path):
-    """Two seeds are trained, a third is added."""
-    weights = "results/tiny/models/multitask-s{}/model.safetensors"
-    tiny.run("--config", "seeds=2", "--", weights.format(0), weights.format(1))
+    """Of two seeds one is trained, and a third is added."""
+    tiny.run("--config", "seeds=2", "--", "results/tiny/models/multitask-s0/model.safetensors")
     jobs = tiny.jobs("--config", "seeds=3")
-    assert {job for job in jobs if job.startswith("train multitask")} == {"train multitask-s2"}
+    trained = {job for job in jobs if job.startswith("train multitask")}
+    assert trained == {"train multitask-s1", "train multitask-s2"}
     assert after_training("multitask-s2") <= jobs
     assert not {"preprocess", "build_dataset"} & jobs and not NAIVE & jobs
 
@@ -229,15 +239,17 @@ def test_a_moved_workflow_reruns_nothing(tiny, tmp_path):
 
 
 def test_what_was_told_is_what_runs(tiny, tmp_path):
-    """A real run after a change, then nothing; and the change undone likewise."""
+    """A real run of one evaluation after a change, then nothing; and the change undone likewise."""
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(yaml.safe_dump({"evaluate": {"fidelity": {"visits": 150}}}))
-    options = ["--configfile", *tiny.options[1:], str(overlay)]
-    told = tiny.jobs(*options)
-    assert listed_jobs(tiny.run(*options).stdout) == told != set()
-    assert tiny.jobs(*options) == set()
-    assert tiny.jobs() == told
-    tiny.run()
+    changed = ["--configfile", *tiny.options[1:], str(overlay)]
+    target = ["--", "results/tiny/evaluation/copy/fidelity.json"]
+    told = {"evaluate_fidelity copy"}
+    assert tiny.jobs(*changed, *target) == told
+    assert listed_jobs(tiny.run(*changed, *target).stdout) == told
+    assert tiny.jobs(*changed, *target) == set()
+    assert tiny.jobs() == told | SUMMARY
+    assert listed_jobs(tiny.run().stdout) == told | SUMMARY
     assert tiny.jobs() == set()
 
 

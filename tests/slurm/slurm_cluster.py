@@ -28,7 +28,7 @@ WEIGHTS = f"{MODEL}/model.safetensors"
 # Enough steps that something can happen in the middle of them. One thread, here and on Slurm: sums of floats
 # depend on how many there are.
 LONG = {
-    "runs": {"lm_only": None},
+    "runs": {"canaries": None},
     "train": {
         "tokens": 12_000,
         "batch_tokens": 64,

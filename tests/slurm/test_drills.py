@@ -58,11 +58,13 @@ def damaged(outcome: Outcome):
     yield Outcome(weights, rows)
 
 
-def test_a_damaged_outcome_does_not_pass(expected):
-    assert_same(expected, expected)
-    for outcome in damaged(expected):
+def test_a_damaged_outcome_does_not_pass():
+    rows = [{"split": "train", "tokens": str(1000 * k), "lm_loss": repr(7 - k / 10)} for k in range(12)]
+    sound = Outcome({"weight": torch.arange(6.0).reshape(2, 3)}, rows)
+    assert_same(sound, copy.deepcopy(sound))
+    for outcome in damaged(sound):
         with pytest.raises(AssertionError):
-            assert_same(outcome, expected)
+            assert_same(outcome, sound)
 
 
 def test_kill_9_in_the_middle(training, expected):

@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 from slurm_cluster import wait_until
 
 PROFILE = REPOSITORY / "profiles/slurm/config.yaml"
-SMALL = {"runs": {"lm_only": None}, "naive": ["prevalence"]}
+SMALL = {"runs": {"canaries": None}, "naive": ["prevalence"]}
 SYNTHETIC = [
     f"results/tiny/synthetic/multitask/{mode}.{ending}"
     for mode in ("synthesize", "reconstruct")
