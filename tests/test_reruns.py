@@ -127,9 +127,11 @@ def test_another_number_of_shards_generates_again_and_trains_nothing(changed):
     jobs = changed(generate={"shards": 2})
     made = {f"generate {run} {mode} {part}-of-2" for run in RUNS for mode in MODES for part in (1, 2)}
     made |= {f"join_shards {run} {mode}" for run in RUNS for mode in MODES}
+    twin = "privacy-multitask synthesize"
+    made |= {f"generate {twin} 1-of-2", f"generate {twin} 2-of-2", f"join_shards {twin}"}
     scored = {f"evaluate_{name} {run}" for name in EVALUATIONS for run in RUNS}
     scored -= {f"evaluate_{name} {run}" for name in ("heads", "likelihood") for run in RUNS}
-    assert jobs == made | scored | PLANTED | SUMMARY
+    assert jobs == made | scored | PLANTED | {"evaluate_privacy privacy-multitask"} | SUMMARY
 
 
 def test_a_loss_weight_of_a_run_reruns_that_run_alone(changed):
