@@ -180,7 +180,7 @@ def test_the_step_scores_methods_of_files(tmp_path):
         evaluate_curve(**files, **own, records=tmp_path / "r.json", run=method, method=method)
         records = json.loads((tmp_path / "r.json").read_text())
         assert len(records) == 1 + 2 * len(PER_HIDDEN_CODE)
-        assert {record["mode"] for record in records} == {"reconstruct"}
+        assert {(record["mode"], record["column"]) for record in records} == {("reconstruct", "diagnoses")}
         found[method] = {(r["metric"], r["subset"]): r["value"] for r in records}
     for point in PER_HIDDEN_CODE[1:]:
         where = "curve_f1", f"{point:g}"

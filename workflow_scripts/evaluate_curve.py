@@ -15,7 +15,7 @@ from cohortloom.data.guesses import best_threshold, highest
 from cohortloom.data.reveal import revealed_mask, validation_mask
 from cohortloom.data.visits import read_visits
 from cohortloom.evaluation.curve import Truth, curve
-from cohortloom.evaluation.records import save_figures
+from cohortloom.evaluation.records import HEADLINE, of_column, save_figures
 from cohortloom.generation.linear import Linear
 from cohortloom.generation.naive import Training, stratum_of
 
@@ -69,7 +69,8 @@ def evaluate_curve(
     threshold = best_threshold(found[0], hidden)
     group, _ = others[1].groups(group_seed)
     truth = Truth(others[1].lengths, np.diff(row_offsets(masks[1])[others[1].offsets]), group)
-    save_figures(records, curve(found[1], truth, threshold), run, seed, "reconstruct")
+    figures = of_column(HEADLINE, curve(found[1], truth, threshold))
+    save_figures(records, figures, run, seed, "reconstruct")
 
 
 def _of_model(folder: Path, training: Training, files, prompt_prob: float, device: str):
