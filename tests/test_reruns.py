@@ -130,7 +130,7 @@ def test_another_number_of_shards_generates_again_and_trains_nothing(changed):
     twin = "privacy-multitask synthesize"
     made |= {f"generate {twin} 1-of-2", f"generate {twin} 2-of-2", f"join_shards {twin}"}
     scored = {f"evaluate_{name} {run}" for name in EVALUATIONS for run in RUNS}
-    scored -= {f"evaluate_{name} {run}" for name in ("heads", "likelihood") for run in RUNS}
+    scored -= {f"evaluate_{name} {run}" for name in ("heads", "likelihood", "curve") for run in RUNS}
     assert jobs == made | scored | PLANTED | {"evaluate_privacy privacy-multitask"} | SUMMARY
 
 
@@ -243,7 +243,7 @@ def test_a_moved_workflow_reruns_nothing(tiny, tmp_path):
 def test_what_was_told_is_what_runs(tiny, tmp_path):
     """A real run of one evaluation after a change, then nothing; and the change undone likewise."""
     overlay = tmp_path / "overlay.yaml"
-    overlay.write_text(yaml.safe_dump({"evaluate": {"fidelity": {"visits": 150}}}))
+    overlay.write_text(yaml.safe_dump({"evaluate": {"visits": 150}}))
     changed = ["--configfile", *tiny.options[1:], str(overlay)]
     target = ["--", "results/tiny/evaluation/copy/fidelity.json"]
     told = {"evaluate_fidelity copy"}
