@@ -46,7 +46,7 @@ class Tiny:
 @pytest.fixture(scope="module")
 def tiny_quality(tiny, tmp_path_factory) -> Tiny:
     """On the models of the tiny experiment."""
-    overlay = {"quality": TINY, "naive": NAIVE, "evaluate": {"visits": 40}}
+    overlay = {"quality": TINY, "naive": NAIVE}
     path = tmp_path_factory.mktemp("quality") / "overlay.yaml"
     path.write_text(yaml.safe_dump(overlay))
     workflow = Workflow(tiny.folder, tiny.directory, [*tiny.options, str(path)])
@@ -101,9 +101,8 @@ def test_a_seed_more_is_made_alone_and_other_keys_touch_what_they_name(tiny_qual
     assert tiny_quality.jobs() - {"quality"} == set()
     assert tiny_quality.jobs(quality={"seeds": 3}) == SUMMARY.union(*(made(s, "g2") for s in SOURCES))
     assert tiny_quality.jobs(quality={"large": 120}) == SUMMARY.union(*(made(s, "large") for s in SOURCES))
-    real = {f"evaluate_{kind} quality-real" for kind in ("fidelity", "classifier")}
+    real = {f"evaluate_{kind} quality-real" for kind in ("fidelity", "classifier", "utility")}
     small = SUMMARY.union(real, *(made(s, part) for s in SOURCES for part in ("g0", "g1")))
-    # Utility scores 40 visits at any rate, so that real's stays; the samples' own are made anew.
     assert tiny_quality.jobs(quality={"patients": 60}) == small
 
 
