@@ -34,8 +34,8 @@ PARTS = (
 DROPPED_VARIABLES = ("COHORTLOOM_RAW_DIR", "SNAKEMAKE_PROFILE", "PYTHONPATH")
 
 # Fixtures that take long and are made once -> the group of the files that use them, the longest first.
-GROUPS = {"tiny": "tiny", "slurm": "slurm", "prepared": "slurm", "by_heart": "by_heart"}
-SLOW = {"tiny", "fresh", "slurm", "prepared", "by_heart", "dataset"}  # that run Snakemake, or to train on
+GROUPS = {"tiny": "tiny", "slurm": "slurm", "prepared": "slurm", "memorised": "memorised"}
+SLOW = {"tiny", "fresh", "slurm", "prepared", "memorised", "dataset"}  # that run Snakemake, or to train on
 
 
 @functools.cache
@@ -214,7 +214,7 @@ def thirds(tmp_path_factory) -> dict[str, Path]:
 
 
 # Keywords of train() with which those 80 patients are memorised.
-BY_HEART = {
+MEMORISING = {
     "preset": "tiny",
     "tokens": 20_000,
     "batch_tokens": 128,
@@ -226,14 +226,14 @@ BY_HEART = {
 
 
 @pytest.fixture(scope="session")
-def by_heart(thirds, tmp_path_factory) -> Path:
+def memorised(thirds, tmp_path_factory) -> Path:
     """Folder of a model that has memorised the training patients of `thirds`."""
     from train import train
 
-    folder = tmp_path_factory.mktemp("by_heart") / "model"
+    folder = tmp_path_factory.mktemp("memorised") / "model"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.MAX_EPOCHS", 1000)
-        train(**{name: thirds[name] for name in ("train", "val", "vocabulary")}, model=folder, **BY_HEART)
+        train(**{name: thirds[name] for name in ("train", "val", "vocabulary")}, model=folder, **MEMORISING)
     return folder
 
 

@@ -18,7 +18,7 @@ from cohortloom.evaluation.canaries import exposure, extracted, ranked
 from cohortloom.model.initial import make_model, token_counts
 from cohortloom.model.scoring import patient_scores
 from cohortloom.training.canaries import invent, levels, repeats_of, with_canaries
-from conftest import BY_HEART, REPOSITORY
+from conftest import MEMORISING, REPOSITORY
 from evaluate_canaries import HELD_OUT, evaluate_canaries
 from generate import generate
 from test_runs import runs_of
@@ -150,16 +150,16 @@ def test_extraction_sees_the_same_set_and_most_of_it():
 
 
 @pytest.fixture(scope="module")
-def learnt(files, by_heart, tmp_path_factory) -> dict[str, Path]:
-    """Models that learnt a tiny cohort by heart: with canaries, and without."""
+def learnt(files, memorised, tmp_path_factory) -> dict[str, Path]:
+    """Models that have memorised a tiny cohort: with canaries, and without."""
     folder = tmp_path_factory.mktemp("learnt") / "with"
     names = {name: files[name] for name in ("train", "val", "vocabulary")}
     before = {name: hashlib.sha256(path.read_bytes()).digest() for name, path in files.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.MAX_EPOCHS", 1000)
-        train(**names, model=folder, rules=RULES, **PLANTED, **BY_HEART)
+        train(**names, model=folder, rules=RULES, **PLANTED, **MEMORISING)
     assert before == {name: hashlib.sha256(path.read_bytes()).digest() for name, path in files.items()}
-    return {"with": folder, "without": by_heart}
+    return {"with": folder, "without": memorised}
 
 
 def scored(files, model: Path, folder: Path, patients: int = 600) -> dict[tuple[str, str], dict]:
@@ -181,7 +181,7 @@ def scored(files, model: Path, folder: Path, patients: int = 600) -> dict[tuple[
     return {(r["metric"], r["subset"]): r for r in json.loads((folder / "r").read_text())}
 
 
-def test_a_model_that_learnt_them_by_heart_is_found_and_one_that_did_not_is_not(files, learnt, tmp_path):
+def test_a_model_that_memorised_them_is_found_and_one_that_did_not_is_not(files, learnt, tmp_path):
     found, control = (scored(files, learnt[name], tmp_path) for name in ("with", "without"))
     often = "repeats 16"
     assert found["canary_auc", often]["value"] > 0.95 > 0.8 > control["canary_auc", often]["value"]

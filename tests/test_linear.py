@@ -7,7 +7,7 @@ from scipy import sparse
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json
 from cohortloom.data.coded import Coded, encode
-from cohortloom.data.guesses import best_f1, highest
+from cohortloom.data.guesses import best_threshold, highest
 from cohortloom.data.reveal import revealed_mask
 from cohortloom.data.visits import read_visits, write_visits
 from cohortloom.generation import linear
@@ -49,7 +49,7 @@ def f1_of(coded: list[Coded], n_codes: int) -> tuple[float, float]:
     by_linear = choose(train, validation, n_codes, 0.5, 0).linear.guesses(test, shown)
     scores = Training(train, n_codes).prevalences(stratum_of(test.age, test.sex))
     by_prevalence = highest(scores, test.codes, test.offsets, shown)
-    return tuple(best_f1(guesses, int((~shown).sum())) for guesses in (by_linear, by_prevalence))
+    return tuple(best_threshold(guesses, int((~shown).sum()))[1] for guesses in (by_linear, by_prevalence))
 
 
 def test_the_closed_form_is_each_codes_ridge_regression_on_the_others():

@@ -71,10 +71,13 @@ def test_the_best_threshold_by_hand():
         return Guesses(np.arange(n), np.arange(n), np.array(score), np.array(right, bool))
 
     # F1 of 4 hidden codes: 2/5, 4/6, 4/7, 4/8, 6/9: two guesses are as good as five, and come first
-    assert best_threshold(guesses([0.9, 0.8, 0.7, 0.6, 0.5], [1, 1, 0, 0, 1]), 4) == 0.8
+    assert best_threshold(guesses([0.9, 0.8, 0.7, 0.6, 0.5], [1, 1, 0, 0, 1]), 4) == (
+        0.8,
+        pytest.approx(2 / 3),
+    )
     # equal scores go together: none is as good as the two that are right
-    assert best_threshold(guesses([0.9, 0.5, 0.5, 0.5], [1, 1, 0, 0]), 2) == 0.9
-    assert best_threshold(guesses([0.9, 0.8], [0, 0]), 4) == np.inf
+    assert best_threshold(guesses([0.9, 0.5, 0.5, 0.5], [1, 1, 0, 0]), 2)[0] == 0.9
+    assert best_threshold(guesses([0.9, 0.8], [0, 0]), 4) == (np.inf, 0.0)
 
 
 def test_perfect_scores_find_all_at_one_guess_a_hidden_code_and_shuffled_ones_next_to_nothing():

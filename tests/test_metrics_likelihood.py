@@ -1,4 +1,4 @@
-"""Membership by the model's likelihood: a model that learnt its patients by heart gives them away."""
+"""Membership by the model's likelihood: a model that has memorised its patients gives them away."""
 
 import json
 
@@ -16,9 +16,9 @@ from evaluate_likelihood import evaluate_likelihood
 
 
 @pytest.fixture(scope="module")
-def files(thirds, by_heart):
-    """A model that learnt the training third of a cohort by heart, and the cohort."""
-    return {"model": by_heart, **{name: thirds[name] for name in ("train", "val", "test")}}
+def files(thirds, memorised):
+    """A model that has memorised the training third of a cohort, and the cohort."""
+    return {"model": memorised, **{name: thirds[name] for name in ("train", "val", "test")}}
 
 
 def attacked(files, tmp_path, **options):
@@ -26,7 +26,7 @@ def attacked(files, tmp_path, **options):
     return {record["metric"]: record for record in json.loads((tmp_path / "r.json").read_text())}
 
 
-def test_what_was_learnt_by_heart_is_found_and_the_control_finds_nothing(files, tmp_path):
+def test_what_was_memorised_is_found_and_the_control_finds_nothing(files, tmp_path):
     found, control = attacked(files, tmp_path), attacked(files, tmp_path, control=True)
     assert found["likelihood_auc"]["ci_low"] > control["likelihood_auc"]["ci_high"]
     assert control["likelihood_auc"]["ci_low"] < 0.5 < control["likelihood_auc"]["ci_high"]
@@ -34,7 +34,7 @@ def test_what_was_learnt_by_heart_is_found_and_the_control_finds_nothing(files, 
     assert set(found) == {"likelihood_auc", "likelihood_tpr_1fpr", "likelihood_gain"}
 
 
-def test_publishing_refuses_what_was_learnt_by_heart(files, tmp_path):
+def test_publishing_refuses_what_was_memorised(files, tmp_path):
     limits = read_limits(REPOSITORY / "resources" / "publication_limits.csv")
     limit = [one for one in limits if one.metric == "likelihood_auc"]
     records = [*attacked(files, tmp_path).values()]

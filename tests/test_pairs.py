@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from cohortloom.data.coded import most_frequent
 from cohortloom.data.examples import Examples
 from cohortloom.data.vocabulary import END, Vocabulary
 from cohortloom.model.initial import make_model
-from cohortloom.model.pairs import STRENGTH, frequent_codes, largest_eigenvalues, log_ratios
+from cohortloom.model.pairs import STRENGTH, largest_eigenvalues, log_ratios
 
 CODES = tuple(f"{number:03d}" for number in range(1, 41))
 
@@ -28,8 +29,8 @@ def visits_of(lists, first=0) -> Examples:
 def test_log_ratios_by_hand():
     """Of four visits 7 and 8 share two, which by chance would be 3 * 2 / 4; 9 is never with another."""
     data = visits_of([[7, 8], [8, 7], [7], [9]])
-    assert frequent_codes(data, 2).tolist() == [7, 8]
-    ratios = log_ratios(data, frequent_codes(data, 9))
+    assert most_frequent(data.ids, 10, 2).tolist() == [7, 8] and not len(most_frequent(data.ids, 10, 9, 4))
+    ratios = log_ratios(data, np.array([7, 8, 9]))
     expected = np.log([[1, 3 / 2.5, 1 / 1.75], [3 / 2.5, 1, 1 / 1.5], [1 / 1.75, 1 / 1.5, 1]])
     assert ratios == pytest.approx(expected, abs=1e-6)
     assert log_ratios(data, np.array([7, 9])) == pytest.approx(expected[[0, 2]][:, [0, 2]], abs=1e-6)

@@ -7,7 +7,7 @@ import numpy as np
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json
-from cohortloom.base.methods import SCORING
+from cohortloom.base.methods import FITTED, SCORING
 from cohortloom.base.ragged import row_offsets
 from cohortloom.base.step import main, quiet_libraries
 from cohortloom.data.coded import Coded, encode
@@ -43,7 +43,7 @@ def evaluate_curve(
     reconstruction, which hold its penalty. `seed` is the run's own and only written down; `group_seed` draws
     the groups of the intervals.
     """
-    if (model is None) == (method is None) or (method == "linear") != (counts is not None):
+    if (model is None) == (method is None) or (method == FITTED) != (counts is not None):
         raise UserError("evaluate_curve: give a model, or a method, and with the method linear its counts")
     tables = [read_visits(path) for path in (train, val, test)]
     (known, *others), names = encode(tables)
@@ -52,7 +52,7 @@ def evaluate_curve(
         for draw, visits in zip((validation_mask, revealed_mask), others, strict=True)
     ]
     training = Training(known, len(names))
-    if method == "linear":
+    if method == FITTED:
         linear = Linear.learn(known, len(names), read_json(counts)["penalty"])
         found = [linear.guesses(*part) for part in zip(others, masks, strict=True)]
     elif method in SCORING:
@@ -66,7 +66,7 @@ def evaluate_curve(
         files = zip((val, test), tables[1:], others, masks, strict=True)
         found = list(_of_model(model, training, files, prompt_prob, device))
     hidden = int((~masks[0]).sum())
-    threshold = best_threshold(found[0], hidden)
+    threshold, _ = best_threshold(found[0], hidden)
     group, _ = others[1].groups(group_seed)
     truth = Truth(others[1].lengths, np.diff(row_offsets(masks[1])[others[1].offsets]), group)
     figures = of_column(HEADLINE, curve(found[1], truth, threshold))

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from cohortloom.base.files import read_json, write_json
+from cohortloom.base.seeds import generator
 from cohortloom.base.step import main, quiet_libraries
 from cohortloom.evaluation.records import HEADLINE, log_record, record
 
@@ -47,7 +46,7 @@ def evaluate_duplicates(
     bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
     words, data = Vocabulary.load(model / "vocabulary.json"), Examples.load(test)
     first = (data.visit == 0).nonzero()[0]
-    first = np.random.default_rng([control_seed, 0xD0B1]).permutation(first)[:CONTROL_VISITS]
+    first = generator("duplicates: patients", control_seed).permutation(first)[:CONTROL_VISITS]
     drawn = synthesize(
         bart,
         words,

@@ -38,10 +38,9 @@ def generate_patients(
 ) -> None:
     """Write synthetic visits of new patients, and counts of faults beside them as .json.
 
-    The ending of `synthetic` says in which form: .parquet, .csv or .csv.gz.
-
-    Ages and sexes come from `demographics`, a CSV with the columns age and sex, one line a patient, repeated
-    or cut to `patients`; without it `patients` (1,000) are drawn from those of the published `cohort`. `seed`
+    The ending of `synthetic` says in which form: .parquet, .csv or .csv.gz. Ages and sexes come from
+    `demographics`, a CSV with the columns age and sex, one line a patient, of which `patients` are chosen as
+    generate does; without it `patients` (1,000) are drawn from those of the published `cohort`. `seed`
     draws everything. `show` prints so many of them with the titles of their codes. `constrained` forbids
     codes that the hard or the full edits bar at the patient's age and sex. Raises UserError where the model
     or the cohort is missing, and for ages and sexes outside those of the cohort.

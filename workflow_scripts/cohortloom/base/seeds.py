@@ -1,7 +1,8 @@
 """Seeds that name their purpose, so that no two uses of a run's seed share random numbers.
 
 The cohort's simulation and the split of patients take the config's seed as it is: a dataset stays the same
-when anything else about seeds changes.
+when anything else about seeds changes. Samples and groups of evaluations have a number of their own beside
+the seed, so that figures of different commits rest on the same patients.
 """
 
 import hashlib

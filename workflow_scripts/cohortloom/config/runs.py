@@ -2,8 +2,8 @@
 
 A run is a training of `runs` and `seeds`, visits of the main run at ages and sexes of training patients, an
 arm of the ablation, a sample of the quality table, a naive method, visits of another generator, or held-out
-real visits. Rules ask a run what to generate and what to
-score. Imported while Snakemake parses the workflow, so it stays light: the standard library alone.
+real visits. Rules ask a run what to generate and what to score. Imported while Snakemake parses the workflow,
+so it stays light: the standard library alone.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,10 +29,8 @@ EVALUATIONS = (
 OF_EXTERNAL = ("medical_validity", "fidelity", "classifier", "privacy", "utility", "conditioning")
 OF_A_RELEASE = (*OF_EXTERNAL, "race")
 OF_AN_ARM = ("medical_validity", "fidelity")
-OF_TEST = (
-    "medical_validity",
-    "fidelity",
-)  # `real` is scored there on the test visits, else on validation visits
+# Evaluations that score `real` on the test visits; the others score it on the validation visits.
+OF_TEST = ("medical_validity", "fidelity")
 
 
 @dataclass(frozen=True, kw_only=True)

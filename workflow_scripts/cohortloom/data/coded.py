@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from scipy import sparse
 
 from cohortloom.base.ragged import (
     patient_of_visit,
@@ -86,6 +87,31 @@ def encode(tables: list[pa.Table], column: str = "diagnoses") -> tuple[list[Code
             )
         )
     return coded, names
+
+
+def most_frequent(codes: np.ndarray, n_codes: int, most: int, least: int = 1) -> np.ndarray:
+    """The at most `most` codes that occur `least` times or more, most frequent first; ties by number.
+
+    codes: flat, below `n_codes`.
+    """
+    counts = np.bincount(codes, minlength=n_codes)
+    order = np.argsort(-counts, kind="stable")[:most]
+    return order[counts[order] >= least]
+
+
+def indicators(
+    row: np.ndarray, value: np.ndarray, columns: np.ndarray, n_values: int, n_rows: int
+) -> sparse.csr_matrix:
+    """[n_rows, len(columns)] float32: 1 where a row holds the value of the column.
+
+    row, value: of each occurrence, flat; values are below `n_values`.
+    """
+    place = np.full(n_values, -1)
+    place[columns] = np.arange(len(columns))
+    column = place[value]
+    known = column >= 0
+    ones = np.ones(int(known.sum()), np.float32)
+    return sparse.csr_matrix((ones, (row[known], column[known])), (n_rows, len(columns)))
 
 
 def sample_size(visits: int, held_out: Path | None) -> int:

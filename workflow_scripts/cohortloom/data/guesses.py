@@ -60,18 +60,16 @@ def highest(
     return Guesses(visit, code, score, np.isin(visit * width + code, hidden))
 
 
-def best_threshold(guesses: Guesses, n_hidden: int) -> float:
-    """The lowest score to guess for the best F1 on `n_hidden` codes; infinite where no guess is right."""
+def best_threshold(guesses: Guesses, n_hidden: int) -> tuple[float, float]:
+    """The lowest score to guess for the best F1 on `n_hidden` codes, and that F1.
+
+    Infinite and 0 where no guess is right.
+    """
     order = np.argsort(-guesses.score, kind="stable")
     score, right = guesses.score[order], np.cumsum(guesses.right[order])
     if not len(right) or not right[-1]:
-        return np.inf
+        return np.inf, 0.0
     last = np.flatnonzero(np.append(score[1:] < score[:-1], True))  # of those with an equal score
     f1 = 2 * right[last] / (last + 1 + n_hidden)
-    return float(score[last[np.argmax(f1)]])
-
-
-def best_f1(guesses: Guesses, n_hidden: int) -> float:
-    """F1 at `best_threshold`; 0 where no guess is right."""
-    chosen = guesses.at_least(best_threshold(guesses, n_hidden))
-    return 2 * float(chosen.right.sum()) / max(1, len(chosen.visit) + n_hidden)
+    best = int(np.argmax(f1))
+    return float(score[last[best]]), float(f1[best])

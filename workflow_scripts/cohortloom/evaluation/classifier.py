@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from cohortloom.data.coded import Coded
-from cohortloom.evaluation.features import code_matrix, demographics, frequent
+from cohortloom.data.coded import Coded, most_frequent
+from cohortloom.evaluation.features import code_matrix, demographics
 from cohortloom.evaluation.intervals import interval
 from cohortloom.evaluation.records import Figure
 from cohortloom.evaluation.scores import auc, replicates
@@ -35,7 +35,7 @@ def two_sample(
 
     Only the frequency of codes is taken from `train`. Without `known_demographics` age and sex are left out.
     """
-    codes = frequent(train, n_codes, TOP)
+    codes = most_frequent(train.codes, n_codes, TOP)
     rows = np.concatenate([_features(part, codes, n_codes, known_demographics) for part in (real, scored)])
     made = np.repeat([False, True], [real.n_visits, scored.n_visits])
     # One seed for both sides would put copied patients into the groups of their originals.

@@ -21,8 +21,8 @@ from sklearn.metrics import r2_score
 
 from cohortloom.base.ragged import row_of_value
 from cohortloom.data import bands
-from cohortloom.data.coded import Coded, patient_groups
-from cohortloom.evaluation.features import code_matrix, frequent
+from cohortloom.data.coded import Coded, most_frequent, patient_groups
+from cohortloom.evaluation.features import code_matrix
 from cohortloom.evaluation.intervals import UNDEFINED, interval, ratio, without_each
 from cohortloom.evaluation.records import Figure
 from cohortloom.evaluation.scores import auc, replicates
@@ -39,7 +39,7 @@ Codes = tuple[np.ndarray, np.ndarray]  # flat codes of n visits, offsets [n + 1]
 
 def probes(train: Coded, scored: Coded, n_codes: int, seed: int) -> Iterator[Figure]:
     """Sex (AUC) and age (R², mean error in years) of scored visits, read off their codes."""
-    codes = frequent(train, n_codes, FEATURES)
+    codes = most_frequent(train.codes, n_codes, FEATURES)
     known, rows = (code_matrix(part, codes, n_codes) for part in (train, scored))
     groups, n_groups = scored.groups(seed)
     n, n_train = scored.n_visits, train.n_visits
@@ -62,11 +62,8 @@ def probes(train: Coded, scored: Coded, n_codes: int, seed: int) -> Iterator[Fig
     def fit(kept: np.ndarray) -> float:
         return r2_score(scored.age[kept], age[kept]) if len(np.unique(scored.age[kept])) > 1 else np.nan
 
-    estimate, reason = (
-        interval(replicates(fit, groups, n_groups), n, high=1.0),
-        "the scored visits are of one age",
-    )
-    yield Figure("probe_age_r2", "", estimate, n_train, reason=reason)
+    estimate = interval(replicates(fit, groups, n_groups), n, high=1.0)
+    yield Figure("probe_age_r2", "", estimate, n_train, reason="the scored visits are of one age")
     error = np.abs(scored.age - age)
     found = replicates(lambda kept: error[kept].mean() if kept.any() else np.nan, groups, n_groups)
     yield Figure("probe_age_error_years", "", interval(found, n, 0.0), n_train)

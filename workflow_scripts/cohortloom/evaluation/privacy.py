@@ -14,9 +14,8 @@ import pyarrow as pa
 
 from cohortloom.base.ragged import patient_of_visit, row_of_value
 from cohortloom.data import bands
-from cohortloom.data.coded import Coded, patient_groups
+from cohortloom.data.coded import Coded, most_frequent, patient_groups
 from cohortloom.data.visits import CODE_COLUMNS
-from cohortloom.evaluation.features import frequent
 from cohortloom.evaluation.intervals import UNDEFINED, interval, ratio
 from cohortloom.evaluation.neighbours import COPY_CODES, copied, nearest, set_matrix
 from cohortloom.evaluation.records import Figure
@@ -123,7 +122,7 @@ def attribute_inference(
         yield from _nothing_released("attribute_f1", "attribute_risk")
         return
     common = np.zeros(n_codes, bool)
-    common[frequent(train, n_codes, COMMON)] = True
+    common[most_frequent(train.codes, n_codes, COMMON)] = True
     known = _known(release, common)
     secret = _secret(release, common)
     sums = []

@@ -11,8 +11,8 @@ import numpy as np
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
-from cohortloom.data.coded import Coded
-from cohortloom.evaluation.features import code_matrix, demographics, frequent
+from cohortloom.data.coded import Coded, most_frequent
+from cohortloom.evaluation.features import code_matrix, demographics
 from cohortloom.evaluation.fidelity import code_table, distances
 from cohortloom.evaluation.intervals import UNDEFINED, interval, ratio
 from cohortloom.evaluation.records import Figure
@@ -48,7 +48,7 @@ def audit(
     if len(reported) < 2:
         yield unknown(f"fewer than two groups have {min_patients} patients in training and held out")
         return
-    codes = frequent(train, n_codes, FEATURES)
+    codes = most_frequent(train.codes, n_codes, FEATURES)
     known = np.isin(of_train, reported)
     n_known = int(known.sum())
     model = LogisticRegression(max_iter=100).fit(_features(train, codes, n_codes)[known], of_train[known])

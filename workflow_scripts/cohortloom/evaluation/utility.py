@@ -16,8 +16,8 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import rankdata
 
-from cohortloom.data.coded import Coded
-from cohortloom.evaluation.features import code_matrix, demographics, frequent
+from cohortloom.data.coded import Coded, most_frequent
+from cohortloom.evaluation.features import code_matrix, demographics
 from cohortloom.evaluation.intervals import UNDEFINED, interval
 from cohortloom.evaluation.records import Figure
 
@@ -37,7 +37,7 @@ def prediction(
     Of `train` only the frequency of codes is used. A code that the release has too seldom to learn from
     scores 0.5; one that the real visits have too seldom to be tested on is left out.
     """
-    codes = frequent(train, len(names), FEATURES)
+    codes = most_frequent(train.codes, len(names), FEATURES)
     made, held = (_features(part, codes, len(names), known_demographics) for part in (release, real))
     truth = held[:, : len(codes[:PREDICTED])].toarray() > 0  # what follows is no code
     tested = np.flatnonzero(np.minimum(truth.sum(axis=0), (~truth).sum(axis=0)) >= MIN_VISITS)

@@ -19,9 +19,10 @@ from scipy.linalg import lapack
 
 from cohortloom.base.ragged import ragged_range
 from cohortloom.data import bands
-from cohortloom.data.coded import Coded
-from cohortloom.data.guesses import NONE, Guesses, best_f1, best_threshold, highest
+from cohortloom.data.coded import Coded, indicators, most_frequent
+from cohortloom.data.guesses import NONE, Guesses, best_threshold, highest
 from cohortloom.data.reveal import validation_mask
+from cohortloom.generation.naive import stratum_of
 
 PENALTIES = (10.0, 30.0, 100.0, 300.0)
 MOST_CODES = 8000  # columns of a block of codes: memory grows with the square, time with the cube
@@ -53,8 +54,8 @@ class Linear:
     @classmethod
     def learn(cls, visits: Coded, n_codes: int, penalty: float) -> "Linear":
         """Weights of training visits, whose codes index a list of `n_codes`."""
-        present = frequent(visits.codes, n_codes)
-        earlier = frequent(earlier_codes(visits)[1], n_codes)
+        present = most_frequent(visits.codes, n_codes, MOST_CODES, LEAST_VISITS)
+        earlier = most_frequent(earlier_codes(visits)[1], n_codes, MOST_CODES, LEAST_VISITS)
         inputs = as_inputs(visits, present, earlier, n_codes)
         return cls(closed_form(inputs, len(present), penalty), present, earlier, n_codes)
 
@@ -88,9 +89,9 @@ def choose(
     n_hidden, best, fit = int((~shown).sum()), -1.0, None
     for penalty in penalties:
         linear = Linear.learn(visits, n_codes, penalty)
-        guesses = linear.guesses(validation, shown)
-        if (f1 := best_f1(guesses, n_hidden)) > best:
-            best, fit = f1, Fit(linear, penalty, best_threshold(guesses, n_hidden))
+        threshold, f1 = best_threshold(linear.guesses(validation, shown), n_hidden)
+        if f1 > best:
+            best, fit = f1, Fit(linear, penalty, threshold)
     return fit
 
 
@@ -121,11 +122,11 @@ def as_inputs(
     if shown is not None:
         row, code = row[shown], code[shown]
     everyone = np.arange(visits.n_visits)
-    group = 2 * bands.band(visits.age) + visits.sex
+    group = stratum_of(visits.age, visits.sex)
     blocks = [
-        _indicators(row, code, present, n_codes, visits.n_visits),
-        _indicators(*earlier_codes(visits), earlier, n_codes, visits.n_visits),
-        _indicators(everyone, group, np.arange(N_GROUPS), N_GROUPS, visits.n_visits),
+        indicators(row, code, present, n_codes, visits.n_visits),
+        indicators(*earlier_codes(visits), earlier, n_codes, visits.n_visits),
+        indicators(everyone, group, np.arange(N_GROUPS), N_GROUPS, visits.n_visits),
     ]
     return sparse.hstack(blocks, format="csr")
 
@@ -137,20 +138,3 @@ def earlier_codes(visits: Coded) -> tuple[np.ndarray, np.ndarray]:
     width = int(visits.codes.max(initial=0)) + 1
     row = np.repeat(np.arange(visits.n_visits), lengths)
     return np.divmod(np.unique(row * width + visits.codes[ragged_range(begin, lengths)]), width)
-
-
-def frequent(codes: np.ndarray, n_codes: int) -> np.ndarray:
-    """The at most MOST_CODES codes that occur LEAST_VISITS times or more, most frequent first."""
-    counts = np.bincount(codes, minlength=n_codes)
-    return np.argsort(-counts, kind="stable")[: min(MOST_CODES, int((counts >= LEAST_VISITS).sum()))]
-
-
-def _indicators(
-    row: np.ndarray, value: np.ndarray, columns: np.ndarray, n_values: int, n_rows: int
-) -> sparse.csr_matrix:
-    """[n_rows, columns] float32: 1 where the row has the value of the column."""
-    place = np.full(n_values, -1)
-    place[columns] = np.arange(len(columns))
-    known = place[value] >= 0
-    ones = np.ones(int(known.sum()), np.float32)
-    return sparse.csr_matrix((ones, (row[known], place[value[known]])), (n_rows, len(columns)))

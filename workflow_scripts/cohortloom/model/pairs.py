@@ -8,11 +8,11 @@ within seconds instead of learnt.
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from scipy.sparse.linalg import eigsh
 
 from cohortloom.base.ragged import row_of_value
 from cohortloom.base.seeds import generator
+from cohortloom.data.coded import indicators, most_frequent
 from cohortloom.data.examples import Examples
 
 MOST_CODES = 8000  # the most frequent: the matrix of pairs is dense
@@ -26,7 +26,7 @@ def start_from_pairs(model, data: Examples, seed: int) -> None:
     Every embedding keeps the length that embeddings have at random, which the other layers expect.
     """
     table = model.model.shared.weight
-    codes = frequent_codes(data, MOST_CODES)
+    codes = np.sort(most_frequent(data.ids, int(data.ids.max()) + 1, MOST_CODES))
     size = min(table.shape[1], len(codes)) - 1
     if size < 1:
         return
@@ -41,23 +41,14 @@ def start_from_pairs(model, data: Examples, seed: int) -> None:
     ).to(table)
 
 
-def frequent_codes(data: Examples, most: int) -> np.ndarray:
-    """Ids of the `most` most frequent codes that occur, sorted."""
-    ids, counts = np.unique(data.ids, return_counts=True)
-    return np.sort(ids[np.argsort(-counts, kind="stable")[:most]])
-
-
 def log_ratios(data: Examples, codes: np.ndarray) -> np.ndarray:
     """Log of how often two codes share a visit over how often by chance, float32 [codes, codes].
 
     One visit is added to both, so that what is seldom expected says little. The diagonal is 0: no code
     occurs twice in a visit.
     """
-    row, column = row_of_value(data.offsets), np.searchsorted(codes, data.ids)
-    chosen = np.isin(data.ids, codes)
-    shape = (len(data), len(codes))
-    held = csr_array((np.ones(chosen.sum(), np.float32), (row[chosen], column[chosen])), shape)
-    together, alone = (held.T @ held).toarray(), held.sum(0)
+    held = indicators(row_of_value(data.offsets), data.ids, codes, int(data.ids.max()) + 1, len(data))
+    together, alone = (held.T @ held).toarray(), np.asarray(held.sum(0)).ravel()
     ratios = np.log((together + 1) / (np.outer(alone, alone) / len(data) + 1))
     np.fill_diagonal(ratios, 0.0)
     return ratios.astype(np.float32)

@@ -29,9 +29,8 @@ from cohortloom.generation.synthesize import visit_room
 from cohortloom.reporting.scorecard import REAL, Record
 
 MEGABYTE = 1_000_000
-MAX_MEGABYTES = (
-    10.0  # git keeps every version of what it holds: a larger model does not belong beside the code
-)
+# git keeps every version of what it holds: a larger model does not belong beside the code.
+MAX_MEGABYTES = 10.0
 SETTINGS = ("config.json", "generation_config.json", "vocabulary.json")
 POSITIONS = "embed_positions.weight"  # how the names of the two tables of positions end
 OFFSET = 2  # rows of such a table before that of the first position, by BART's design
