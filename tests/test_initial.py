@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from cohortloom.data.bands import FINE
+from cohortloom.data.bands import FINE, group_of
 from cohortloom.data.examples import Examples, corrupted_pairs
 from cohortloom.data.vocabulary import Vocabulary
-from cohortloom.model.initial import ending_bias, group_of, recurrence_bias, smoothed_shares, token_counts
+from cohortloom.model.initial import ending_bias, recurrence_bias, smoothed_shares, token_counts
 
 END, FIRST = 4, 5  # the one terminator and the first code
 

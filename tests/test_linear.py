@@ -6,12 +6,12 @@ from scipy import sparse
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json
+from cohortloom.data import linear
 from cohortloom.data.coded import Coded, encode
 from cohortloom.data.guesses import best_threshold, highest
+from cohortloom.data.linear import Linear, closed_form, earlier_codes, fit_linear
 from cohortloom.data.reveal import revealed_mask
 from cohortloom.data.visits import read_visits, write_visits
-from cohortloom.generation import linear
-from cohortloom.generation.linear import Linear, closed_form, earlier_codes, fit_linear
 from cohortloom.generation.naive import TrainingStrata, stratum_of
 from generate_naive import generate_naive
 from metric_tables import visits_of

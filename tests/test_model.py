@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from build_dataset import learn_vocabulary, with_ids
-from cohortloom.data.bands import FINE
+from cohortloom.data.bands import FINE, group_of
 from cohortloom.data.examples import (
     N_PROMPTS,
     Examples,
@@ -14,7 +14,7 @@ from cohortloom.data.examples import (
 )
 from cohortloom.data.visits import write_visits
 from cohortloom.data.vocabulary import END, MASK, NOW, START
-from cohortloom.model.initial import group_of, make_model
+from cohortloom.model.initial import make_model
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
 from cohortloom.model.scoring import as_tensors
 from grammar import grammar_visits

@@ -12,11 +12,11 @@ from cohortloom.base.ragged import row_offsets
 from cohortloom.base.step import main, quiet_libraries
 from cohortloom.data.coded import Coded, encode
 from cohortloom.data.guesses import best_threshold, highest
+from cohortloom.data.linear import Linear
 from cohortloom.data.reveal import revealed_mask, validation_mask
 from cohortloom.data.visits import read_visits
 from cohortloom.evaluation.curve import Truth, curve
 from cohortloom.evaluation.records import HEADLINE, of_column, save_figures
-from cohortloom.generation.linear import Linear
 from cohortloom.generation.naive import TrainingStrata, stratum_of
 
 

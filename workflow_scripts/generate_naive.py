@@ -13,11 +13,11 @@ from cohortloom.base.ragged import positions_in_rows, ragged_range, row_of_value
 from cohortloom.base.seeds import generator
 from cohortloom.base.step import log, main
 from cohortloom.base.version import VERSION
+from cohortloom.data import linear
 from cohortloom.data.coded import Coded, encode
 from cohortloom.data.guesses import Guesses
 from cohortloom.data.reveal import revealed_mask
 from cohortloom.data.visits import RECONSTRUCT_SCHEMA, SCHEMA, numbered_ids, read_visits, write_visits
-from cohortloom.generation import linear
 from cohortloom.generation.naive import (
     TrainingStrata,
     code_column,

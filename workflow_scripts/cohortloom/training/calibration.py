@@ -1,9 +1,11 @@
 """After training: biases are set by counting, and the age head by least squares.
 
 Teacher-forced, on validation visits, because a model that has memorised its training visits looks calibrated
-there: the bias on ending a visit (model/record.py), which follows the other weights with a delay, so that
-visits of one code came out a fifth to a half too rare; and the age head, which was trained on states with
-dropout and will read states without it.
+there:
+- the share of the linear autoencoder in the distribution over codes (model/linear.py);
+- the bias on ending a visit (model/record.py), which follows the other weights with a delay, so that visits of
+  one code came out a fifth to a half too rare;
+- the age head, which was trained on states with dropout and will read states without it.
 
 By what the model generates for training patients' ages and sexes, compared with counts of training visits:
 how frequent each code is, since rare codes came out a tenth too rare; where later visits end; and how many
@@ -15,8 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from sklearn.linear_model import Ridge
+from torch.nn import functional as F
 from transformers import LogitsProcessor
 
 from cohortloom.base.ragged import row_of_value
@@ -28,6 +32,7 @@ from cohortloom.model.record import MAX_COUNT
 from cohortloom.model.scoring import score_teacher_forced, unrevealed_pairs
 
 VISITS = 20_000
+SHARE_VISITS = 1_000  # whose logits of all codes are held at once, four times
 PENALTY = 120.0  # of the change of the age head, in mean variances of what it reads
 MIN_VISITS = 50  # that get so far; below, a count says too little
 PATIENTS = 10_000  # whom the model writes to see what it writes, in all rounds together
@@ -57,6 +62,7 @@ def calibrate(model, vocabulary: Vocabulary, train: Examples, val: Examples, see
 
     Several processes share the patients whom the model generates; `accelerator` is accelerate's.
     """
+    calibrate_linear_share(model, vocabulary, val, seed)
     readings = read_visits(model, vocabulary, val, seed)
     calibrate_ending(model, readings)
     if model.config.age_weight > 0:
@@ -94,6 +100,37 @@ def read_visits(model, vocabulary: Vocabulary, data: Examples, seed: int) -> Rea
     place, log_odds, ended, states, ages = (np.concatenate(parts) for parts in zip(*found, strict=True))
     ages = (ages - model.config.age_mean) / model.config.age_std
     return Readings(place, log_odds.astype(np.float64), ended, states.astype(np.float64), ages)
+
+
+def calibrate_linear_share(model, vocabulary: Vocabulary, data: Examples, seed: int) -> None:
+    """Set `config.linear_share` to the share that makes the codes of validation visits the most probable.
+
+    Half of the score comes from visits with nothing revealed, half from the same visits with some codes
+    revealed. The logits of codes at any share follow from those of the network alone and of the linear
+    autoencoder alone.
+    """
+    rng = generator("calibration: linear share", seed)
+    rows = np.sort(rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))[:SHARE_VISITS])
+    part = corrupted_pairs(data, vocabulary, rng, model.config.max_position_embeddings, 1.0, 0.0)
+    network, codes = code_logits(model, data, (unrevealed_pairs(model, data), part), rows, 0.0)
+    linear, _ = code_logits(model, data, (unrevealed_pairs(model, data), part), rows, 1.0)
+
+    def loss(share: float) -> float:
+        return float(F.cross_entropy(torch.lerp(network, linear, share), codes))
+
+    model.config.linear_share = float(minimize_scalar(loss, bounds=(0, 1), options={"xatol": 0.01}).x)
+
+
+def code_logits(model, data: Examples, parts, rows: np.ndarray, share: float) -> tuple[torch.Tensor, ...]:
+    """Logits [n, codes] and target [n] where a code is the target, at a share of the linear autoencoder."""
+    model.config.linear_share = share
+    first, logits, targets = model.config.first_code_id, [], []
+    for pairs in parts:
+        for _, output in score_teacher_forced(model, data, pairs, rows):
+            is_code = output.label >= first
+            logits.append(output.logits[is_code, first:].float())
+            targets.append(output.label[is_code] - first)
+    return torch.cat(logits), torch.cat(targets)
 
 
 @torch.no_grad()
