@@ -146,7 +146,7 @@ def test_penalty_and_threshold_are_the_same_whatever_is_tested(tmp_path):
 
 
 def _lists(made):
-    return made["diagnoses"].to_pylist(), made["revealed"].to_pylist()
+    return made["diagnoses"].to_pylist(), made["revealed_diagnoses"].to_pylist()
 
 
 def test_where_validation_visits_share_no_code_nothing_is_guessed(tmp_path):

@@ -24,6 +24,7 @@ from cohortloom.data.visits import (
     read_visits,
     sex_array,
     visits_writer,
+    with_empty_columns,
 )
 from cohortloom.data.vocabulary import Vocabulary
 from cohortloom.generation.requests import requested_patients
@@ -133,16 +134,17 @@ def _synthesized(bart, words, age, sex, seed, batch_size, options, totals) -> It
         _add(totals, record.counts)
         yield (
             n,
-            pa.table(
-                [
-                    numbered_ids("synthetic", record.patient),
-                    pa.array(record.visit, pa.int16()),
-                    pa.array(record.days, pa.int32()),
-                    pa.array(record.age, pa.float32()),
-                    sex_array(record.sex),
-                    list_column(words.decode(record.ids), record.offsets),
-                ],
-                names=SCHEMA.names,
+            with_empty_columns(
+                pa.table(
+                    {
+                        "patient_id": numbered_ids("synthetic", record.patient),
+                        "visit": pa.array(record.visit, pa.int16()),
+                        "days": pa.array(record.days, pa.int32()),
+                        "age": pa.array(record.age, pa.float32()),
+                        "sex": sex_array(record.sex),
+                        "diagnoses": list_column(words.decode(record.ids), record.offsets),
+                    }
+                )
             ),
         )
 
@@ -194,19 +196,20 @@ def _reconstructed(bart, words, held_out, test, seed, cuts, prompt_prob, options
         count = lambda row: row_offsets(np.bincount(row, minlength=end - begin))  # noqa: E731, B023
         yield (
             end - begin,
-            pa.table(
-                [
-                    numbered_ids("reconstructed", patient[rows]),
-                    part["visit"],
-                    part["days"],
-                    part["age"],
-                    part["sex"],
-                    list_column(both, count(both_row)),
-                    part["patient_id"],
-                    part["visit"],
-                    list_column(revealed, count(revealed_row)),
-                ],
-                names=RECONSTRUCT_SCHEMA.names,
+            with_empty_columns(
+                pa.table(
+                    {
+                        "patient_id": numbered_ids("reconstructed", patient[rows]),
+                        "visit": part["visit"],
+                        "days": part["days"],
+                        "age": part["age"],
+                        "sex": part["sex"],
+                        "diagnoses": list_column(both, count(both_row)),
+                        "source_patient_id": part["patient_id"],
+                        "source_visit": part["visit"],
+                        "revealed_diagnoses": list_column(revealed, count(revealed_row)),
+                    }
+                )
             ),
         )
 

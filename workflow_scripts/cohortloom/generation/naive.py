@@ -25,7 +25,7 @@ from cohortloom.base.ragged import positions_in_rows, row_of_value, row_offsets
 from cohortloom.data import bands
 from cohortloom.data.coded import Coded
 from cohortloom.data.guesses import NONE
-from cohortloom.data.visits import MAX_AGE, list_column, sex_array
+from cohortloom.data.visits import MAX_AGE, list_column, sex_array, with_empty_columns
 
 CHUNK = 512  # visits drawn at once: the noise of a chunk is [CHUNK, codes]
 BACK_OFF = 5.0  # a code seen this often is followed by its bigrams and by prevalence half and half
@@ -308,7 +308,7 @@ def visits_table(
     names: list[str],
 ) -> pa.Table:
     """The public columns from arrays; `codes` are flat indices into `names` with their offsets."""
-    return pa.table(
+    table = pa.table(
         {
             "patient_id": patient_ids,
             "visit": pa.array(visit, pa.int16()),
@@ -318,6 +318,7 @@ def visits_table(
             "diagnoses": code_column(codes, names),
         }
     )
+    return with_empty_columns(table)
 
 
 def code_column(codes: tuple[np.ndarray, np.ndarray], names: list[str]) -> pa.ListArray:
