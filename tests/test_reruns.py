@@ -110,7 +110,7 @@ def test_a_key_under_generate_reruns_generation_and_what_follows(changed):
 
 
 def test_a_key_of_one_mode_leaves_the_other_alone(changed):
-    jobs = changed(generate={"reconstruct": {"terminator_bias": 0.5}})
+    jobs = changed(generate={"reconstruct": {"threshold": 0.3}})
     of_runs = {f"{rule} {run}" for rule in ("evaluate_duplicates", "evaluate_reconstruction") for run in RUNS}
     assert jobs == of_runs | {f"generate {run} reconstruct" for run in RUNS} | SUMMARY
 

@@ -9,7 +9,7 @@ from cohortloom.base.ragged import row_offsets
 from cohortloom.base.step import main, quiet_libraries
 from cohortloom.data.absent import NO_DEMOGRAPHICS, has_demographics
 from cohortloom.data.coded import encode, sample_patients, sample_size
-from cohortloom.data.visits import CODE_COLUMNS, read_visits
+from cohortloom.data.visits import MODELLED_COLUMNS, read_visits
 from cohortloom.evaluation.conditioning import flips, observed, probes, written
 from cohortloom.evaluation.intervals import UNDEFINED
 from cohortloom.evaluation.records import Figure, of_column, save_figures
@@ -50,7 +50,7 @@ def evaluate_conditioning(
     sample = sample_patients(release, sample_size(visits, held_out), sample_seed)
     parts = [known, people, sample]
     figures: list[Figure] = []
-    for column in CODE_COLUMNS:
+    for column in MODELLED_COLUMNS:
         (training, asked, probed), names = encode(parts, column)
         found = [*probes(training, probed, len(names), sample_seed)]
         if model is None:

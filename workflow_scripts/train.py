@@ -195,8 +195,9 @@ with age and sex. Trained by Cohortloom; ids are in vocabulary.json, the loss cu
 
 {warning}Validation losses of these weights, nothing revealed: lm {saved["lm_loss"]:.4f} nats a token, age
 {saved["age_loss_years2"]:.3f} years², sex {saved["sex_loss"]:.5f}. They are the checkpoint at token
-{saved["tokens"]}, calibrated. Calibration set how often visits end, and the last layer of the age head, on
-these validation visits. It set how frequent codes are, where later visits end and how many codes recur in
+{saved["tokens"]}, calibrated. Calibration set the share of the linear autoencoder in the distribution over
+codes ({trained.config.linear_share:.2f}), how often visits end, and the last layer of the age head, on these
+validation visits. It set how frequent codes are, where later visits end and how many codes recur in
 what the model generates by counts of the training visits, with which fidelity is compared too.
 
 `group_bias` in the weights holds smoothed counts of the training visits by age and sex, and the biases on

@@ -2,7 +2,8 @@
 
 Rates are fractions, 95% intervals are over patients. A violation is a breach of the full edit; hard ones are
 counted apart. `per_100k_visits` counts the visits with at least one such code. A generator can avoid every
-restricted code: `restricted_share` shows that, and `any_per_restricted_code` takes it into account.
+restricted code: `restricted_share` shows that, and `any_per_restricted_code` takes it into account. Codes
+of a system without a validity table are unconstrained and count in no rate of codes.
 """
 
 from collections.abc import Iterator
@@ -21,10 +22,10 @@ from cohortloom.evaluation.records import Figure
 WORST = 10
 PER = 100_000
 NO_CODE = "no visit holds a code"
-BIRTH = r"^V3[0-9]"
+BIRTH = r"^ICD9CM:V3[0-9]"
 # Families of chronic disease that a newborn cannot have: diabetes, lipids, senile psychoses, hypertension,
 # coronary disease, chronic bronchitis and emphysema, chronic airway obstruction, prostate, osteoarthrosis.
-ADULT_CHRONIC = r"^(250|272|290|40[1-5]|41[0-4]|49[0-2]|496|600|715)"
+ADULT_CHRONIC = r"^ICD9CM:(250|272|290|40[1-5]|41[0-4]|49[0-2]|496|600|715)"
 
 
 def medical_validity(table: pa.Table, rules: Rules, seed: int, column: str = "diagnoses") -> Iterator[Figure]:
@@ -34,6 +35,13 @@ def medical_validity(table: pa.Table, rules: Rules, seed: int, column: str = "di
     owner, patient = row_of_value(offsets), patient_of_visit(table["visit"])
     of_patient = patient_groups(int(patient[-1]) + 1 if n_visits else 0, seed)
     groups, n_groups = of_patient[patient], int(of_patient.max(initial=0)) + 1
+    tabled = rules.apply_to(values)
+    values, owner = values.filter(pa.array(tabled)), owner[tabled]
+    no_code = (
+        NO_CODE
+        if tabled.all()
+        else f"no code is of a system with limits ({', '.join(sorted(rules.systems))})"
+    )
     found = rules.violations(values, table["age"].to_numpy()[owner], sex_index(table)[owner])
 
     def codes(mask: np.ndarray) -> np.ndarray:
@@ -47,13 +55,13 @@ def medical_validity(table: pa.Table, rules: Rules, seed: int, column: str = "di
     restricted = codes(found.restricted)
     for metric, mask in (("age", found.age), ("sex", found.sex), ("any", found.any), ("hard", found.hard)):
         rate = ratio(codes(mask), all_codes, n_visits, 1.0)
-        yield _lower_is_better(f"{metric}_violation_rate", "", rate, NO_CODE)
+        yield _lower_is_better(f"{metric}_violation_rate", "", rate, no_code)
     for metric, mask in (("any", found.any), ("hard", found.hard)):
         rate = ratio(codes(mask), restricted, n_visits, 1.0)
         yield _lower_is_better(f"{metric}_per_restricted_code", "", rate, "no code has an age or sex limit")
         rate = ratio(visits(mask), all_visits, n_visits, PER, PER)
         yield _lower_is_better(f"{metric}_per_100k_visits", "", rate, "there is no visit")
-    yield Figure("restricted_share", "", ratio(restricted, all_codes, n_visits, 1.0), reason=NO_CODE)
+    yield Figure("restricted_share", "", ratio(restricted, all_codes, n_visits, 1.0), reason=no_code)
     yield from newborns(values, owner, groups, n_groups)
     yield from offenders(values, found, owner, groups, n_groups, all_visits)
 

@@ -95,7 +95,7 @@ def source_rows(written: pa.Table, test: pa.Table, name: str | Path) -> np.ndarr
 
 def overlap(written: pa.Table, real: pa.Table) -> Overlap:
     """Sizes of the sets of each visit; both tables have the same visits in the same rows."""
-    lists = [code_lists(real), code_lists(written), code_lists(written, "revealed")]
+    lists = [code_lists(real), code_lists(written), code_lists(written, "revealed_diagnoses")]
     index = pa.array(
         sorted({code for values, _ in lists for code in pc.unique(values).to_pylist()}), pa.string()
     )

@@ -4,9 +4,8 @@ The model learns that each hidden code is as good a next one. So its probability
 the code's expected share of the hidden ones, and times their expected number it comes near to the probability
 that the code is hidden. That is the score by which evaluate_curve compares all methods.
 
-By the model's own choice, the more probable of a code and of ending the visit, a code was added only if it was
-more probable than any other *and* the visit likely to go on: F1 was 0.149 where this rule reaches 0.197 with
-as many right visits (docs/trials.md).
+The model's own choice between the most probable code and ending the visit is another question. With as many
+right visits it finds far fewer codes: F1 0.149 on NHDS 2010, 0.197 by this rule (docs/trials.md).
 """
 
 import numpy as np

@@ -16,12 +16,13 @@ from cohortloom.evaluation.neighbours import copied
 from cohortloom.reporting.sentences import dotted
 
 SHOWN_VISITS = 4
+NO_TITLE = "no title in the tables here"
 
 
 def read_titles(path: Path) -> dict[str, str]:
-    """Titles in words by code."""
+    """Titles in words by SYSTEM:CODE, of a table of ICD-9-CM codes."""
     with open(path, newline="", encoding="utf-8") as file:
-        return {row["code"]: row["title"] for row in csv.DictReader(file)}
+        return {f"ICD9CM:{row['code']}": row["title"] for row in csv.DictReader(file)}
 
 
 def choose(
@@ -53,7 +54,7 @@ def in_words(visits: pa.Table, titles: dict[str, str], rules: Rules) -> dict[str
     codes = [
         {
             "code": dotted(code),
-            "title": titles.get(code, "no title in the 2014 edition"),
+            "title": titles.get(code, NO_TITLE),
             "broken": _why(age, sex),
         }
         for code, age, sex in zip(values.to_pylist(), broken.age, broken.sex, strict=True)

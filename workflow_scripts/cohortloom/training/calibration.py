@@ -3,8 +3,8 @@
 Teacher-forced, on validation visits, because a model that has memorised its training visits looks calibrated
 there:
 - the share of the linear autoencoder in the distribution over codes (model/linear.py);
-- the bias on ending a visit (model/record.py), which follows the other weights with a delay, so that visits of
-  one code came out a fifth to a half too rare;
+- the bias on ending a visit (model/record.py), which follows the other weights with a delay, so that visits
+  of one code came out a fifth to a half too rare;
 - the age head, which was trained on states with dropout and will read states without it.
 
 By what the model generates for training patients' ages and sexes, compared with counts of training visits:
