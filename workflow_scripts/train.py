@@ -42,7 +42,7 @@ def train(
     age_loss_unit: Literal["standardized", "years"] = "standardized",
     heads: Literal["states", "codes", "expected"] = "states",
     forbidden_weight: float = 0.0,
-    tokens: int = 450_000,
+    tokens: int = 350_000,
     batch_tokens: int = 1750,
     learning_rate: float = 1.0,
     dropout: float = 0.3,
