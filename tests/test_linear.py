@@ -112,11 +112,8 @@ def test_earlier_visits_are_inputs_of_their_own():
 
 def test_only_the_most_frequent_codes_have_a_column(monkeypatch):
     (visits,), names = encode([visits_of([["a b c"]] * 6 + [["a b"]] * 2 + [["a d"]] * 4)])
-    assert [names[code] for code in Linear.learn(visits, len(names), 1.0).present] == [
-        "ICD9CM:a",
-        "ICD9CM:b",
-        "ICD9CM:c",
-    ]
+    names = [name.removeprefix("ICD9CM:") for name in names]
+    assert [names[code] for code in Linear.learn(visits, len(names), 1.0).present] == ["a", "b", "c"]
     monkeypatch.setattr(linear, "MAX_CODES", 2)
     model = Linear.learn(visits, len(names), 1.0)
     assert [names[code] for code in model.present] == ["a", "b"]
