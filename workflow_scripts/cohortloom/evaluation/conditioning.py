@@ -98,7 +98,7 @@ def matched_pairs(
 
 
 def observed_sides(visits: Coded, max_pairs: int, seed: int) -> Iterator[tuple[str, Codes, Codes]]:
-    """(flip, codes of one side, codes of the other) of matched pairs of existing first visits."""
+    """(flip, codes of one side, codes of the other) of matched pairs of first visits in the data."""
     first = visits.first_visits
     for flip in ("sex", "age", "none"):
         one, other = matched_pairs(visits.age[first], visits.sex[first], flip, max_pairs, seed)
@@ -108,11 +108,11 @@ def observed_sides(visits: Coded, max_pairs: int, seed: int) -> Iterator[tuple[s
 def generated_sides(
     people: Coded, generate: Callable[[np.ndarray, np.ndarray, int], Codes], max_pairs: int, seed: int
 ) -> Iterator[tuple[str, Codes, Codes]]:
-    """The same from a model; under `same_seed_...` the two sides have the same seeds.
+    """(side, codes of one side, codes of the other) of visits that a model generates for the same people.
 
-    generate: takes ages, sexes and a seed and returns the codes of one first visit each. The people are those
-    of the pairs of `observed_sides`, so that ages and the number of pairs agree. With flip `none` only the
-    seed changes.
+    The side is the flip, or `same_seed_<flip>` where the two sides have the same seeds. generate: takes ages,
+    sexes and a seed and returns the codes of one first visit each. The people are those of the pairs of
+    `observed_sides`, so that ages and the number of pairs agree. With flip `none` only the seed changes.
     """
     first = people.first_visits
     age, sex = people.age[first], people.sex[first]

@@ -62,12 +62,13 @@ def attack(
 def adversarial_accuracy(
     members: Coded, others: Coded, release: Coded, n_codes: int, seed: int
 ) -> Iterator[Figure]:
-    """Nearest-neighbour adversarial accuracy on test patients, minus that on training patients.
+    """Nearest-neighbour adversarial accuracy on test patients, and the risk (Yale and others, 2020).
 
-    (Yale and others, 2020.) Accuracy is the mean of two shares: of real visits nearer to another real visit
-    than to any released one, and of released visits nearer to another released one than to any real one. At
-    0.5 the sets cannot be distinguished; below 0.5 released visits are copies of real ones or close to it.
-    One visit a patient, equally many in each set. An exact copy is a neighbour at distance 0.
+    Accuracy is the mean of two shares: of real visits nearer to another real visit than to any released one,
+    and of released visits nearer to another released one than to any real one. At 0.5 the sets cannot be
+    distinguished; below 0.5 released visits are copies of real ones or close to it. The risk is the accuracy
+    on test patients minus that on training patients. One visit a patient, equally many in each set. An exact
+    copy is a neighbour at distance 0.
     """
     parts = [sample_one_visit(part, seed) for part in (members, others, release)]
     n = min(len(offsets) for _, offsets in parts) - 1
@@ -113,9 +114,9 @@ def attribute_inference(
 ) -> Iterator[Figure]:
     """How well an attacker who knows part of a visit infers the rest from the release.
 
-    Known are the visit's codes among the 50 most frequent of training, the age band and the sex. The guess
-    for the other codes are those of the released visit that is nearest in the known items. F1 is
-    micro-averaged over visits. The risk is (F1 of members - F1 of held-out) / (1 - F1 of held-out) (Giomi and
+    Known are the visit's codes among the 50 most frequent of training, the age band and the sex. The guess is
+    the other codes of the released visit that is nearest in the known items. F1 is micro-averaged over
+    visits. The risk is (F1 of members - F1 of held-out) / (1 - F1 of held-out) (Giomi and
     others, PoPETs 2023): what can be inferred about any patient is general knowledge; what can be inferred
     about members only is a leak.
     """
