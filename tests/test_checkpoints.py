@@ -38,7 +38,13 @@ def long(dataset, tmp_path_factory):
 def command(dataset, folder, **options):
     """The training as a process of its own."""
     files = {key: dataset[key] for key in ("train", "val", "vocabulary")}
-    given = {**BRIEF, **files, "model": folder / "model", "checkpoints": folder / "checkpoints", **options}
+    given = {
+        **BRIEF,
+        **files,
+        "model_dir": folder / "model",
+        "checkpoints": folder / "checkpoints",
+        **options,
+    }
     call = [sys.executable, SCRIPTS / "train.py"]
     call += [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
     return subprocess.Popen(
@@ -74,7 +80,7 @@ def test_any_truncated_checkpoint_is_noticed(tmp_path):
     whole = newest.read_bytes()
     for length in (0, 10, len(whole) // 2, len(whole) - 1):
         newest.write_bytes(whole[:length])
-        assert kept.newest() is not None and kept._own()[0] == newest
+        assert kept.newest() is not None and kept._of_digest()[0] == newest
     with_both = sorted(tmp_path.glob("*.pt"))
     for path in with_both:
         path.write_bytes(whole[:100])
@@ -139,7 +145,9 @@ def test_sigkill_loses_the_interval_at_most(dataset, long, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("step", [3, 21, 33])
-def test_a_signal_in_any_step_or_evaluation_is_made_good(dataset, brief, tmp_path, monkeypatch, step):
+def test_training_resumes_after_a_signal_in_any_step_or_evaluation(
+    dataset, brief, tmp_path, monkeypatch, step
+):
     """The signal arrives in the middle of a step; at 21 and 33 others follow, one in an evaluation."""
     run, evaluate = Trainer._step, Trainer._evaluate
 

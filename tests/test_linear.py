@@ -1,4 +1,4 @@
-"""The naive method linear: its closed form, what it finds that prevalence cannot, and what it learns from."""
+"""The naive method linear: its closed form, its use of pairs of codes, and the data it is fitted on."""
 
 import numpy as np
 import pytest
@@ -68,13 +68,13 @@ def test_the_closed_form_is_each_codes_ridge_regression_on_the_others():
     assert not np.allclose(weights, itself, atol=0.05)
 
 
-def test_outputs_are_the_first_columns_alone():
+def test_outputs_are_only_the_first_columns():
     inputs = sparse.csr_matrix((np.random.default_rng(0).random((50, 7)) < 0.4).astype(np.float32))
     whole = closed_form(inputs, 7, 3.0)
     assert closed_form(inputs, 4, 3.0) == pytest.approx(whole[:, :4], abs=1e-6)
 
 
-def test_pairs_are_found_that_prevalence_cannot_find_and_none_where_there_are_none():
+def test_linear_uses_pairs_of_codes_where_there_are_any():
     """Of a visit's 3 hidden codes 1 is common and 2 are of pairs, half of them with the partner shown.
 
     Guessing the 3 common codes that are not shown gives 2 / 6; with the partners of what is shown, 4 / 7.
@@ -130,7 +130,7 @@ def test_neither_validation_nor_test_visits_enter_the_weights(tmp_path):
 
 
 def chosen(folder, test: list[list[str]], **keywords) -> str:
-    """What linear writes into its counts beside those of visits."""
+    """The settings of linear in its counts."""
     for name, visits in (("train", cohort(600, 1)), ("val", cohort(200, 2)), ("test", test)):
         write_visits(visits_of(visits), folder / f"{name}.parquet", {})
     parts = {name: folder / f"{name}.parquet" for name in ("train", "val", "test")}
