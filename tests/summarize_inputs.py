@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cohortloom.data.visits import SCHEMA, write_visits
+from cohortloom.data.visits import SCHEMA, with_empty_columns, write_visits
 from cohortloom.evaluation.records import record
 
 RESOURCES = Path(__file__).resolve().parents[1] / "resources"
@@ -57,10 +57,10 @@ def figure(run, metric, value, *, mode="synthesize", subset="", n=100, half=0.01
 
 def visits(rows: list[tuple[str, int, int, float, str, list[str]]]) -> pa.Table:
     """A table of visits from (patient, visit, days, age, sex, codes)."""
-    columns = list(zip(*rows, strict=True))
-    return pa.table(
-        [pa.array(list(c)).cast(f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
-    )
+    rows = [(*row[:-1], [f"ICD9CM:{code}" for code in row[-1]]) for row in rows]
+    names, columns = SCHEMA.names[: len(rows[0])], list(zip(*rows, strict=True))
+    table = pa.table({name: pa.array(list(column)) for name, column in zip(names, columns, strict=True)})
+    return with_empty_columns(table).cast(SCHEMA)
 
 
 REAL_VISITS = visits(

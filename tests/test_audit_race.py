@@ -29,7 +29,7 @@ def groups_by(table, told: bool, seed: int) -> np.ndarray:
     patient = np.cumsum(table["visit"].to_numpy() == 0) - 1
     has = np.zeros(patient[-1] + 1, bool)
     for number, codes in zip(patient, table["diagnoses"].to_pylist(), strict=True):
-        has[number] |= "100" in codes
+        has[number] |= "ICD9CM:100" in codes
     flipped = rng.random(len(has)) < 0.1
     return (np.where(flipped, ~has, has) if told else rng.random(len(has)) < 0.4).astype(int)[patient]
 

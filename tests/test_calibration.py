@@ -27,7 +27,7 @@ from cohortloom.training.calibration import (
     score_validation,
 )
 
-CODES = ("2859", "4019", "5990", "60000", "64891", "66411", "7746")
+CODES = tuple(f"ICD9CM:{code}" for code in ("2859", "4019", "5990", "60000", "64891", "66411", "7746"))
 
 
 def made(gap_bins=(), seed=0, longer=0.0):

@@ -150,7 +150,9 @@ def test_both_modes_and_shards_account_for_the_removed_mass(folder, dataset, tmp
     generate(mode="reconstruct", synthetic=tmp_path / "c.parquet", counts=tmp_path / "c.json", **bound)
     assert read_json(tmp_path / "c.json")["removed_mass"] > 0
     filled = read_visits(tmp_path / "c.parquet", RECONSTRUCT_SCHEMA.names).to_pylist()
-    made = [(r["age"], r["sex"], c) for r in filled for c in r["diagnoses"] if c not in r["revealed"]]
+    made = [
+        (r["age"], r["sex"], c) for r in filled for c in r["diagnoses"] if c not in r["revealed_diagnoses"]
+    ]
     age, sex, codes = zip(*made, strict=True)
     found = load_rules(RULES).violations(
         pa.array(codes), np.array(age), np.array([s == "M" for s in sex]) * 1

@@ -41,14 +41,14 @@ def test_vocabulary_is_learnt_from_training_patients_alone(tmp_path):
     visits = grammar_visits(200, 0)
     held_out = split_of_visits(visits, 0.1, 0.1, 0) != 0
     marked = [
-        [*codes, "E8889"] if out else codes
+        [*codes, "ICD9CM:E8889"] if out else codes
         for codes, out in zip(visits["diagnoses"].to_pylist(), held_out, strict=True)
     ]
     visits = visits.set_column(5, "diagnoses", pa.array(marked))
     parts, words = build(tmp_path, visits, min_patients_per_code=1)
-    assert "E8889" not in words.codes and "4019" in words.codes
+    assert "ICD9CM:E8889" not in words.codes and "ICD9CM:4019" in words.codes
     # the code stays among the held-out codes, which the evaluation scores, and has no id
-    assert "E8889" in code_lists(parts["test"])[0].to_pylist()
+    assert "ICD9CM:E8889" in code_lists(parts["test"])[0].to_pylist()
     assert len(code_lists(parts["test"], "diagnoses_ids")[0]) < len(code_lists(parts["test"])[0])
 
 
@@ -59,10 +59,10 @@ def test_codes_of_few_patients_leave_the_vocabulary():
         "days": [0, 9, 0, 0],
         "age": [1.0, 1.0, 2.0, 3.0],
         "sex": ["F", "F", "M", "M"],
-        "diagnoses": [["4019"], ["4019"], ["4019", "25000"], ["25000"]],
+        "diagnoses": [["ICD9CM:4019"], ["ICD9CM:4019"], ["ICD9CM:4019", "ICD9CM:25000"], ["ICD9CM:25000"]],
     }
     table = pa.table(rows)
-    assert learn_vocabulary(table, 2, 4).codes == ("25000", "4019")
+    assert learn_vocabulary(table, 2, 4).codes == ("ICD9CM:25000", "ICD9CM:4019")
     # twice in one patient is one patient
     assert learn_vocabulary(table.slice(0, 2), 1, 4).counts == (1,)
     assert learn_vocabulary(table.slice(0, 2), 2, 4).codes == ()
@@ -87,7 +87,7 @@ def test_gap_bins_are_log_spaced_cover_training_and_hold_their_draws():
     gaps = np.array([1, 2, 5, 30, 31, 400])
     bins = gap_bins(gaps, 6)
     assert bins == ((1, 2), (5, 5), (30, 31), (400, 400))
-    words = Vocabulary(("4019",), (6,), bins)
+    words = Vocabulary(("ICD9CM:4019",), (6,), bins)
     terminators = words.terminator_of_gap(gaps)
     drawn = words.draw_gap(np.repeat(terminators, 50), np.random.default_rng(0))
     assert (words.terminator_of_gap(drawn) == np.repeat(terminators, 50)).all()
@@ -115,7 +115,7 @@ def test_dataset_files_read_as_visits(tmp_path):
 
 
 def test_ids_of_unknown_codes_are_left_out():
-    words = Vocabulary(("4019",), (1,))
+    words = Vocabulary(("ICD9CM:4019",), (1,))
     part = grammar_visits(20, 0)
     ids = code_lists(with_ids(part, words), "diagnoses_ids")[0].to_numpy()
     assert len(ids) and (ids == words.first_code).all()

@@ -70,7 +70,11 @@ def test_a_parquet_file_comes_back_with_ids_of_our_own(tmp_path):
 def test_a_long_csv_with_days_age_and_sex(tmp_path, a_row_is):
     rows = []
     for v in VISITS.to_pylist():
-        cells = [" ".join(map(dotted, v["diagnoses"]))] if a_row_is == "visit" else v["diagnoses"]
+        cells = (
+            [" ".join(dotted(code.removeprefix("ICD9CM:")) for code in v["diagnoses"])]
+            if a_row_is == "visit"
+            else v["diagnoses"]
+        )
         rows += [(v["patient_id"], v["days"], cell, v["age"], v["sex"].lower()) for cell in cells]
     table, lacking, _ = read(long_csv(tmp_path / "x.csv", "id,time,visit_codes,age,sex", rows))
     assert same(table) and lacking == frozenset()
@@ -86,13 +90,13 @@ def test_dates_are_days(tmp_path):
     rows = [("a", "2101-01-31", "401.9"), ("a", "2101-01-01", "250.00"), ("a", "2101-01-31", "V30.00")]
     table, lacking, _ = read(long_csv(tmp_path / "x.csv", "id,time,visit_codes", rows))
     assert table["days"].to_pylist() == [0, 30] and lacking == {"age", "sex"}
-    assert table["diagnoses"].to_pylist() == [["25000"], ["4019", "V3000"]]
+    assert table["diagnoses"].to_pylist() == [["ICD9CM:25000"], ["ICD9CM:4019", "ICD9CM:V3000"]]
 
 
 def test_foreign_codes_and_repeats_are_dropped_and_counted(tmp_path):
     rows = [("a", 0, "4019 4019 I10"), ("a", 9, "nonsense"), ("b", 0, "25000")]
     table, _, account = read(long_csv(tmp_path / "x.csv", "id,time,visit_codes", rows))
-    assert table["diagnoses"].to_pylist() == [["4019"], ["25000"]]
+    assert table["diagnoses"].to_pylist() == [["ICD9CM:4019"], ["ICD9CM:25000"]]
     assert account.dropped["diagnoses", "code not of ICD-9-CM form"] == 2
     assert account.dropped["diagnoses", "code repeated in its visit"] == 1
     assert account.dropped["admissions", "no diagnosis"] == 1

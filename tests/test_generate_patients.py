@@ -23,7 +23,7 @@ def test_the_suffix_sets_the_format(tmp_path, ending):
     generate_patients(synthetic=tmp_path / f"w.{ending}", patients=20, device="cpu")
     table, written = read_visits(tmp_path / "v.parquet"), pd.read_csv(tmp_path / f"w.{ending}", dtype=str)
     assert list(written) == table.column_names
-    assert written["diagnoses"].str.split().tolist() == table["diagnoses"].to_pylist()
+    assert written["diagnoses"].str.split("|").tolist() == table["diagnoses"].to_pylist()
     assert written["age"].astype(float).tolist() == table["age"].to_pylist()
     assert json.loads((tmp_path / "w.json").read_text()) == json.loads((tmp_path / "v.json").read_text())
 

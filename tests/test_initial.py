@@ -100,7 +100,7 @@ def test_the_end_of_a_visit_by_hand():
 
 def test_unrevealed_visits_have_all_lengths():
     """If the draw alone decided, a visit of one code would often show nothing, a long one rarely."""
-    vocabulary = Vocabulary(tuple(f"{i:05d}" for i in range(12)), (1,) * 12)
+    vocabulary = Vocabulary(tuple(f"ICD9CM:{i:05d}" for i in range(12)), (1,) * 12)
     rng = np.random.default_rng(0)
     sizes = rng.integers(1, 12, 20_000)
     data = visits([(50.0, 0, 0, list(range(size))) for size in sizes])

@@ -112,12 +112,16 @@ def test_earlier_visits_are_inputs_of_their_own():
 
 def test_only_the_most_frequent_codes_have_a_column(monkeypatch):
     (visits,), names = encode([visits_of([["a b c"]] * 6 + [["a b"]] * 2 + [["a d"]] * 4)])
-    assert [names[code] for code in Linear.learn(visits, len(names), 1.0).present] == ["a", "b", "c"]
+    assert [names[code] for code in Linear.learn(visits, len(names), 1.0).present] == [
+        "ICD9CM:a",
+        "ICD9CM:b",
+        "ICD9CM:c",
+    ]
     monkeypatch.setattr(linear, "MAX_CODES", 2)
     model = Linear.learn(visits, len(names), 1.0)
-    assert [names[code] for code in model.present] == ["a", "b"]
+    assert [names[code] for code in model.present] == ["ICD9CM:a", "ICD9CM:b"]
     guesses = model.guesses(visits, np.zeros(len(visits.codes), bool))
-    assert set(guesses.code) == {names.index("a"), names.index("b")}
+    assert set(guesses.code) == {names.index("ICD9CM:a"), names.index("ICD9CM:b")}
 
 
 def test_neither_validation_nor_test_visits_enter_the_weights(tmp_path):
@@ -146,7 +150,7 @@ def test_penalty_and_threshold_are_the_same_whatever_is_tested(tmp_path):
 
 
 def _lists(made):
-    return made["diagnoses"].to_pylist(), made["revealed"].to_pylist()
+    return made["diagnoses"].to_pylist(), made["revealed_diagnoses"].to_pylist()
 
 
 def test_where_validation_visits_share_no_code_nothing_is_guessed(tmp_path):

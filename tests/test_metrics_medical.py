@@ -53,8 +53,8 @@ def test_figures_by_hand():
     assert value("category_violation_rate", "newborn") == pytest.approx(2 / 5, abs=1e-9)
     assert value("category_violation_rate", "maternity") == pytest.approx(1 / 2, abs=1e-9)
     assert value("category_per_100k_visits", "adult") == pytest.approx(1e5 / 6, abs=1e-9)
-    assert value("code_per_100k_visits", "7746") == pytest.approx(1e5 / 6, abs=1e-9)
-    assert ("code_per_100k_visits", "4019") not in found
+    assert value("code_per_100k_visits", "ICD9CM:7746") == pytest.approx(1e5 / 6, abs=1e-9)
+    assert ("code_per_100k_visits", "ICD9CM:4019") not in found
 
 
 def test_a_valid_cohort_scores_zero_with_an_upper_end():

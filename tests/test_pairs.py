@@ -10,7 +10,7 @@ from cohortloom.data.vocabulary import END, Vocabulary
 from cohortloom.model.initial import make_model
 from cohortloom.model.pairs import STRENGTH, largest_eigenvalues, log_ratios
 
-CODES = tuple(f"{number:03d}" for number in range(1, 41))
+CODES = tuple(f"ICD9CM:{number:03d}" for number in range(1, 41))
 
 
 def visits_of(lists, first=0) -> Examples:

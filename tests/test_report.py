@@ -188,7 +188,7 @@ def test_ages_in_words():
 
 def test_shares_of_visits_by_code():
     shares = figures.code_shares(REAL_VISITS)
-    assert shares["4019"] == 0.5 and shares["V3000"] == 0.25
+    assert shares["ICD9CM:4019"] == 0.5 and shares["ICD9CM:V3000"] == 0.25
     assert figures.visits_per_patient(REAL_VISITS).tolist() == [2, 1, 1]
 
 

@@ -95,7 +95,7 @@ def test_everyone_is_there_and_returns(hospital):
     codes = np.array(values.to_pylist())
     assert (ages == 0).mean() > 0.05 and ((ages > 0) & (ages < 18)).mean() > 0.03
     assert (ages >= 65).mean() > 0.25 and (ages == 90).any()
-    mothers = np.unique(owner[np.char.startswith(codes, "V27")])
+    mothers = np.unique(owner[np.char.startswith(codes, "ICD9CM:V27")])
     assert len(mothers) > 0.05 * visits.num_rows and (sexes[mothers] == 0).all()
     assert len(np.unique(codes)) >= 1500
     per_patient = np.unique(visits["patient_id"].to_numpy(), return_counts=True)[1]
@@ -114,8 +114,8 @@ def test_chronic_codes_recur_and_acute_ones_seldom(hospital):
         before = [row for row in again if code in lists[row - 1]]
         return np.mean([code in lists[row] for row in before])
 
-    assert carried("4019") > 0.55 and carried("25000") > 0.55
-    assert carried("5990") < 0.3 and carried("2768") < 0.4
+    assert carried("ICD9CM:4019") > 0.55 and carried("ICD9CM:25000") > 0.55
+    assert carried("ICD9CM:5990") < 0.3 and carried("ICD9CM:2768") < 0.4
 
 
 def test_no_code_breaks_an_edit(hospital):
@@ -133,8 +133,10 @@ def test_principal_diagnosis_comes_first(hospital):
     _, visits, _ = hospital
     newborns = visits.filter(pa.array(visits["age"].to_numpy() == 0))
     first = [codes[0] for codes in newborns["diagnoses"].to_pylist()]
-    assert np.mean([code.startswith("V3") for code in first]) > 0.9
-    assert not any(code.startswith("E") for codes in visits["diagnoses"].to_pylist() for code in codes[:1])
+    assert np.mean([code.startswith("ICD9CM:V3") for code in first]) > 0.9
+    assert not any(
+        code.startswith("ICD9CM:E") for codes in visits["diagnoses"].to_pylist() for code in codes[:1]
+    )
 
 
 def test_wrong_requests_are_refused(tmp_path):

@@ -133,7 +133,7 @@ def test_the_demo():
     ages = table["age"].to_numpy()
     assert ages.min() == 17 and ages.max() == 90
     first = table.filter([name == "10006" for name in table["patient_id"].to_pylist()]).to_pylist()[0]
-    assert first["age"] == 70 and first["diagnoses"][:3] == ["99591", "99662", "5672"]
+    assert first["age"] == 70 and first["diagnoses"][:3] == ["ICD9CM:99591", "ICD9CM:99662", "ICD9CM:5672"]
 
 
 def table_of(tmp_path, *lines):

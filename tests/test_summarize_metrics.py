@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from cohortloom.data.visits import RECONSTRUCT_SCHEMA, list_column, write_visits
+from cohortloom.data.visits import RECONSTRUCT_SCHEMA, list_column, with_empty_columns, write_visits
 from cohortloom.reporting import scorecard
 from evaluate_fidelity import evaluate_fidelity
 from evaluate_medical_validity import evaluate_medical_validity
@@ -26,8 +26,9 @@ def emitted(tmp_path_factory) -> list[dict]:
     rebuilt = (
         REAL_VISITS.append_column("source_patient_id", REAL_VISITS["patient_id"])
         .append_column("source_visit", REAL_VISITS["visit"])
-        .append_column("revealed", empty)
+        .append_column("revealed_diagnoses", empty)
     )
+    rebuilt = with_empty_columns(rebuilt)
     write_visits(rebuilt, folder / "reconstruct.parquet", origin, RECONSTRUCT_SCHEMA)
     shared = {"run": "multitask", "seed": 1}
     evaluate_medical_validity(

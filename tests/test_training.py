@@ -296,9 +296,11 @@ def test_reconstruct_keeps_revealed_codes_and_recovers_hidden_ones(trained, data
     found = hidden = 0
     for row in made:
         true = set(real[row["source_patient_id"], row["source_visit"]]["diagnoses"])
-        assert set(row["revealed"]) <= true and set(row["revealed"]) <= set(row["diagnoses"])
-        found += len(true & set(row["diagnoses"])) - len(row["revealed"])
-        hidden += len(true) - len(row["revealed"])
+        assert set(row["revealed_diagnoses"]) <= true and set(row["revealed_diagnoses"]) <= set(
+            row["diagnoses"]
+        )
+        found += len(true & set(row["diagnoses"])) - len(row["revealed_diagnoses"])
+        hidden += len(true) - len(row["revealed_diagnoses"])
     assert found > 0.7 * hidden
 
 

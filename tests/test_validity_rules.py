@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
 TABLE = REPOSITORY / "resources" / "icd9_validity.csv"
 TITLES = REPOSITORY / "resources" / "icd9_titles.csv"
 SHARED = REPOSITORY.parent / "shared" / "data" / "icd9_validity" / "mce_icd9_edits.csv"
-RULE = COLUMNS[1:8]
+RULE = COLUMNS[2:9]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def differences(rules: Rules) -> list[str]:
         shared = {row["code"]: row for row in csv.DictReader(file)}
     wrong = []
     for code in {*titles(), *shared}:
-        found, expected = rules.row(code), shared.get(code, {})
+        found, expected = rules.row(f"ICD9CM:{code}"), shared.get(code, {})
         if any((found.get(key) or "") != (expected.get(key) or "") for key in RULE):
             wrong.append(code)
     return wrong
@@ -49,9 +49,9 @@ def test_table_equals_the_shared_edits_over_every_code(rules):
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not there")
 def test_a_table_with_one_row_changed_or_too_many_is_told_apart(rules):
     rows = dict(rules._rows)
-    assert differences(Rules({**rows, "V300": {**rows["V300"], "age_max": "1"}})) != []
-    assert differences(Rules({**rows, "77": rows["762"]})) != []  # 77 as a prefix catches 7707
-    assert differences(Rules({**rows, "427": rows["4297"]})) != []
+    assert differences(Rules({**rows, "ICD9CM:V300": {**rows["ICD9CM:V300"], "age_max": "1"}})) != []
+    assert differences(Rules({**rows, "ICD9CM:77": rows["ICD9CM:762"]})) != []  # 77 as a prefix catches 7707
+    assert differences(Rules({**rows, "ICD9CM:427": rows["ICD9CM:4297"]})) != []
 
 
 def test_titles_are_complete_and_small():
@@ -85,7 +85,7 @@ def test_titles_are_complete_and_small():
     ],
 )
 def test_codes_at_the_edges(rules, code, age, sex, breaks):
-    found = rules.violations(pa.array([code]), np.array([age]), np.array([sex]))
+    found = rules.violations(pa.array([f"ICD9CM:{code}"]), np.array([age]), np.array([sex]))
     assert found.sex[0] == ("sex" in breaks)
     assert found.age[0] == ("age" in breaks)
     assert found.hard[0] == ("hard" in breaks)
@@ -94,7 +94,9 @@ def test_codes_at_the_edges(rules, code, age, sex, breaks):
 
 def test_vectors_agree_with_one_code_at_a_time(rules):
     rng = np.random.default_rng(5)
-    codes = pa.array(rng.choice(["V3000", "64511", "60000", "4019", "79093", "V1329"], 300))
+    codes = pa.array(
+        [f"ICD9CM:{code}" for code in rng.choice(["V3000", "64511", "60000", "4019", "79093", "V1329"], 300)]
+    )
     ages, sexes = rng.integers(0, 91, 300).astype(np.float32), rng.integers(0, 2, 300)
     together = rules.violations(codes, ages, sexes)
     for i in range(300):
@@ -108,9 +110,11 @@ def test_vectors_agree_with_one_code_at_a_time(rules):
 
 
 def test_an_empty_row_lifts_a_shorter_prefix_and_the_longest_wins():
-    rules = Rules({"76": {"age_max": "0"}, "7607": {}, "76077": {"age_max": "17"}})
+    rules = Rules({"ICD9CM:76": {"age_max": "0"}, "ICD9CM:7607": {}, "ICD9CM:76077": {"age_max": "17"}})
     ages = np.array([5.0, 5.0, 5.0, 20.0])
-    found = rules.violations(pa.array(["7601", "7607", "76077", "76077"]), ages, np.zeros(4, int))
+    found = rules.violations(
+        pa.array([f"ICD9CM:{code}" for code in ("7601", "7607", "76077", "76077")]), ages, np.zeros(4, int)
+    )
     assert found.age.tolist() == [True, False, False, True]
     assert found.restricted.tolist() == [True, False, True, True]
 
@@ -118,10 +122,11 @@ def test_an_empty_row_lifts_a_shorter_prefix_and_the_longest_wins():
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("V30,X,,,,,,,", "line 2: column sex: 'X' is not a sex"),
-        ("V30,,,old,,,,,", "line 2: column age_max: 'old' is not an age"),
-        (",F,,,,,,,", "line 2: column prefix: '' is not a code prefix"),
-        ("V30,F,,,,,,,\nV30,M,,,,,,,", "line 3: column prefix: 'V30' stands twice"),
+        ("ICD9,V30,F,,,,,,,", "line 2: column system: 'ICD9' is no code system"),
+        ("ICD9CM,V30,X,,,,,,,", "line 2: column sex: 'X' is not a sex"),
+        ("ICD9CM,V30,,,old,,,,,", "line 2: column age_max: 'old' is not an age"),
+        ("ICD9CM,,F,,,,,,,", "line 2: column prefix: '' is not a code prefix"),
+        ("ICD9CM,V30,F,,,,,,,\nICD9CM,V30,M,,,,,,,", "line 3: column prefix: 'V30' stands twice"),
     ],
 )
 def test_a_faulty_table_is_refused(tmp_path, line, message):
@@ -129,11 +134,22 @@ def test_a_faulty_table_is_refused(tmp_path, line, message):
     path.write_text(f"{','.join(COLUMNS)}\n{line}\n")
     with pytest.raises(UserError, match=message):
         load_rules(path)
-    path.write_text("prefix,sex\nV30,F\n")
+    path.write_text("system,prefix,sex\nICD9CM,V30,F\n")
     with pytest.raises(UserError, match="column age_min is missing"):
         load_rules(path)
     with pytest.raises(UserError, match="no such file"):
         load_rules(tmp_path / "none.csv")
+
+
+def test_codes_of_another_system_are_unconstrained(rules):
+    """V3000 is a birth in ICD-9-CM and a motor accident in ICD-10-CM."""
+    codes, age, sex = (
+        pa.array(["ICD9CM:V3000", "ICD10CM:V3000", "Drug:ASPIRIN"]),
+        np.full(3, 50.0),
+        np.ones(3, int),
+    )
+    assert rules.violations(codes, age, sex).any.tolist() == [True, False, False]
+    assert rules.apply_to(codes).tolist() == [True, False, False]
 
 
 def builder():
@@ -159,9 +175,9 @@ def test_the_builder_compresses_without_loss():
     codes |= {"7630": none, "7631": newborn}
     rows = build.compress(codes)
     assert dict(rows) == {"7601": newborn, "76077": newborn, "762": newborn, "763": newborn, "7630": none}
-    rules = Rules({prefix: dict(zip(RULE, rule, strict=True)) for prefix, rule in rows})
+    rules = Rules({f"ICD9CM:{prefix}": dict(zip(RULE, rule, strict=True)) for prefix, rule in rows})
     for code, rule in codes.items():
-        assert tuple(rules.row(code).get(key, "") for key in RULE) == rule
+        assert tuple(rules.row(f"ICD9CM:{code}").get(key, "") for key in RULE) == rule
 
 
 def test_the_builder_rebuilds_both_tables(tmp_path):

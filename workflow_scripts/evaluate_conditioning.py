@@ -9,7 +9,7 @@ from cohortloom.base.ragged import row_offsets
 from cohortloom.base.step import main, quiet_libraries
 from cohortloom.data.absent import NO_DEMOGRAPHICS, has_demographics
 from cohortloom.data.coded import encode, sample_patients, sample_size
-from cohortloom.data.visits import CODE_COLUMNS, read_visits
+from cohortloom.data.visits import MODELLED_COLUMNS, read_visits
 from cohortloom.evaluation.conditioning import flips, generated_sides, observed_sides, probes
 from cohortloom.evaluation.intervals import UNDEFINED
 from cohortloom.evaluation.records import Figure, of_column, save_figures
@@ -49,7 +49,7 @@ def evaluate_conditioning(
     training = sample_patients(training, visits, sample_seed)
     release = sample_patients(release, sample_size(visits, held_out), sample_seed)
     figures: list[Figure] = []
-    for column in CODE_COLUMNS:
+    for column in MODELLED_COLUMNS:
         (train_visits, test_visits, scored), names = encode([training, people, release], column)
         of_probes = probes(train_visits, scored, len(names), sample_seed)
         if model_dir is None:

@@ -4,11 +4,11 @@ import math
 from pathlib import Path
 
 from cohortloom.base.files import read_json
-from cohortloom.base.step import main
+from cohortloom.base.step import log, main
 from cohortloom.data.absent import NO_DEMOGRAPHICS, has_demographics
 from cohortloom.data.coded import sample_patients, sample_size
 from cohortloom.data.validity import load_rules
-from cohortloom.data.visits import CODE_COLUMNS, read_visits
+from cohortloom.data.visits import MODELLED_COLUMNS, code_lists, read_visits
 from cohortloom.evaluation.intervals import UNDEFINED, Estimate
 from cohortloom.evaluation.medical_validity import medical_validity
 from cohortloom.evaluation.records import Figure, of_column, save_figures
@@ -37,8 +37,12 @@ def evaluate_medical_validity(
     if has_demographics(synthetic):
         visits = read_visits(synthetic)
         visits = sample_patients(visits, sample_size(visits.num_rows, held_out), group_seed)
-        for column in CODE_COLUMNS:
-            of_codes = medical_validity(visits, load_rules(rules), group_seed, column)
+        table = load_rules(rules)
+        for column in MODELLED_COLUMNS:
+            codes, _ = code_lists(visits, column)
+            if n_without := int((~table.apply_to(codes)).sum()):
+                log.info("%s: %d of %d codes are of systems without limits", column, n_without, len(codes))
+            of_codes = medical_validity(visits, table, group_seed, column)
             figures += of_column(column, of_codes)
         for totals in map(read_json, counts or []):
             if "removed_mass" in totals:

@@ -24,6 +24,7 @@ from cohortloom.data.visits import (
     read_visits,
     sex_array,
     visits_writer,
+    with_empty_columns,
 )
 from cohortloom.data.vocabulary import Vocabulary
 from cohortloom.generation.requests import requested_patients
@@ -147,16 +148,17 @@ def _synthesized(
         _add(totals, batch.counts)
         yield (
             n,
-            pa.table(
-                [
-                    numbered_ids("synthetic", batch.patient),
-                    pa.array(batch.visit, pa.int16()),
-                    pa.array(batch.days, pa.int32()),
-                    pa.array(batch.age, pa.float32()),
-                    sex_array(batch.sex),
-                    list_column(vocabulary.decode(batch.ids), batch.offsets),
-                ],
-                names=SCHEMA.names,
+            with_empty_columns(
+                pa.table(
+                    {
+                        "patient_id": numbered_ids("synthetic", batch.patient),
+                        "visit": pa.array(batch.visit, pa.int16()),
+                        "days": pa.array(batch.days, pa.int32()),
+                        "age": pa.array(batch.age, pa.float32()),
+                        "sex": sex_array(batch.sex),
+                        "diagnoses": list_column(vocabulary.decode(batch.ids), batch.offsets),
+                    }
+                )
             ),
         )
 
@@ -213,19 +215,20 @@ def _reconstructed(model, vocabulary, held_out, test, seed, batches, prompt_prob
         offsets_of = lambda row: row_offsets(np.bincount(row, minlength=end - begin))  # noqa: E731, B023
         yield (
             end - begin,
-            pa.table(
-                [
-                    numbered_ids("reconstructed", patient[rows]),
-                    real["visit"],
-                    real["days"],
-                    real["age"],
-                    real["sex"],
-                    list_column(all_codes, offsets_of(all_rows)),
-                    real["patient_id"],
-                    real["visit"],
-                    list_column(revealed, offsets_of(revealed_row)),
-                ],
-                names=RECONSTRUCT_SCHEMA.names,
+            with_empty_columns(
+                pa.table(
+                    {
+                        "patient_id": numbered_ids("reconstructed", patient[rows]),
+                        "visit": real["visit"],
+                        "days": real["days"],
+                        "age": real["age"],
+                        "sex": real["sex"],
+                        "diagnoses": list_column(all_codes, offsets_of(all_rows)),
+                        "source_patient_id": real["patient_id"],
+                        "source_visit": real["visit"],
+                        "revealed_diagnoses": list_column(revealed, offsets_of(revealed_row)),
+                    }
+                )
             ),
         )
 

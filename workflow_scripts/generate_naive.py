@@ -16,7 +16,14 @@ from cohortloom.base.version import VERSION
 from cohortloom.data.coded import Coded, encode
 from cohortloom.data.guesses import Guesses
 from cohortloom.data.reveal import revealed_mask
-from cohortloom.data.visits import RECONSTRUCT_SCHEMA, SCHEMA, numbered_ids, read_visits, write_visits
+from cohortloom.data.visits import (
+    RECONSTRUCT_SCHEMA,
+    SCHEMA,
+    numbered_ids,
+    read_visits,
+    with_empty_columns,
+    write_visits,
+)
 from cohortloom.generation import linear
 from cohortloom.generation.naive import (
     TrainingStrata,
@@ -181,9 +188,9 @@ def reconstructed(
         names,
     )
     source = [real["patient_id"], real["visit"], code_column(revealed, names)]
-    for name, column in zip(("source_patient_id", "source_visit", "revealed"), source, strict=True):
+    for name, column in zip(("source_patient_id", "source_visit", "revealed_diagnoses"), source, strict=True):
         table = table.append_column(name, column)
-    return table
+    return with_empty_columns(table)
 
 
 if __name__ == "__main__":

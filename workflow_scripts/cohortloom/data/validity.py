@@ -1,7 +1,8 @@
 """Which diagnosis codes are impossible or implausible at an age or for a sex.
 
-The table (resources/icd9_validity.csv) has one row a code prefix; the longest prefix that a code begins with
-decides, and a row without limits lifts those of a shorter prefix. The full edit is what the Medicare Code
+The table (resources/icd9_validity.csv) has one row a code prefix of a system; the longest prefix that a code
+begins with decides, and a row without limits lifts those of a shorter prefix. Codes of a system without a row
+are unconstrained (`Rules.systems` names those with one). The full edit is what the Medicare Code
 Editor rejects; the hard edit is what cannot be rather than what is unlikely. Ages are in completed years.
 """
 
@@ -14,9 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from cohortloom.base.errors import UserError
+from cohortloom.data.codes import SYSTEMS, parts
 from cohortloom.data.visits import SEXES
 
 COLUMNS = (
+    "system",
     "prefix",
     "sex",
     "age_min",
@@ -79,10 +82,10 @@ class Violations:
 
 
 class Rules:
-    """The validity table of one code system.
+    """Validity tables by SYSTEM:PREFIX.
 
-    >>> rules = Rules({"V30": {"age_max": "0", "category": "newborn"}})
-    >>> codes = rules.of(["V3000", "4019"])
+    >>> rules = Rules({"ICD9CM:V30": {"age_max": "0", "category": "newborn"}})
+    >>> codes = rules.of(["ICD9CM:V3000", "ICD9CM:4019"])
     >>> codes.breaks_age(np.array([0, 1]), np.array([40.0, 40.0]))
     array([ True, False])
     """
@@ -90,6 +93,7 @@ class Rules:
     def __init__(self, rows: dict[str, dict[str, str]]):
         self._rows = rows
         self._longest = max((len(prefix) for prefix in rows), default=0)
+        self.systems = frozenset(prefix.split(":")[0] for prefix in rows)
 
     def row(self, code: str) -> dict[str, str]:
         """Row of the longest prefix of `code`; empty where none matches."""
@@ -118,6 +122,12 @@ class Rules:
             hard_age_max=years("hard_age_max", NO_LIMIT),
             category=np.array([row.get("category") or names[row.get("sex", "")] for row in rows], object),
         )
+
+    def apply_to(self, codes: pa.Array) -> np.ndarray:
+        """Whether each flat code [n] is of a system that has a table; all others are unconstrained."""
+        encoded = codes.dictionary_encode()
+        known = np.array([parts(code)[0] in self.systems for code in encoded.dictionary.to_pylist()], bool)
+        return known[encoded.indices.to_numpy()]
 
     def violations(self, codes: pa.Array, ages: np.ndarray, sexes: np.ndarray) -> Violations:
         """Violations of flat codes [n], given the age (years) and sex (0 F, 1 M) of each code's visit [n]."""
@@ -151,10 +161,11 @@ def load_rules(path: Path) -> Rules:
             rows: dict[str, dict[str, str]] = {}
             for row in reader:
                 _check(path, reader.line_num, row)
-                if row["prefix"] in rows:
+                prefix = f"{row['system']}:{row['prefix']}"
+                if prefix in rows:
                     where = f"{path}: line {reader.line_num}: column prefix"
                     raise UserError(f"{where}: {row['prefix']!r} stands twice; keep one")
-                rows[row["prefix"]] = row
+                rows[prefix] = row
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; rebuild it by resources/build_icd9_validity.py") from None
     return Rules(rows)
@@ -162,6 +173,8 @@ def load_rules(path: Path) -> Rules:
 
 def _check(path: Path, line: int, row: dict[str, str]) -> None:
     where = f"{path}: line {line}: column"
+    if row["system"] not in SYSTEMS:
+        raise UserError(f"{where} system: {row['system']!r} is no code system; use {', '.join(SYSTEMS)}")
     if not row["prefix"]:
         raise UserError(f"{where} prefix: '' is not a code prefix; give one or delete the line")
     for key in ("sex", "hard_sex"):

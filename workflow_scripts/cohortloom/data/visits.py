@@ -6,12 +6,15 @@ One row a visit, sorted by patient and time:
 |------------|-------------------|----------------------------------------------------------------------|
 | patient_id | string            | opaque; synthetic ids never equal real ones                          |
 | visit      | int16             | 0, 1, 2 ... in time order                                            |
-| days       | int32             | days since the patient's first admission                             |
+| days       | int32             | days since the patient's first visit                                 |
 | age        | float32           | completed years; under 1 year days/365.25; newborn 0; capped at 90   |
 | sex        | dictionary string | F or M                                                               |
-| diagnoses  | list of string    | ICD-9-CM codes, upper case, no dot, recorded order, none twice       |
+| diagnoses  | list of string    | SYSTEM:CODE in upper case without dot, recorded order, none twice    |
+| procedures | list of string    | the same; an empty list where the source has none                    |
+| medications| list of string    | the same                                                             |
 
-Code lists live in the columns that CODE_COLUMNS names: procedures and medications join there.
+CODE_COLUMNS (data/codes.py) names the columns of codes and the systems of each. Files of schema version 1
+held ICD-9-CM diagnoses alone, without a system; they are read as ICD9CM.
 """
 
 from collections.abc import Iterator
@@ -27,11 +30,13 @@ import pyarrow.parquet as pq
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import atomic
 from cohortloom.base.ragged import row_of_value
+from cohortloom.data.codes import CODE_COLUMNS, SYSTEM_OF_VERSION_1, fault
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 SEXES = ("F", "M")  # the order of x_cat: 0 is F, 1 is M
 MAX_AGE = 90.0
-CODE_COLUMNS = {"diagnoses": "ICD9CM"}  # column -> code system
+# What models are trained on, and what is generated and scored.
+MODELLED_COLUMNS = ("diagnoses",)
 
 _CODES = pa.list_(pa.field("element", pa.string(), nullable=False))
 SCHEMA = pa.schema(
@@ -50,7 +55,7 @@ RECONSTRUCT_SCHEMA = pa.schema(
         *SCHEMA,
         pa.field("source_patient_id", pa.string(), nullable=False),
         pa.field("source_visit", pa.int16(), nullable=False),
-        pa.field("revealed", _CODES, nullable=False),
+        *(pa.field(f"revealed_{column}", _CODES, nullable=False) for column in CODE_COLUMNS),
     ]
 )
 
@@ -67,6 +72,32 @@ def code_lists(table: pa.Table, column: str = "diagnoses") -> tuple[pa.Array, np
 def list_column(values: pa.Array, offsets: np.ndarray) -> pa.ListArray:
     """The inverse of code_lists: a list column from flat strings and offsets."""
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values.cast(pa.string()), type=_CODES)
+
+
+def with_empty_columns(table: pa.Table) -> pa.Table:
+    """The table with those columns of codes that it lacks, as empty lists."""
+    columns = list(CODE_COLUMNS)
+    if "source_patient_id" in table.column_names:
+        columns += [f"revealed_{column}" for column in CODE_COLUMNS]
+    nothing = list_column(pa.array([], pa.string()), np.zeros(table.num_rows + 1, np.int32))
+    for column in columns:
+        if column not in table.column_names:
+            table = table.append_column(pa.field(column, _CODES, nullable=False), nothing)
+    return table
+
+
+def from_version_1(table: pa.Table) -> pa.Table:
+    """Visits of schema version 1, whose codes are ICD-9-CM without a system, in the present form."""
+    names = {"diagnoses": "diagnoses", "revealed": "revealed_diagnoses"}
+    for old, new in names.items():
+        if old in table.column_names:
+            values, offsets = code_lists(table, old)
+            named = pc.binary_join_element_wise(SYSTEM_OF_VERSION_1, values.cast(pa.string()), ":")
+            column = table.column_names.index(old)
+            table = table.set_column(
+                column, pa.field(new, _CODES, nullable=False), list_column(named, offsets)
+            )
+    return with_empty_columns(table)
 
 
 def numbered_ids(word: str, numbers: np.ndarray) -> pa.Array:
@@ -131,6 +162,9 @@ def check_visits(table: pa.Table, name: str = "visits") -> pa.Table:
     if pc.count_distinct(ids).as_py() != int((~same).sum()):
         raise UserError(f"{name}: column patient_id: a patient's visits do not stand together")
     for column in CODE_COLUMNS:
+        for code in pc.unique(code_lists(table, column)[0]).to_pylist():
+            if what := fault(column, code):
+                raise UserError(f"{name}: column {column}: {code!r} {what}")
         repeated = repeated_codes(table, column)
         if repeated.any():
             row = int(np.flatnonzero(repeated)[0])
@@ -162,13 +196,15 @@ def read_visits(path: Path, columns: list[str] | None = None) -> pa.Table:
     Raises UserError for a missing, foreign or damaged file.
     """
     try:
-        names = pq.read_schema(path).names
-        wanted = [name for name in RECONSTRUCT_SCHEMA.names if name in names]
+        schema = pq.read_schema(path)
+        wanted = [name for name in (*RECONSTRUCT_SCHEMA.names, "revealed") if name in schema.names]
         table = pq.read_table(path, columns=wanted, partitioning=None)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the step that writes it") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
+    if (schema.metadata or {}).get(b"schema_version") == b"1":
+        table = from_version_1(table)
     table = check_visits(table, str(path))
     return table.select(columns) if columns else table
 
@@ -183,7 +219,7 @@ def visits_writer(
     another ending.
     """
     check_ending(path, (".parquet",))
-    keys = {"schema_version": SCHEMA_VERSION, "code_system": ",".join(CODE_COLUMNS.values()), **metadata}
+    keys = {"schema_version": SCHEMA_VERSION, **metadata}
     schema = schema.with_metadata(keys)
     with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         yield VisitsWriter(writer, schema, str(path))
@@ -215,7 +251,7 @@ def write_visits_csv(table: pa.Table, path: Path) -> None:
     columns["sex"] = columns["sex"].cast(pa.string())
     for name in CODE_COLUMNS:
         codes = table[name].combine_chunks().cast(pa.list_(pa.string()))  # binary_join knows no other list
-        columns[name] = pc.binary_join(codes, " ")
+        columns[name] = pc.binary_join(codes, "|")  # names of drugs hold blanks
     packed = "gzip" if Path(path).name.lower().endswith(".gz") else None
     with atomic(path) as temporary, pa.output_stream(temporary, compression=packed) as file:
         csv.write_csv(pa.table(columns), file, csv.WriteOptions(quoting_style="needed"))

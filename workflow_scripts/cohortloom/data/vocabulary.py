@@ -1,4 +1,4 @@
-"""Token ids: specials, terminators and one id a diagnosis code, learnt from training patients alone.
+"""Token ids: specials, terminators and one id a code (SYSTEM:CODE), learnt from training patients alone.
 
 Layout of the ids: 0 pad, 1 start of a decoded visit, 2 mask, 3 this visit (in the encoder), then the
 terminators (`<end>` of the record, then one a bin of the gap to the next visit), then the codes.
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json, write_json
-from cohortloom.data.visits import CODE_COLUMNS
+from cohortloom.data.codes import SYSTEM_OF_VERSION_1, parts
 
 PAD, START, MASK, NOW, END = 0, 1, 2, 3, 4
 SPECIAL = {"<pad>": PAD, "<start>": START, "<mask>": MASK, "<now>": NOW}
@@ -26,7 +26,6 @@ class Vocabulary:
     codes: tuple[str, ...]
     counts: tuple[int, ...]
     gap_bins: tuple[tuple[int, int], ...] = ()
-    system: str = CODE_COLUMNS["diagnoses"]
 
     @property
     def terminators(self) -> list[int]:
@@ -71,8 +70,12 @@ class Vocabulary:
             for k, (low, high) in enumerate(self.gap_bins)
         ]
         codes = [
-            {"id": self.first_code + i, "system": self.system, "code": code, "count": count}
-            for i, (code, count) in enumerate(zip(self.codes, self.counts, strict=True))
+            {
+                "id": self.first_code + i,
+                **dict(zip(("system", "code"), parts(name), strict=True)),
+                "count": count,
+            }
+            for i, (name, count) in enumerate(zip(self.codes, self.counts, strict=True))
         ]
         write_json(
             path, {"schema_version": "1", "special": SPECIAL, "terminators": ends + gaps, "codes": codes}
@@ -85,8 +88,8 @@ class Vocabulary:
             content = read_json(path)
             bins = tuple((gap["low_days"], gap["high_days"]) for gap in content["terminators"][1:])
             rows = content["codes"]
-            systems = {row["system"] for row in rows} or {CODE_COLUMNS["diagnoses"]}
-            made = cls(tuple(r["code"] for r in rows), tuple(r["count"] for r in rows), bins, *systems)
+            names = tuple(f"{row.get('system', SYSTEM_OF_VERSION_1)}:{row['code']}" for row in rows)
+            made = cls(names, tuple(row["count"] for row in rows), bins)
             if [row["id"] for row in rows] != list(range(made.first_code, len(made))):
                 raise KeyError("ids")
         except (KeyError, IndexError, TypeError, ValueError) as error:

@@ -101,7 +101,7 @@ def source_rows(reconstructed: pa.Table, test: pa.Table, name: str | Path) -> np
 
 def overlap(reconstructed: pa.Table, real: pa.Table) -> Overlap:
     """Numbers of codes of each visit; both tables have the same visits in the same rows."""
-    lists = [code_lists(real), code_lists(reconstructed), code_lists(reconstructed, "revealed")]
+    lists = [code_lists(real), code_lists(reconstructed), code_lists(reconstructed, "revealed_diagnoses")]
     index = pa.array(
         sorted({code for values, _ in lists for code in pc.unique(values).to_pylist()}), pa.string()
     )

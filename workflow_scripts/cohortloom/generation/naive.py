@@ -27,7 +27,7 @@ from cohortloom.base.ragged import positions_in_rows, row_of_value, row_offsets
 from cohortloom.data import bands
 from cohortloom.data.coded import Coded
 from cohortloom.data.guesses import NONE
-from cohortloom.data.visits import MAX_AGE, list_column, sex_array
+from cohortloom.data.visits import MAX_AGE, list_column, sex_array, with_empty_columns
 
 CHUNK = 512  # visits drawn at once: the random numbers of a chunk are [CHUNK, codes]
 BACKOFF_COUNT = 5.0  # after a code with this many bigrams, bigrams and prevalence have equal weight
@@ -321,7 +321,7 @@ def visits_table(
     names: list[str],
 ) -> pa.Table:
     """A table of visits from arrays; `codes` are flat indices into `names` and their offsets."""
-    return pa.table(
+    table = pa.table(
         {
             "patient_id": patient_ids,
             "visit": pa.array(visit, pa.int16()),
@@ -331,6 +331,7 @@ def visits_table(
             "diagnoses": code_column(codes, names),
         }
     )
+    return with_empty_columns(table)
 
 
 def code_column(codes: tuple[np.ndarray, np.ndarray], names: list[str]) -> pa.ListArray:

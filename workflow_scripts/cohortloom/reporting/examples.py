@@ -16,12 +16,13 @@ from cohortloom.evaluation.neighbours import is_copy
 from cohortloom.reporting.sentences import dotted
 
 MAX_VISITS = 4
+NO_TITLE = "no title in the tables here"
 
 
 def read_titles(path: Path) -> dict[str, str]:
-    """Title of each code."""
+    """Title of each SYSTEM:CODE, from a table of ICD-9-CM codes."""
     with open(path, newline="", encoding="utf-8") as file:
-        return {row["code"]: row["title"] for row in csv.DictReader(file)}
+        return {f"ICD9CM:{row['code']}": row["title"] for row in csv.DictReader(file)}
 
 
 def choose_examples(
@@ -54,7 +55,7 @@ def patient_in_words(visits: pa.Table, titles: dict[str, str], rules: Rules) -> 
     codes = [
         {
             "code": dotted(code),
-            "title": titles.get(code, "no title in the 2014 edition"),
+            "title": titles.get(code, NO_TITLE),
             "broken": _why(age, sex),
         }
         for code, age, sex in zip(values.to_pylist(), broken.age, broken.sex, strict=True)

@@ -4,6 +4,7 @@ Used by the report, the cards, the quality page and the terminal. The sentences 
 each in the row of its metric (columns reader and sentence).
 """
 
+from cohortloom.data.codes import parts, with_dot
 from cohortloom.evaluation.records import ALL, HEADLINE, NOT_TRAINED, is_headline
 from cohortloom.reporting.scorecard import CRITERIA, N_DIFFERS, Record, naive_floors
 
@@ -149,10 +150,10 @@ def sentences(
 
 
 def dotted(code: str) -> str:
-    """An ICD-9-CM code with its dot.
+    """The code of SYSTEM:CODE with its dot; the system is added if it is not ICD-9-CM.
 
-    >>> dotted("42731"), dotted("V3000"), dotted("E8120"), dotted("042")
-    ('427.31', 'V30.00', 'E812.0', '042')
+    >>> dotted("ICD9CM:42731"), dotted("ICD9CM:E8120"), dotted("ICD9CM:042"), dotted("ICD10CM:I4891")
+    ('427.31', 'E812.0', '042', 'I48.91 (ICD10CM)')
     """
-    head = 4 if code.startswith("E") else 3
-    return f"{code[:head]}.{code[head:]}" if len(code) > head else code
+    system, _ = parts(code)
+    return with_dot(code) if system == "ICD9CM" else f"{with_dot(code)} ({system})"

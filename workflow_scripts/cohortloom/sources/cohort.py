@@ -10,7 +10,14 @@ import pyarrow as pa
 from cohortloom.base.errors import UserError
 from cohortloom.base.ragged import row_offsets
 from cohortloom.data.codes import normalize, sloppiness
-from cohortloom.data.visits import code_lists, list_column, patient_starts, sex_array, sex_index
+from cohortloom.data.visits import (
+    code_lists,
+    list_column,
+    patient_starts,
+    sex_array,
+    sex_index,
+    with_empty_columns,
+)
 
 
 @dataclass
@@ -85,12 +92,12 @@ def clean_codes(codes: pa.Array, audit: Audit) -> pa.DictionaryArray:
         if not text.strip(" \t\u00a0\"'"):
             empty += rows
             continue
-        code = normalize(text)
+        code = normalize("ICD9CM", text.removeprefix("ICD9CM:"))
         if code is None:
             malformed += rows
             continue
         mapped[position] = public.setdefault(code, len(public))
-        for kind in sloppiness(text):
+        for kind in sloppiness("ICD9CM", text.removeprefix("ICD9CM:")):
             audit.normalized[f"codes with a {kind}" if kind != "lower case" else "codes in lower case"] += (
                 rows
             )
@@ -98,7 +105,7 @@ def clean_codes(codes: pa.Array, audit: Audit) -> pa.DictionaryArray:
     audit.drop("diagnoses", "code not of ICD-9-CM form", malformed)
     index = mapped[index]
     return pa.DictionaryArray.from_arrays(
-        pa.array(index, mask=index < 0), pa.array(list(public), pa.string())
+        pa.array(index, mask=index < 0), pa.array([f"ICD9CM:{code}" for code in public], pa.string())
     )
 
 
@@ -137,7 +144,7 @@ def assemble(
     starts = np.flatnonzero(new)
     first = starts[np.cumsum(new) - 1]
     visit, days = np.arange(len(new)) - first, when[full] - when[full][first]
-    return pa.table(
+    table = pa.table(
         {
             "patient_id": ids.cast(pa.string()),
             "visit": pa.array(visit, pa.int16()),
@@ -147,3 +154,4 @@ def assemble(
             "diagnoses": list_column(codes.dictionary.take(pa.array(index)), row_offsets(lengths)),
         }
     )
+    return with_empty_columns(table)

@@ -131,9 +131,10 @@ def _ratios(rows: dict[str, np.ndarray], code, n_codes: int) -> sp.csr_matrix:
 
 
 def forbidden(rules: Path, codes: np.ndarray) -> np.ndarray:
-    """Whether the full edit of the validity table forbids a code: [91 completed years, 2 sexes, C]."""
+    """Whether the full edit forbids an ICD-9-CM code: [91 completed years, 2 sexes, C]."""
     age, sex = np.arange(91)[:, None, None], np.arange(2)[None, :, None]
-    return load_rules(rules).of(codes.tolist()).forbidden(np.arange(len(codes)), age, sex)
+    named = [f"ICD9CM:{code}" for code in codes.tolist()]
+    return load_rules(rules).of(named).forbidden(np.arange(len(codes)), age, sex)
 
 
 def read_counts(path: Path) -> dict[str, np.ndarray]:
