@@ -40,8 +40,8 @@ def evaluate_medical_validity(
         table = load_rules(rules)
         for column in MODELLED_COLUMNS:
             codes, _ = code_lists(visits, column)
-            if n_free := int((~table.apply_to(codes)).sum()):
-                log.info("%s: %d of %d codes are of systems without limits", column, n_free, len(codes))
+            if n_without := int((~table.apply_to(codes)).sum()):
+                log.info("%s: %d of %d codes are of systems without limits", column, n_without, len(codes))
             of_codes = medical_validity(visits, table, group_seed, column)
             figures += of_column(column, of_codes)
         for totals in map(read_json, counts or []):

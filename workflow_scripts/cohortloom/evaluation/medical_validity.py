@@ -3,7 +3,7 @@
 Rates are fractions, 95% intervals are over patients. A violation breaks the full edit; violations of the hard
 edit are also counted separately. `per_100k_visits` counts visits with at least one violation. A generator can
 avoid all restricted codes: `restricted_share` shows it, and `any_per_restricted_code` allows for it. Codes
-of a system without a validity table are unconstrained and count in no rate of codes.
+of a system without a validity table are unconstrained and do not count in rates of codes.
 """
 
 from collections.abc import Iterator

@@ -20,7 +20,7 @@ NO_TITLE = "no title in the tables here"
 
 
 def read_titles(path: Path) -> dict[str, str]:
-    """Title of each code SYSTEM:CODE, from a table of ICD-9-CM codes."""
+    """Title of each SYSTEM:CODE, from a table of ICD-9-CM codes."""
     with open(path, newline="", encoding="utf-8") as file:
         return {f"ICD9CM:{row['code']}": row["title"] for row in csv.DictReader(file)}
 

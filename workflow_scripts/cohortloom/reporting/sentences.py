@@ -150,7 +150,7 @@ def sentences(
 
 
 def dotted(code: str) -> str:
-    """A code SYSTEM:CODE as physicians write it, with its dot; a system other than ICD-9-CM is named.
+    """The code of SYSTEM:CODE with its dot; the system is added if it is not ICD-9-CM.
 
     >>> dotted("ICD9CM:42731"), dotted("ICD9CM:E8120"), dotted("ICD9CM:042"), dotted("ICD10CM:I4891")
     ('427.31', 'E812.0', '042', 'I48.91 (ICD10CM)')
