@@ -1,7 +1,6 @@
 """Audit the removal of race: how well the kept columns predict it, as records of rates, none of a patient."""
 
 from pathlib import Path
-from typing import Literal
 
 from cohortloom.base.step import main
 from cohortloom.data.absent import NO_DEMOGRAPHICS, has_demographics
@@ -19,7 +18,7 @@ MIN_PATIENTS = 20
 def evaluate_race(
     *,
     raw_dir: Path,
-    source: Literal["simulated", "mimic3", "nhds2010"],
+    source: str,
     synthetic: Path,
     train: Path,
     test: Path,

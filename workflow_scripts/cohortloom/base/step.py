@@ -23,6 +23,7 @@ log = logging.getLogger("cohortloom")
 # Config section -> keys that say where and how often and not what: they are no params, so that changing one
 # reruns nothing.
 UNTRACKED = {
+    "cohort": ("memory_mb",),
     "train": ("device", "devices", "nodes", "checkpoint_every_minutes"),
     "generate": ("device",),
 }
