@@ -1,10 +1,14 @@
 # Cohort: from a hospital's raw tables to the one table of visits. Race and every other column
 # that is not on the reader's allow-list end here.
 #
-# needs  the tables in raw_dir (sources mimic3 and nhds2010), or nothing (source simulated)
+# needs  the tables in raw_dir, or nothing (source simulated); cohort.code_map where it is set
 # makes  cohort/visits.parquet   one row a visit
 #        cohort/audit.json       what was read, dropped, removed and normalized, with counts
 #        raw/<experiment>/*.csv.gz  the simulated tables, in the shape of MIMIC-III
+
+
+# The simulated tables are those of MIMIC-III.
+SQL_OF_SOURCE = "mimic3" if config["cohort"]["source"] == "simulated" else config["cohort"]["source"]
 
 
 rule simulate_raw:
@@ -40,6 +44,9 @@ rule simulate_raw:
 rule preprocess:
     input:
         tables=RAW_TABLES,
+        icd9_list=workflow_file("resources", "icd9_titles.csv"),
+        code_map=config["cohort"]["code_map"] or [],
+        sql=workflow_file("workflow_scripts", "cohortloom", "sources", f"{SQL_OF_SOURCE}.sql"),
         modules=modules_of("preprocess"),
     output:
         visits=f"{RESULTS}/cohort/visits.parquet",
@@ -51,12 +58,16 @@ rule preprocess:
     conda:
         "../environment.yml"
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=config["cohort"]["memory_mb"] + 1500,
+        runtime=120,
     params:
         settings=named(
             raw_dir=raw_dir(config),
             source=config["cohort"]["source"],
+            columns=config["cohort"]["columns"],
+            unmapped=config["cohort"]["unmapped"],
+            max_dropped=config["cohort"]["max_dropped"],
+            max_empty=config["cohort"]["max_empty"],
         ),
     script:
         "../workflow_scripts/preprocess.py"

@@ -145,7 +145,7 @@ def copy_workflow(target: Path) -> Path:
 MARKER = "ZQXMARKER"
 
 
-def mark_removed(path: Path, allowed: tuple[str, ...]) -> None:
+def mark_removed(path: Path, allowed: list[str]) -> None:
     """Append MARKER to each value of a raw table whose column may not pass preprocess."""
     with gzip.open(path, "rt", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -162,13 +162,14 @@ def tiny(tmp_path_factory) -> Workflow:
 
     Tests share it: one that changes it puts it back. What preprocess must remove is marked in the raw tables.
     """
-    from cohortloom.sources.mimic3 import ALLOWED
+    from cohortloom.sources.declared import read_source
 
     base = tmp_path_factory.mktemp("tiny")
     folder = copy_workflow(base / "workflow")
     (base / "work").mkdir()
     workflow = Workflow(folder, base / "work", ["--configfile", str(folder / "tests" / "config_tiny.yaml")])
-    tables = {f"raw/tiny/{name}.csv.gz": allowed for name, allowed in ALLOWED.items()}
+    declared = [table for table in read_source("mimic3").tables.values() if not table.optional]
+    tables = {f"raw/tiny/{table.name}.csv.gz": [c.name for c in table.columns] for table in declared}
     workflow.run("--", *tables)
     for name, allowed in tables.items():
         mark_removed(workflow.directory / name, allowed)

@@ -1,9 +1,23 @@
 """Raw tables small enough to check by eye, for the tests of the readers."""
 
 import gzip
+import json
 from pathlib import Path
 
-from cohortloom.sources.nhds2010 import LAYOUT, WIDTH
+import pyarrow as pa
+
+from cohortloom.data.visits import read_visits
+from cohortloom.sources.declared import read_source
+from preprocess import preprocess
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+NHDS = read_source("nhds2010").tables["NHDS"]
+WIDTH = NHDS.width
+# First character (from 0) and width of each column, read or not.
+LAYOUT = {
+    name: (first - 1, width)
+    for name, (first, width) in {c.name: c.place for c in NHDS.columns}.items() | NHDS.removed_places.items()
+}
 
 # Three patients: one with two admissions, one over 89, one newborn. Expected visits: EXPECTED.
 PATIENTS = """ROW_ID,SUBJECT_ID,GENDER,DOB,DOD,DOD_HOSP,DOD_SSN,EXPIRE_FLAG
@@ -51,7 +65,13 @@ def write_mimic(folder: Path, packed: bool = False, **tables: str | bytes | None
 
 
 def nhds_line(
-    *codes: str, sex: str = "1", age: str = "50", unit: str = "1", newborn: str = "2", fill: str = " "
+    *codes: str,
+    sex: str = "1",
+    age: str = "50",
+    unit: str = "1",
+    newborn: str = "2",
+    procedures: tuple[str, ...] = (),
+    fill: str = " ",
 ) -> str:
     """One discharge of the NHDS 2010 layout; `fill` stands in every column that is not read."""
     line = [fill] * WIDTH
@@ -62,6 +82,7 @@ def nhds_line(
         "age": age,
         "sex": sex,
         "diagnoses": diagnoses,
+        "procedures": "".join(code.ljust(4, "-") for code in procedures).ljust(32),
     }.items():
         start, width = LAYOUT[column]
         line[start : start + width] = text.rjust(width) if width < 5 else text
@@ -72,3 +93,25 @@ def rows(table) -> list[tuple]:
     """Visits as tuples in the order of EXPECTED's columns, ICD-9-CM codes without their system."""
     bare = lambda codes: [code.removeprefix("ICD9CM:") for code in codes]  # noqa: E731
     return [(*list(row.values())[:5], bare(row["diagnoses"])) for row in table.to_pylist()]
+
+
+def read(raw: Path, source: str, folder: Path, **options) -> tuple[pa.Table, dict]:
+    """Visits and account that preprocess writes into `folder`."""
+    files = {"visits": folder / "visits.parquet", "audit": folder / "audit.json"}
+    preprocess(raw_dir=raw, source=source, **files, **options)
+    return read_visits(files["visits"]), json.loads(files["audit"].read_text())
+
+
+def dropped(account: dict, part: str = "dropped") -> dict:
+    """(what, reason) -> rows of an account, without the reasons that never occurred."""
+    return {(row["what"], row["reason"]): row["rows"] for row in account[part] if row["rows"]}
+
+
+def normalized(account: dict) -> dict:
+    """what -> count of an account, without what never occurred."""
+    return {row["what"]: row["count"] for row in account["normalized"] if row["count"]}
+
+
+def by_system(account: dict) -> dict:
+    """(column, system) -> codes of an account."""
+    return {(row["column"], row["system"]): row["codes"] for row in account["cohort"]["by_system"]}

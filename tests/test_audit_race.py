@@ -10,12 +10,11 @@ import pytest
 from cohortloom.data.coded import encode
 from cohortloom.data.visits import write_visits
 from cohortloom.evaluation.race import audit
-from cohortloom.sources.cohort import Audit
-from cohortloom.sources.nhds2010 import LAYOUT, WIDTH, read
 from cohortloom.sources.race import RACES, race_of_patients, race_of_visits
 from conftest import REPOSITORY
 from evaluate_race import evaluate_race
 from metric_worlds import few_codes, hospital
+from raw_cohort import LAYOUT, WIDTH, read
 
 TRAIN, TEST, VAL = hospital(1200, 1, "t"), hospital(600, 2, "h"), hospital(600, 3, "v")
 NHDS = REPOSITORY.parent / "shared" / "data" / "nhds2010"
@@ -106,7 +105,7 @@ def test_nhds_is_joined_by_the_number_of_the_line(tmp_path):
     path = tmp_path / "NHDS10.PU.txt"
     path.write_text("\n".join(lines) + "\n")
     found = race_of_patients("nhds2010", tmp_path)
-    visits = read({"NHDS": path}, Audit())
+    visits, _ = read(tmp_path, "nhds2010", tmp_path / "out")
     assert race_of_visits(visits, found).tolist() == [0, 1, -1]
 
 

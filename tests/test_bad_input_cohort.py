@@ -71,19 +71,19 @@ FAULTS = {
     ),
     "admission without patient": (
         {"ADMISSIONS": replaced(ADMISSIONS, "3,11,103", "3,99,103")},
-        ["ADMISSIONS.csv: line 4: column SUBJECT_ID: '99' is no patient of PATIENTS"],
+        ["ADMISSIONS.csv: line 4: column SUBJECT_ID: '99' is no SUBJECT_ID of PATIENTS"],
     ),
     "diagnosis without admission": (
         {"DIAGNOSES_ICD": replaced(DIAGNOSES_ICD, "11,103", "11,999")},
-        ["DIAGNOSES_ICD.csv: line 7: column HADM_ID: '999' is no admission of ADMISSIONS"],
+        ["DIAGNOSES_ICD.csv: line 7: column HADM_ID: '999' is no HADM_ID of ADMISSIONS"],
     ),
     "diagnosis of another patient": (
         {"DIAGNOSES_ICD": replaced(DIAGNOSES_ICD, "11,103", "12,103")},
         ["DIAGNOSES_ICD.csv: line 7: column SUBJECT_ID: '12' is not the patient of this admission"],
     ),
     "no visit left": (
-        {"DIAGNOSES_ICD": "SUBJECT_ID,HADM_ID,SEQ_NUM,ICD9_CODE\n11,103,1,I48.91\n"},
-        ["no visit with a diagnosis is left"],
+        {"DIAGNOSES_ICD": "SUBJECT_ID,HADM_ID,SEQ_NUM,ICD9_CODE\n11,103,1,\n"},
+        ["no visit with a code is left"],
     ),
     "patient twice": (
         {"PATIENTS": PATIENTS + "4,11,F,2100-01-01 00:00:00,,,,0\n"},
@@ -100,7 +100,7 @@ FAULTS = {
     "another encoding": ({"PATIENTS": PATIENTS.encode("utf-16")}, ["PATIENTS.csv: the file is UTF-16"]),
     "bytes that are no text": (
         {"DIAGNOSES_ICD": replaced(DIAGNOSES_ICD, "0389", "03\xff").encode("latin-1")},
-        ["DIAGNOSES_ICD.csv: column ICD9_CODE is not UTF-8 text"],
+        ["DIAGNOSES_ICD.csv: line 7: column ICD9_CODE is not UTF-8 text"],
     ),
 }
 
@@ -139,7 +139,7 @@ def test_a_truncated_gz_is_refused(tmp_path, cut):
 
 
 NHDS_FAULTS = {
-    "line of another width": ("x" * 100, "line 2: 100 characters where the NHDS 2010 layout has 149"),
+    "line of another width": ("x" * 100, "line 2: 100 characters where the layout of NHDS10.PU.TXT has 149"),
     "unknown sex": (nhds_line("4019", sex="3"), "line 2: column sex: '3' is neither 1 (M) nor 2 (F)"),
     "unknown age unit": (nhds_line("4019", unit="4"), "line 2: column age_unit: '4' is none of 1, 2, 3"),
     "age that is no number": (nhds_line("4019", age="x5"), "line 2: column age: 'x5' is not a number"),
@@ -176,9 +176,9 @@ def test_the_command_line_says_one_line_and_leaves_nothing(tmp_path, fault):
 
 
 def test_an_unknown_source_is_refused(tmp_path):
-    done = command_line(write_mimic(tmp_path / "raw"), tmp_path / "out", "mimic4")
-    assert done.returncode == 2 and "mimic4" in done.stderr and "Traceback" not in done.stderr
-    assert "'mimic4' is unknown" in attempt(tmp_path, tmp_path / "raw", "mimic4")
+    done = command_line(write_mimic(tmp_path / "raw"), tmp_path / "out", "mimic5")
+    assert done.returncode == 1 and "'mimic5' is unknown" in done.stderr and "Traceback" not in done.stderr
+    assert "'mimic5' is unknown" in attempt(tmp_path, tmp_path / "raw", "mimic5")
 
 
 def test_the_command_line_on_good_tables(tmp_path):

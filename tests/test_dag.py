@@ -11,7 +11,7 @@ import pytest
 from conftest import REPOSITORY, Workflow, copy_workflow, listed_jobs
 
 # Not pandas: the plugin for Slurm, where it is installed, imports that whenever Snakemake starts.
-HEAVY = ("torch", "transformers", "pyarrow", "scipy", "sklearn", "matplotlib")
+HEAVY = ("torch", "transformers", "pyarrow", "duckdb", "scipy", "sklearn", "matplotlib")
 RULES = {
     match.group(1): match.group(0)
     for path in sorted((REPOSITORY / "rules").glob("*.smk"))

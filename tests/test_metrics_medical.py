@@ -12,6 +12,7 @@ from cohortloom.data.visits import code_lists, sex_array, sex_index, write_visit
 from cohortloom.evaluation.medical_validity import medical_validity
 from evaluate_medical_validity import evaluate_medical_validity
 from metric_tables import visits_of
+from raw_cohort import read
 
 REPOSITORY = Path(__file__).parents[1]
 TABLE = REPOSITORY / "resources" / "icd9_validity.csv"
@@ -109,12 +110,8 @@ def test_the_step_writes_records(tmp_path):
 
 
 @pytest.mark.skipif(not NHDS.exists(), reason="../shared/data/nhds2010 is not there")
-def test_real_discharges_pass_and_permuted_ones_fail():
-    from cohortloom.sources import nhds2010
-    from cohortloom.sources.cohort import Audit
-    from cohortloom.sources.locate import find_tables
-
-    table = nhds2010.read(find_tables("nhds2010", NHDS.parent), Audit())
+def test_real_discharges_pass_and_permuted_ones_fail(tmp_path):
+    table, _ = read(NHDS.parent, "nhds2010", tmp_path)
     rules = load_rules(TABLE)
     values, offsets = code_lists(table)
     owner = np.repeat(np.arange(table.num_rows), np.diff(offsets))

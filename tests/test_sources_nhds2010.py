@@ -4,18 +4,14 @@ import bz2
 import gzip
 import zipfile
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cohortloom.data.visits import check_visits, code_lists, sex_index
-from cohortloom.sources import nhds2010
-from cohortloom.sources.cohort import Audit
-from cohortloom.sources.locate import find_tables
-from raw_cohort import nhds_line, rows
+from cohortloom.data.visits import code_lists, sex_index
+from raw_cohort import LAYOUT, SHARED, WIDTH, by_system, dropped, nhds_line, normalized, read, rows
 
-SURVEY = Path(__file__).parents[2] / "shared" / "data" / "nhds2010"
+SURVEY = SHARED / "nhds2010"
 LINES = [
     nhds_line("7203", "64403", "V5862", sex="2", age="33"),
     nhds_line("V3000", unit="3", age=" 0", newborn="1", sex="1"),
@@ -32,11 +28,6 @@ EXPECTED = [
 ]
 
 
-def read(path):
-    audit = Audit()
-    return check_visits(nhds2010.read(find_tables("nhds2010", path), audit)), audit
-
-
 def write(folder, content, suffix=""):
     path = folder / f"NHDS10.PU.txt{suffix}"
     if suffix == ".zip":
@@ -50,28 +41,39 @@ def write(folder, content, suffix=""):
 @pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".zip"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_one_visit_a_line(tmp_path, suffix, end):
-    write(tmp_path, (end.join(LINES) + end).encode(), suffix)
-    table, audit = read(tmp_path)
-    assert rows(table) == EXPECTED
-    assert audit.normalized["files with CRLF line ends"] == (end == "\r\n")
-    assert audit.dropped["diagnoses", "code repeated in its visit"] == 1
-    assert "race" in audit.tables[0]["columns_removed"]
+    raw = write(tmp_path, (end.join(LINES) + end).encode(), suffix)
+    for place in (tmp_path, raw):  # the folder, or the file itself
+        table, account = read(place, "nhds2010", tmp_path / "out")
+        assert rows(table) == EXPECTED
+        assert normalized(account) == ({"files with CRLF line ends": 1} if end == "\r\n" else {})
+        assert dropped(account) == {("diagnoses", "code repeated in its visit"): 1}
+        assert "race" in account["tables"][0]["columns_removed"]
+
+
+def test_procedures_are_read_from_their_fields(tmp_path):
+    line = nhds_line("486", procedures=("3961", "004-", "3961"))
+    write(tmp_path, (line + "\n").encode())
+    table, account = read(tmp_path, "nhds2010", tmp_path / "out")
+    assert table["procedures"].to_pylist() == [["ICD9Proc:3961", "ICD9Proc:004"]]
+    assert dropped(account) == {("procedures", "code repeated in its visit"): 1}
 
 
 def test_every_byte_of_the_layout_is_named_once():
-    taken = Counter(byte for start, width in nhds2010.LAYOUT.values() for byte in range(start, start + width))
-    assert taken == Counter(range(nhds2010.WIDTH))
+    taken = Counter(byte for start, width in LAYOUT.values() for byte in range(start, start + width))
+    assert taken == Counter(range(WIDTH))
 
 
 @pytest.mark.skipif(not SURVEY.is_dir(), reason="the NHDS 2010 file is not beside the repository")
-def test_the_facts_of_the_survey():
+def test_the_facts_of_the_survey(tmp_path):
     """151,551 discharges, 63,603 of men; 1,105,849 diagnoses, three of them repeats within a discharge."""
-    table, audit = read(SURVEY)
+    table, account = read(SURVEY, "nhds2010", tmp_path)
     assert table.num_rows == 151_551
     assert int((sex_index(table) == 1).sum()) == 63_603
     values, offsets = code_lists(table)
-    assert len(values) + audit.dropped["diagnoses", "code repeated in its visit"] == 1_105_849
-    assert audit.dropped["diagnoses", "code not of ICD-9-CM form"] == 0
+    repeated = dropped(account)
+    assert len(values) + repeated["diagnoses", "code repeated in its visit"] == 1_105_849
+    assert by_system(account)["procedures", "ICD9Proc"] == 218_127
+    assert set(repeated) == {(what, "code repeated in its visit") for what in ("diagnoses", "procedures")}
     ages = table["age"].to_numpy()
     assert int((ages >= 1).sum()) == 135_418  # the other 1,313 and 14,820 are in months and days
     kept = np.random.default_rng(0).random(table.num_rows) < 0.8

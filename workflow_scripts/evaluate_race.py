@@ -1,7 +1,6 @@
 """Records of an audit of the removal of race: how well the remaining columns predict it, in rates only."""
 
 from pathlib import Path
-from typing import Literal
 
 from cohortloom.base.step import main
 from cohortloom.data.absent import NO_DEMOGRAPHICS, has_demographics
@@ -19,7 +18,7 @@ MIN_PATIENTS = 20
 def evaluate_race(
     *,
     raw_dir: Path,
-    source: Literal["simulated", "mimic3", "nhds2010"],
+    source: str,
     synthetic: Path,
     train: Path,
     test: Path,

@@ -7,7 +7,7 @@ from cohortloom.base.step import log, main
 from cohortloom.base.version import VERSION
 from cohortloom.data.visits import write_visits
 from cohortloom.sources import external
-from cohortloom.sources.cohort import Audit
+from cohortloom.sources.audit import Audit
 
 
 def read_external(*, source: Path, synthetic: Path, counts: Path) -> None:
@@ -19,7 +19,7 @@ def read_external(*, source: Path, synthetic: Path, counts: Path) -> None:
     """
     account = Audit()
     table, absent = external.read(source, account)
-    account = account.summary("external", table)
+    account = account.summary("external")
     write_json(counts, {**account, "absent": sorted(absent)})
     metadata = {"source": "external", "seed": "", "inputs_sha256": "", "tool_version": VERSION}
     write_visits(table, synthetic, {**metadata, "absent": ",".join(sorted(absent))})

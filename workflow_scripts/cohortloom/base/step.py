@@ -23,6 +23,7 @@ log = logging.getLogger("cohortloom")
 # Config section -> keys that do not change the results. They are not params of a rule, so changing one reruns
 # nothing.
 UNTRACKED = {
+    "cohort": ("memory_mb",),
     "train": ("device", "devices", "nodes", "checkpoint_every_minutes"),
     "generate": ("device",),
 }

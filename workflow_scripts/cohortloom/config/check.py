@@ -14,7 +14,7 @@ from cohortloom.base.methods import NAIVE
 from cohortloom.base.planting import MIN_CANARIES
 from cohortloom.base.step import UNTRACKED
 from cohortloom.config.runs import ARM_PREFIX, PRIVACY_PREFIX, QUALITY_PREFIX
-from cohortloom.sources.locate import MIMIC3, find_tables
+from cohortloom.sources.locate import declared, find_tables
 
 RAW_DIR_VARIABLE = "COHORTLOOM_RAW_DIR"
 
@@ -61,6 +61,10 @@ def check_config(
     if config["main_run"] not in runs:
         known = ", ".join(runs)
         raise UserError(f"config: main_run: {config['main_run']!r} is not among runs; choose from {known}")
+    if code_map := config["cohort"]["code_map"]:
+        check_braces("config: cohort.code_map", code_map)
+        if not Path(code_map).is_file():
+            raise UserError(f"config: cohort.code_map: {code_map}: no such file; correct the path")
     check_arms(config)
     check_canaries(config)
     dataset = config["dataset"]
@@ -271,6 +275,9 @@ def raw_tables(config: dict[str, Any]) -> list[str]:
 
     Raises UserError if raw_dir is not set or a table is missing.
     """
-    if config["cohort"]["source"] == "simulated":
-        return [f"{raw_dir(config)}/{table}.csv.gz" for table in MIMIC3]
-    return [str(path) for path in find_tables(config["cohort"]["source"], config["raw_dir"]).values()]
+    cohort = config["cohort"]
+    if cohort["source"] == "simulated":
+        simulated = [name for name, table in declared("simulated").tables.items() if not table.optional]
+        return [f"{raw_dir(config)}/{name}.csv.gz" for name in simulated]
+    found = find_tables(cohort["source"], config["raw_dir"], cohort["columns"])
+    return [str(path) for files in found.values() for path in files]

@@ -21,7 +21,7 @@ import scipy.sparse as sp
 from cohortloom.base.errors import UserError
 from cohortloom.base.ragged import positions_in_rows, ragged_range, row_offsets
 from cohortloom.data.validity import load_rules
-from cohortloom.sources.mimic3 import ages
+from cohortloom.data.visits import MAX_AGE
 
 TABLES = tuple(
     f"simulation_{name}"
@@ -41,6 +41,24 @@ MAX_RATIO = 12.0  # of a pair: rare companions would take the whole visit
 BATCH = 2000  # visits drawn at once: 2000 x 5000 rates of 4 bytes
 FIRST_DAY = np.datetime64("2100-01-01")
 AFTER_DELIVERY = 320  # days at least from a delivery (V27) to the next stay
+
+
+def ages(birth: np.ndarray, admitted: np.ndarray) -> np.ndarray:
+    """Age at each admission from datetime64 pairs: completed years by the calendar, at most 90.
+
+    Under one year the days since birth / 365.25, so 0 for a newborn. Whole dates are compared before
+    anything is subtracted in nanoseconds, where 300 years overflow.
+    """
+    born, day = birth.astype("datetime64[D]"), admitted.astype("datetime64[D]")
+    years = day.astype("datetime64[Y]").astype(int) - born.astype("datetime64[Y]").astype(int)
+    years = years - (_month_and_day(day) < _month_and_day(born))  # before the birthday of that year
+    days = (day - born).astype(int)
+    return np.where(years < 1, days / 365.25, np.minimum(years, MAX_AGE))
+
+
+def _month_and_day(date: np.ndarray) -> np.ndarray:
+    month = date.astype("datetime64[M]")
+    return (month.astype(int) % 12) * 31 + (date - month.astype("datetime64[D]")).astype(int)
 
 
 def age_group(age: np.ndarray) -> np.ndarray:
@@ -133,8 +151,11 @@ def _ratios(rows: dict[str, np.ndarray], code, n_codes: int) -> sp.csr_matrix:
 def forbidden(rules: Path, codes: np.ndarray) -> np.ndarray:
     """Whether the full edit forbids an ICD-9-CM code: [91 completed years, 2 sexes, C]."""
     age, sex = np.arange(91)[:, None, None], np.arange(2)[None, :, None]
-    named = [f"ICD9CM:{code}" for code in codes.tolist()]
-    return load_rules(rules).of(named).forbidden(np.arange(len(codes)), age, sex)
+    return (
+        load_rules(rules)
+        .of([f"ICD9CM:{code}" for code in codes.tolist()])
+        .forbidden(np.arange(len(codes)), age, sex)
+    )
 
 
 def read_counts(path: Path) -> dict[str, np.ndarray]:
@@ -160,7 +181,7 @@ class Cohort:
     patient: np.ndarray  # [visits] row of the patient
     day: np.ndarray  # [visits] of admission
     stay: np.ndarray  # [visits] days
-    age: np.ndarray  # [visits] as the record gives it, see sources.mimic3.ages
+    age: np.ndarray  # [visits] as the record gives it, see `ages`
     length: np.ndarray  # [visits] number of codes
     code: np.ndarray  # [codes] number of the code, visit by visit in recorded order
 
