@@ -9,7 +9,8 @@ times each.
 
 mimic4: the MIMIC-IV demo (DIR) is repeated, 1,985 times for the size of MIMIC-IV, with ids of their own. Of
 each copy a share of the codes is kept, so that there are 6.4 million diagnoses, 860,000 procedures and 20
-million prescriptions. Seconds and the greatest resident memory of preprocess; at twice the size memory should stay.
+million prescriptions. Seconds and the greatest resident memory of preprocess; at twice the size memory should
+stay.
 """
 
 import argparse
