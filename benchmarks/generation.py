@@ -29,7 +29,7 @@ from cohortloom.data.forbidden import AGES
 from cohortloom.data.visits import patient_starts, read_visits, sex_index
 from cohortloom.data.vocabulary import NOW, START, Vocabulary
 from cohortloom.generation.constrained import Constraint
-from cohortloom.generation.synthesize import BATCH_SIZE, synthesize, take_apart
+from cohortloom.generation.synthesize import BATCH_SIZE, parse_ids, synthesize
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
 from cohortloom.runtime.devices import pick_device
 
@@ -44,14 +44,14 @@ def plain(model, words: Vocabulary, age: np.ndarray, sex: np.ndarray, batch: int
         x_num, x_cat = (torch.from_numpy(values[rows][:, None]).to(device) for values in (age, sex))
         ids = torch.tensor([[*N_PROMPTS * [START], NOW]], device=device).repeat(len(x_cat), 1)
         made = model.generate(ids, x_num=x_num.float(), x_cat=x_cat, begin_suppress_tokens=words.terminators)
-        codes += int(take_apart(made.cpu().numpy(), words).lengths.sum())
+        codes += int(parse_ids(made.cpu().numpy(), words).lengths.sum())
     return codes, time.perf_counter() - start
 
 
 def ours(model, words: Vocabulary, age: np.ndarray, sex: np.ndarray, **options) -> tuple[int, float]:
     """The same by `synthesize`."""
     start = time.perf_counter()
-    records = synthesize(model, words, age, sex, 0, max_visits=1, **options)
+    records = synthesize(model, words, age, sex, ("benchmark", 0), max_visits=1, **options)
     return sum(len(record.ids) for record in records), time.perf_counter() - start
 
 
@@ -113,7 +113,7 @@ def measure(folder: Path, cohort: Path, sizes: list[int]) -> Iterator[Line]:
     with tempfile.TemporaryDirectory() as name:
         written = ("--synthetic", f"{name}/visits.parquet", "--counts", f"{name}/counts.json")
         for size in sizes:
-            asked = ("--model", folder, "--train", cohort, "--test", cohort, "--patients", size)
+            asked = ("--model-dir", folder, "--train", cohort, "--test", cohort, "--patients", size)
             seconds, memory, _ = run("generate", *asked, *written)
             lines.append(Line("generate", size, "patients", seconds, size / seconds, memory=memory))
             yield lines[-1]

@@ -4,9 +4,9 @@
 # makes  synthetic/<run>/synthesize.parquet    new patients; no code is revealed
 #        synthetic/<run>/reconstruct.parquet   test visits with half of their codes hidden and
 #                                              filled in again; it holds real codes: never release it
-#        synthetic/<run>/<mode>.json           counts on the ids as they were generated
+#        synthetic/<run>/<mode>.json           counts on the raw generated ids
 #
-# With generate.shards above 1, that many jobs generate a part each, and join_shards joins the parts.
+# With generate.shards above 1, each of that many jobs generates one part, and join_shards joins the parts.
 
 
 SHARDS = config["generate"]["shards"]
@@ -48,7 +48,7 @@ rule generate:
         mem_mb=16000,
         runtime=60,
     params:
-        model=of_run("model"),
+        model_dir=of_run("model"),
         mode="{mode}",
         shard=lambda wildcards: int(wildcards.get("scatteritem", "1-of-1").split("-")[0]),
         settings=named(

@@ -16,7 +16,7 @@ from cohortloom.data.validity import load_rules
 from cohortloom.data.vocabulary import Vocabulary
 from cohortloom.evaluation.canaries import exposure, extracted, ranked
 from cohortloom.model.initial import make_model, token_counts
-from cohortloom.model.scoring import patient_scores
+from cohortloom.model.scoring import patient_log_likelihoods
 from cohortloom.training.canaries import invent, levels, repeats_of, with_canaries
 from conftest import MEMORISING, REPOSITORY
 from evaluate_canaries import HELD_OUT, evaluate_canaries
@@ -167,7 +167,7 @@ def scored(files, model: Path, folder: Path, patients: int = 600) -> dict[tuple[
     given = {name: files[name] for name in ("train", "vocabulary")}
     release = {"synthetic": folder / "s.parquet", "counts": folder / "s.json"}
     whose = {"demographics": "train", "patients": patients}
-    generate(model=model, train=files["train"], test=files["test"], device="cpu", **release, **whose)
+    generate(model_dir=model, train=files["train"], test=files["test"], device="cpu", **release, **whose)
     options = {**PLANTED, "canary_seed": 0, "device": "cpu"}
     evaluate_canaries(
         model=model,
@@ -204,7 +204,7 @@ def test_an_untrained_model_knows_none_of_them(files):
     data, words = world(files)
     parts = invented(files, planted=100, held_out=300)
     fresh = make_model(words, data, preset="tiny", seed=0, dropout=0.0).eval()
-    scores = [patient_scores(fresh, part) for part in parts]
+    scores = [patient_log_likelihoods(fresh, part) for part in parts]
     found = {m: part for m, s, part, *_ in ranked(*scores, np.ones(100, int), 0) if s}
     assert found["canary_auc"].low < 0.5 < found["canary_auc"].high
     assert found["canary_exposure"].low < np.log2(np.e) < found["canary_exposure"].high

@@ -13,7 +13,7 @@ from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import RECONSTRUCT_SCHEMA, read_visits
 from cohortloom.data.vocabulary import END, NOW, PAD, START
 from cohortloom.generation.constrained import Constraint, ForbiddenCodes
-from cohortloom.generation.synthesize import decode, synthesize
+from cohortloom.generation.synthesize import generate_visits, synthesize
 from cohortloom.runtime.devices import fast_products
 from evaluate_medical_validity import evaluate_medical_validity
 from generate import generate
@@ -78,7 +78,7 @@ def test_the_count_equals_the_mass_of_the_model_itself(world):  # noqa: F811
     rows, bound = (np.full(4, 3), np.ones(4, np.int64)), constraint(world)
     age, sex = np.array([0.0, 30.0, 60.0, 90.0]), np.array([0, 1, 0, 1])
     options = {"begin_suppress_tokens": words.terminators, "max_new_tokens": 1}
-    made = decode(model, words, rows, age, sex, 0, bound, **options)
+    made = generate_visits(model, words, rows, age, sex, 0, bound, **options)
     with torch.no_grad(), fast_products(model.device):
         logits = model(
             input_ids=torch.tensor([[START, START, NOW]] * 4),
@@ -97,7 +97,7 @@ def test_a_patient_without_any_allowed_code_is_refused(world):  # noqa: F811
     table = forbidden_table(world[0], load_rules(RULES))
     table[1, 7, world[0].first_code :] = True
     with pytest.raises(UserError, match="age 7, sex M"):
-        Constraint(world[0], table).of(np.array([30.0, 7.0]), np.array([0, 1]))
+        Constraint(world[0], table).processor(np.array([30.0, 7.0]), np.array([0, 1]))
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def folder(world, dataset, tmp_path_factory):  # noqa: F811
 
 
 def test_both_modes_and_shards_account_for_the_removed_mass(folder, dataset, tmp_path):
-    given = {"model": folder, "train": dataset["train"], "test": dataset["test"], "device": "cpu"}
+    given = {"model_dir": folder, "train": dataset["train"], "test": dataset["test"], "device": "cpu"}
     bound = {**given, "constrained": "full", "rules": RULES, "batch_size": 64}
     rates = {}
     for name, keywords in {"free": given, "bound": bound}.items():
@@ -163,7 +163,7 @@ def test_both_modes_and_shards_account_for_the_removed_mass(folder, dataset, tmp
 def test_a_constraint_without_a_table_is_refused(folder, dataset, tmp_path):
     with pytest.raises(UserError, match="give rules"):
         generate(
-            model=folder,
+            model_dir=folder,
             train=dataset["train"],
             test=dataset["test"],
             synthetic=tmp_path / "x.parquet",

@@ -63,7 +63,7 @@ def test_training_and_generation_repeat_themselves(dataset, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         given = {key: dataset[key] for key in ("train", "test")}
         given |= {"synthetic": tmp_path / f"{name}.parquet", "counts": tmp_path / f"{name}.json"}
-        generate(model=tmp_path / "one", **given, device="cuda", patients=200, seed=seed)
+        generate(model_dir=tmp_path / "one", **given, device="cuda", patients=200, seed=seed)
         made.append(read_visits(given["synthetic"]).to_pydict())
         assert json.loads(given["counts"].read_text())["duplicates"] == 0
     assert made[0] == made[1] and made[0] != made[2]

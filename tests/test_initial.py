@@ -6,7 +6,7 @@ import pytest
 from cohortloom.data.bands import FINE
 from cohortloom.data.examples import Examples, corrupted_pairs
 from cohortloom.data.vocabulary import Vocabulary
-from cohortloom.model.initial import ending, group_of, recurrence, smoothed_shares, token_counts
+from cohortloom.model.initial import ending_bias, group_of, recurrence_bias, smoothed_shares, token_counts
 
 END, FIRST = 4, 5  # the one terminator and the first code
 
@@ -83,7 +83,7 @@ def test_a_code_that_returns_is_told_from_one_that_does_not():
             codes += [2] if once and visit == 0 else []
             rows.append((50.0, 0, visit, codes))
     data = visits(rows)
-    factors = recurrence(data, smoothed_shares(token_counts(data, 13)), 62)
+    factors = recurrence_bias(data, smoothed_shares(token_counts(data, 13)), 62)
     assert factors[FIRST] > 2 and abs(factors[FIRST + 1]) < 0.5 and factors[FIRST + 2] < -1
     assert np.isfinite(factors).all()
 
@@ -91,11 +91,11 @@ def test_a_code_that_returns_is_told_from_one_that_does_not():
 def test_the_end_of_a_visit_by_hand():
     data = visits([(50.0, 0, 0, [0]), (50.0, 0, 0, [0, 1]), (50.0, 0, 0, [0, 1]), (50.0, 0, 1, [0, 1, 2])])
     shares = np.full((2 * len(FINE), 8), 1 / 8)
-    found = ending(data, data.visit == 0, shares, 4)
+    found = ending_bias(data, data.visit == 0, shares, 4)
     # of three visits none ends after 0 codes, one after 1, and the other two after 2
     odds = np.array([0.5 / 3.5, 1.5 / 2.5, 2.5 / 0.5, 1.0])
     assert found == pytest.approx(np.log(odds) - np.log((1 / 8) / (7 / 8)))
-    assert np.isfinite(ending(data, np.zeros(4, bool), shares, 4)).all()
+    assert np.isfinite(ending_bias(data, np.zeros(4, bool), shares, 4)).all()
 
 
 def test_visits_of_which_nothing_is_shown_are_of_all_lengths():

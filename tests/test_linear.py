@@ -11,8 +11,8 @@ from cohortloom.data.guesses import best_threshold, highest
 from cohortloom.data.reveal import revealed_mask
 from cohortloom.data.visits import read_visits, write_visits
 from cohortloom.generation import linear
-from cohortloom.generation.linear import Linear, choose, closed_form, earlier_codes
-from cohortloom.generation.naive import Training, stratum_of
+from cohortloom.generation.linear import Linear, closed_form, earlier_codes, fit_linear
+from cohortloom.generation.naive import TrainingStrata, stratum_of
 from generate_naive import generate_naive
 from metric_tables import visits_of
 
@@ -46,8 +46,8 @@ def f1_of(coded: list[Coded], n_codes: int) -> tuple[float, float]:
     """Best F1 on the third set: of linear, and of prevalence."""
     train, validation, test = coded
     shown = revealed_mask(len(test.codes), 0.5, 0)
-    by_linear = choose(train, validation, n_codes, 0.5, 0).linear.guesses(test, shown)
-    scores = Training(train, n_codes).prevalences(stratum_of(test.age, test.sex))
+    by_linear = fit_linear(train, validation, n_codes, 0.5, 0).linear.guesses(test, shown)
+    scores = TrainingStrata(train, n_codes).prevalences(stratum_of(test.age, test.sex))
     by_prevalence = highest(scores, test.codes, test.offsets, shown)
     return tuple(best_threshold(guesses, int((~shown).sum()))[1] for guesses in (by_linear, by_prevalence))
 
@@ -112,18 +112,18 @@ def test_earlier_visits_are_inputs_of_their_own():
 
 def test_only_the_most_frequent_codes_have_a_column(monkeypatch):
     (visits,), names = encode([visits_of([["a b c"]] * 6 + [["a b"]] * 2 + [["a d"]] * 4)])
-    names = [name.removeprefix("ICD9CM:") for name in names]
-    assert [names[code] for code in Linear.learn(visits, len(names), 1.0).present] == ["a", "b", "c"]
-    monkeypatch.setattr(linear, "MOST_CODES", 2)
+    present = Linear.learn(visits, len(names), 1.0).present
+    assert [names[code] for code in present] == ["ICD9CM:a", "ICD9CM:b", "ICD9CM:c"]
+    monkeypatch.setattr(linear, "MAX_CODES", 2)
     model = Linear.learn(visits, len(names), 1.0)
-    assert [names[code] for code in model.present] == ["a", "b"]
+    assert [names[code] for code in model.present] == ["ICD9CM:a", "ICD9CM:b"]
     guesses = model.guesses(visits, np.zeros(len(visits.codes), bool))
-    assert set(guesses.code) == {names.index("a"), names.index("b")}
+    assert set(guesses.code) == {names.index("ICD9CM:a"), names.index("ICD9CM:b")}
 
 
 def test_neither_validation_nor_test_visits_enter_the_weights(tmp_path):
     (train, validation, other), n_codes = sets()
-    fits = [choose(train, part, n_codes, 0.5, 0, (30.0,)) for part in (validation, other)]
+    fits = [fit_linear(train, part, n_codes, 0.5, 0, (30.0,)) for part in (validation, other)]
     assert np.array_equal(fits[0].linear.weights, fits[1].linear.weights)
     assert fits[0].threshold != fits[1].threshold
     assert not np.array_equal(fits[0].linear.weights, Linear.learn(validation, n_codes, 30.0).weights)

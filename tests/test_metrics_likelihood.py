@@ -9,7 +9,7 @@ import torch
 from cohortloom.base.errors import UserError
 from cohortloom.data.examples import Examples, collate, plain_pairs
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
-from cohortloom.model.scoring import patient_scores
+from cohortloom.model.scoring import patient_log_likelihoods
 from cohortloom.release.gates import check_limits, read_limits
 from conftest import REPOSITORY
 from evaluate_likelihood import evaluate_likelihood
@@ -56,11 +56,11 @@ def test_a_score_is_the_log_likelihood_a_token_of_the_visits_one_by_one(files, m
         loss, tokens = sums.get(patient, (0.0, 0))
         sums[patient] = loss + float(losses.sum()), tokens + len(losses)
     expected = [-loss / tokens for loss, tokens in sums.values()]
-    fast = patient_scores(bart, data)
+    fast = patient_log_likelihoods(bart, data)
     monkeypatch.setattr(
         "cohortloom.model.scoring.fast_products", lambda device: torch.autocast("cpu", enabled=False)
     )
-    found = patient_scores(bart, data)
+    found = patient_log_likelihoods(bart, data)
     assert found == pytest.approx(expected, abs=2e-4)  # padding moves float32 sums in their last digits
     assert found != pytest.approx(expected[::-1], abs=2e-4)
     # Where products are in bf16, by far less than patients differ.

@@ -92,7 +92,7 @@ def test_losses_combine_as_the_config_says(world):
     assert torch.allclose(age * model.config.age_std**2, years, rtol=1e-4)
     model.config.age_loss_unit = "years"
     try:
-        assert torch.allclose(model.combine(out.terms), lm + 0.3 * years + 0.2 * sex, rtol=1e-4)
+        assert torch.allclose(model.weighted_sum(out.terms), lm + 0.3 * years + 0.2 * sex, rtol=1e-4)
     finally:
         model.config.age_loss_unit = "standardized"
 
@@ -137,12 +137,13 @@ def test_the_summary_distinguishes_this_visit_from_earlier_ones(world):
     }
     with torch.no_grad():
         model.summary.recurrence.fill_(1.0)
-        read = {
-            name: model.summary.read(torch.tensor([ids]), table, *person) for name, ids in sequences.items()
+        fields = {
+            name: model.summary.summarize(torch.tensor([ids]), table, *person)
+            for name, ids in sequences.items()
         }
         model.summary.recurrence.zero_()
     before, now = model.summary.earlier(table[code]), model.summary.present(table[code])
-    context = {name: part["context"][0] for name, part in read.items()}
+    context = {name: part["context"][0] for name, part in fields.items()}
     assert torch.allclose(context["before"] - context["nothing"], before, atol=1e-6)
     assert torch.allclose(context["now"] - context["nothing"], now, atol=1e-6)
     assert torch.equal(context["padded"], context["now"])
@@ -150,16 +151,16 @@ def test_the_summary_distinguishes_this_visit_from_earlier_ones(world):
     added = {
         name: [
             (int(one), round(float(value), 4))
-            for one, value in zip(part["shown_ids"][0], part["shown_bias"][0], strict=True)
+            for one, value in zip(part["input_codes"][0], part["input_bias"][0], strict=True)
             if one
         ]
-        for name, part in read.items()
+        for name, part in fields.items()
     }
     assert added["nothing"] == [] and added["before"] == [(code, 1.0)]
     assert added["now"] == added["padded"] == [(code, repetition)]
     assert sorted(added["both"]) == sorted([(code, 1.0), (code, repetition)])
-    known = {name: part["known"].tolist() for name, part in read.items()}
-    assert known == {
+    counts = {name: part["code_counts"].tolist() for name, part in fields.items()}
+    assert counts == {
         "nothing": [[0, 0]],
         "before": [[1, 0]],
         "now": [[0, 1]],
@@ -173,7 +174,7 @@ def test_a_written_code_gives_back_what_it_had_for_recurring(world):
     words, _, model = world
     code, other = words.first_code, words.first_code + 1
     shown, bias = torch.tensor([[[code, 0]] * 3]), torch.tensor([[[3.0, 0.0]] * 3])
-    added = model.summary.written_bias(torch.tensor([[START, code, other]]), shown, bias)
+    added = model.summary.repetition_bias(torch.tensor([[START, code, other]]), shown, bias)
     repetition = float(model.summary.repetition.detach())
     assert repetition < 0
     assert added[0].tolist() == pytest.approx([0, repetition - 3, repetition])
@@ -221,7 +222,7 @@ def test_groups_of_age_and_sex_are_those_of_the_counts(world):
     for sex in (0, 1):
         sexes = np.full(len(ages), sex)
         person = torch.from_numpy(ages.astype(np.float32))[:, None], torch.from_numpy(sexes)[:, None]
-        found = model.summary.read(ids, model.model.shared.weight, *person)["group"]
+        found = model.summary.summarize(ids, model.model.shared.weight, *person)["group"]
         assert found.tolist() == group_of(ages, sexes).tolist()
 
 

@@ -7,7 +7,7 @@ from transformers import GenerationConfig
 
 from cohortloom.data.examples import N_PROMPTS
 from cohortloom.data.vocabulary import END, MASK, NOW, START, Vocabulary
-from cohortloom.generation.synthesize import decode, take_apart
+from cohortloom.generation.synthesize import generate_visits, parse_ids
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
 from test_model import first_batch, visits_in_rows, world  # noqa: F401
 
@@ -106,11 +106,13 @@ def test_every_terminator_is_reachable(world):  # noqa: F811
     assert len(words.terminators) > 2
     rows = (np.full(4, NOW), np.ones(4, np.int64))
     for terminator in words.terminators:
-        made = decode(
+        made = generate_visits(
             model, words, rows, np.full(4, 40.0), np.zeros(4), 0, sequence_bias=[[[terminator], 50.0]]
         )
         assert (made.terminators == terminator).all() and (made.lengths == 0).all()
-    made = decode(model, words, rows, np.full(4, 40.0), np.zeros(4), 0, suppress_tokens=words.terminators)
+    made = generate_visits(
+        model, words, rows, np.full(4, 40.0), np.zeros(4), 0, suppress_tokens=words.terminators
+    )
     assert made.counts["cut_off"] == 4
 
 
@@ -119,8 +121,8 @@ def test_repeats_are_banned_and_counted(world):  # noqa: F811
     words, _, model = world
     rows = (np.full(64, NOW), np.ones(64, np.int64))
     given = (rows, np.full(64, 40.0), np.zeros(64), 0)
-    assert decode(model, words, *given).counts["duplicates"] == 0
-    assert decode(model, words, *given, no_repeat_ngram_size=0).counts["duplicates"] > 0
+    assert generate_visits(model, words, *given).counts["duplicates"] == 0
+    assert generate_visits(model, words, *given, no_repeat_ngram_size=0).counts["duplicates"] > 0
 
 
 def test_raw_ids_are_taken_apart():
@@ -129,7 +131,7 @@ def test_raw_ids_are_taken_apart():
     )  # ids: end 4, gaps 5 and 6, codes 7 to 9
     written = [[7, 8, 5, 0], [9, 9, 4, 0], [7, MASK, 8, 9], [4, 0, 0, 0]]
     raw = np.array([[START] * (N_PROMPTS + 1) + row for row in written])
-    made = take_apart(raw, words)
+    made = parse_ids(raw, words)
     assert made.ids.tolist() == [7, 8, 9, 9, 7, 8, 9]
     assert made.lengths.tolist() == [2, 2, 3, 0]
     assert made.terminators.tolist() == [5, END, END, END]

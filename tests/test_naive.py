@@ -12,7 +12,7 @@ from cohortloom.data.coded import encode
 from cohortloom.data.reveal import revealed_mask
 from cohortloom.data.visits import SCHEMA, code_lists, read_visits, write_visits
 from cohortloom.evaluation.fidelity import fidelity, histories
-from cohortloom.generation.naive import Training, draw_visits, later_ages, stratum_of
+from cohortloom.generation.naive import TrainingStrata, draw_visits, later_ages, stratum_of
 from generate_naive import generate_naive
 from metric_tables import visits_of
 
@@ -132,7 +132,7 @@ def test_prevalence_fills_in_the_most_frequent_codes_to_the_true_length(files):
 
 def test_the_guessed_length_suits_the_number_revealed(files):
     (known, test), names = encode([read_visits(files / f"{part}.parquet") for part in ("train", "test")])
-    training, rng = Training(known, len(names)), np.random.default_rng(0)
+    training, rng = TrainingStrata(known, len(names)), np.random.default_rng(0)
     key = np.full(4000, stratum_of(np.array([50.0]), np.array([0]))[0])
     lengths = known.lengths[(known.sex == 0) & (known.age < 55)]
     true = rng.choice(lengths, 4000)
@@ -172,7 +172,7 @@ def test_prevalence_keeps_codes_and_loses_pairs_that_markov_keeps(files):
 
 def test_a_visit_never_holds_a_code_twice_even_where_all_are_taken():
     (known,), names = encode([visits_of([["a b c"], ["a b"]])])
-    training = Training(known, len(names))
+    training = TrainingStrata(known, len(names))
     key = stratum_of(np.full(50, 50.0), np.zeros(50, int))
     shown = np.array([0] * 50), np.arange(51)
     for method in ("prevalence", "markov"):

@@ -75,7 +75,7 @@ def test_a_fresh_model_expects_the_codes_that_go_with_those_known():
 def test_embeddings_keep_their_length_and_other_weights_stay(monkeypatch):
     data, words = company(0), Vocabulary(CODES, (1,) * 40)
     with_pairs = make_model(words, data, "tiny", 0, 0.0)
-    monkeypatch.setattr("cohortloom.model.initial.start_from_pairs", lambda *_: None)
+    monkeypatch.setattr("cohortloom.model.initial.initialize_pairs", lambda *_: None)
     without = make_model(words, data, "tiny", 0, 0.0)
     tables = [model.model.shared.weight[words.first_code :].norm(dim=1) for model in (with_pairs, without)]
     assert tables[0].detach().numpy() == pytest.approx(float(tables[1].detach().mean()), rel=1e-4)

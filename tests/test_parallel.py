@@ -9,7 +9,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from cohortloom.base.errors import UserError
-from cohortloom.generation.synthesize import part_of
+from cohortloom.generation.synthesize import shard_batches
 from cohortloom.runtime.processes import (
     options_of,
     torchrun,
@@ -110,7 +110,7 @@ def test_several_nodes_need_slurm(monkeypatch):
 
 @pytest.mark.parametrize("batches, shards", [(10, 4), (3, 4), (1, 1), (0, 2), (8, 8)])
 def test_shards_are_whole_batches_that_together_are_all(batches, shards):
-    parts = [part_of(batches, shard, shards) for shard in range(1, shards + 1)]
+    parts = [shard_batches(batches, shard, shards) for shard in range(1, shards + 1)]
     assert [number for part in parts for number in part] == list(range(batches))
     sizes = [len(part) for part in parts]
     assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
@@ -119,7 +119,7 @@ def test_shards_are_whole_batches_that_together_are_all(batches, shards):
 @pytest.mark.parametrize("mode", ["synthesize", "reconstruct"])
 def test_shards_join_to_what_one_job_makes(dataset, one, tmp_path, mode):
     model = next(tmp_path.parent.glob("one*/model"))
-    given = {"model": model, "train": dataset["train"], "test": dataset["test"], "mode": mode}
+    given = {"model_dir": model, "train": dataset["train"], "test": dataset["test"], "mode": mode}
     given |= {"batch_size": 32, "device": "cpu", "patients": 150 if mode == "synthesize" else None}
 
     def make(name, **shard):

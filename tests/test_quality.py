@@ -10,7 +10,7 @@ from cohortloom.base.errors import UserError
 from cohortloom.config.check import check_config
 from cohortloom.data.visits import read_visits, write_visits
 from cohortloom.evaluation.records import record
-from cohortloom.generation.requests import repeated_or_chosen
+from cohortloom.generation.requests import resampled_positions
 from cohortloom.reporting.quality import Sample, page, read_targets, table, verdict
 from cohortloom.reporting.scorecard import read_metrics
 from conftest import REPOSITORY
@@ -295,13 +295,13 @@ def test_naive_methods_make_as_many_patients_as_asked_for(tmp_path):
     held_out = read_visits(tmp_path / "test.parquet")["age"].to_pylist()
     for method in ("prevalence", "markov"):
         assert ages(method) == held_out
-        taken = repeated_or_chosen(len(held_out), 50, 0)
+        taken = resampled_positions(len(held_out), 50, 0)
         assert ages(method, patients=50) == [held_out[i] for i in taken]
         assert {*np.bincount(taken, minlength=len(held_out))} == {
             50 // len(held_out),
             50 // len(held_out) + 1,
         }
-        few = repeated_or_chosen(len(held_out), 7, 0)
+        few = resampled_positions(len(held_out), 7, 0)
         assert len({*few}) == 7 and few.tolist() != list(range(7)), "a random choice, not the first"
     assert len(ages("copy")) == 20 and len(ages("copy", patients=50)) == 50
     assert ages("copy") == ages("copy", patients=20)

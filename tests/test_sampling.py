@@ -14,8 +14,8 @@ from cohortloom.data.examples import N_PROMPTS
 from cohortloom.data.forbidden import AGES
 from cohortloom.data.vocabulary import END, NOW, START
 from cohortloom.generation.constrained import Constraint
-from cohortloom.generation.sampling import Clocks, _alarms, sample_tokens
-from cohortloom.generation.synthesize import decode, latest_visits, take_apart
+from cohortloom.generation.sampling import Clocks, draw_alarms, sample_tokens
+from cohortloom.generation.synthesize import generate_visits, latest_visits, parse_ids
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
 from cohortloom.runtime.devices import fast_products
 from test_model import visits_in_rows, world  # noqa: F401
@@ -33,7 +33,7 @@ class Scatter(LogitsProcessor):
         return scores + self.table[input_ids[:, -1]]
 
 
-PACKED = [(0.0, 1), (1 / 8, 1), (1 / 8, 16), (1.0, 1)]  # values of LEAVE and GRAIN
+PACKED = [(0.0, 1), (1 / 8, 1), (1 / 8, 16), (1.0, 1)]  # values of MIN_ENDED and ROW_MULTIPLE
 ODDS = torch.tensor([0.5, 0.25, 0.15, 0.0999, 0.0001, 0.0]).log()
 
 
@@ -61,15 +61,15 @@ def test_tokens_are_drawn_by_their_probability():
 def test_alarms_are_exponential_and_fine_near_zero(fine):
     """Of a rare code the small ones count. Rejected: -log(1 - u) of numbers u of 24 bits."""
     torch.manual_seed(0)
-    alarms = _alarms(2000, 2000, torch.device("cpu")) if fine else -torch.log1p(-torch.rand(2000, 2000))
+    alarms = draw_alarms(2000, 2000, torch.device("cpu")) if fine else -torch.log1p(-torch.rand(2000, 2000))
     assert kstest(alarms.flatten()[:200_000].numpy(), "expon").pvalue > 1e-3
     small = alarms[alarms < 1e-4]
     assert 300 < len(small) < 500
     assert (len(small.unique()) == len(small)) is fine
     if fine:
         torch.manual_seed(0)
-        assert torch.equal(alarms, _alarms(2000, 2000, torch.device("cpu"))), "torch's seed decides"
-        assert not torch.equal(alarms, _alarms(2000, 2000, torch.device("cpu")))
+        assert torch.equal(alarms, draw_alarms(2000, 2000, torch.device("cpu"))), "torch's seed decides"
+        assert not torch.equal(alarms, draw_alarms(2000, 2000, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["clocks", "stopped clocks"])
@@ -78,11 +78,11 @@ def test_later_tokens_are_drawn_by_their_probability_given_the_earlier_ones(stop
     torch.manual_seed(0)
     n, after = 200_000, torch.tensor([[-1.0, 0.0, 1.0], [0.5, -0.5, 0.0], [0.0, 1.0, -torch.inf]])
     clocks, scores, pvalues = Clocks(n, 3), torch.tensor([0.2, 0.5, 0.3]).log().expand(n, -1), []
-    before = clocks.left.clone()
+    before = clocks.alarms.clone()
     for _ in range(2):
         first = clocks.draw(scores)
         if stopped:
-            clocks.left.copy_(before)
+            clocks.alarms.copy_(before)
         second = clocks.draw(scores := after[first])
         for token in range(3):
             share = after[token].double().softmax(-1).numpy()
@@ -116,13 +116,13 @@ def test_a_token_that_another_may_not_have_leaves_the_rest_alone(anew):
 
 def test_an_alarm_at_zero_draws_no_token_without_a_share():
     clocks = Clocks(2, 4)
-    clocks.left[:] = torch.tensor([0.0, 0.0, 5.0, 0.0])
+    clocks.alarms[:] = torch.tensor([0.0, 0.0, 5.0, 0.0])
     assert clocks.draw(torch.tensor([[-torch.inf, -torch.inf, 0.0, -torch.inf]] * 2)).tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("scores", [[0.0, torch.nan], [-torch.inf, -torch.inf]], ids=["nan", "none"])
 def test_scores_without_a_token_to_draw_are_refused(scores):
-    with pytest.raises(ValueError, match="no token that may be written"):
+    with pytest.raises(ValueError, match="no permitted token"):
         Clocks(2, 2).draw(torch.tensor([[0.0, 0.0], scores]))
 
 
@@ -130,11 +130,11 @@ def test_scores_without_a_token_to_draw_are_refused(scores):
 @pytest.mark.parametrize("leave, grain", PACKED)
 def test_without_chance_it_writes_what_the_library_writes(world, monkeypatch, reveal, leave, grain):  # noqa: F811
     """Whenever ended visits leave the batch: at once, by shares, or never, and at what lengths they end."""
-    monkeypatch.setattr(cohortloom.generation.sampling, "LEAVE", leave)
-    monkeypatch.setattr(cohortloom.generation.sampling, "GRAIN", grain)
+    monkeypatch.setattr(cohortloom.generation.sampling, "MIN_ENDED", leave)
+    monkeypatch.setattr(cohortloom.generation.sampling, "ROW_MULTIPLE", grain)
     options = {"do_sample": False, "logits_processor": [Scatter(world[0])]}
     ours, theirs = (written(world, 64, library=there, reveal=reveal, **options) for there in (False, True))
-    lengths = take_apart(theirs.numpy(), world[0]).lengths
+    lengths = parse_ids(theirs.numpy(), world[0]).lengths
     assert len(np.unique(lengths)) > 2
     assert torch.equal(ours, theirs)
     plain = written(world, 64, reveal=reveal, do_sample=False)
@@ -147,8 +147,8 @@ def test_a_visit_is_drawn_alike_whatever_the_others_do(world, monkeypatch, repea
     options = {"do_sample": True, "logits_processor": [Scatter(world[0])], **repeats}
     made = []
     for leave, grain in PACKED:
-        monkeypatch.setattr(cohortloom.generation.sampling, "LEAVE", leave)
-        monkeypatch.setattr(cohortloom.generation.sampling, "GRAIN", grain)
+        monkeypatch.setattr(cohortloom.generation.sampling, "MIN_ENDED", leave)
+        monkeypatch.setattr(cohortloom.generation.sampling, "ROW_MULTIPLE", grain)
         made.append(written(world, 64, **options))
     assert all(torch.equal(made[0], other) for other in made[1:])
     assert not torch.equal(made[0], written(world, 64, seed=1, **options)[:, : made[0].shape[1]])
@@ -175,7 +175,7 @@ def test_sampled_visits_are_distributed_as_the_librarys(world):  # noqa: F811
     def tables(seed, **options):
         torch.manual_seed(seed)
         made = model.generate(**given, **options)
-        lengths = take_apart(made.numpy(), world[0]).lengths
+        lengths = parse_ids(made.numpy(), world[0]).lengths
         return np.bincount(made[:, N_PROMPTS + 1], minlength=len(world[0])), np.bincount(lengths, minlength=7)
 
     def pvalues(one, other):
@@ -198,7 +198,7 @@ def test_a_constraint_keeps_to_its_rows_when_others_leave(world):  # noqa: F811
     bound = Constraint(words, table)
     made = []
     for library in (False, True):
-        processor = bound.of(batch["x_num"][:, 0].numpy(), batch["x_cat"][:, 0].numpy())
+        processor = bound.processor(batch["x_num"][:, 0].numpy(), batch["x_cat"][:, 0].numpy())
         options = {"do_sample": False, "logits_processor": [Scatter(words), processor]}
         made.append((written(world, 64, library=library, **options), processor.counts()))
     (ours, counted), (theirs, expected) = made
@@ -259,10 +259,10 @@ def test_visits_are_written_with_fast_products(world, monkeypatch, fast):  # noq
     age, sex = np.linspace(0, 89, n), np.arange(n) % 2
     made = []
     for leave, grain in PACKED:
-        monkeypatch.setattr(cohortloom.generation.sampling, "LEAVE", leave)
-        monkeypatch.setattr(cohortloom.generation.sampling, "GRAIN", grain)
+        monkeypatch.setattr(cohortloom.generation.sampling, "MIN_ENDED", leave)
+        monkeypatch.setattr(cohortloom.generation.sampling, "ROW_MULTIPLE", grain)
         processors = [Look(), Scatter(words)]
-        made.append(decode(world[2], words, rows, age, sex, 0, logits_processor=processors))
+        made.append(generate_visits(world[2], words, rows, age, sex, 0, logits_processor=processors))
     assert set(found) == {(fast, torch.float32)}
     assert all(np.array_equal(made[0].ids, other.ids) for other in made[1:])
 

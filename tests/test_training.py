@@ -241,7 +241,7 @@ def trained(dataset, tmp_path_factory):
 
 
 def run_generate(trained, dataset, folder, **options):
-    given = {"model": trained, "train": dataset["train"], "test": dataset["test"], "device": "cpu"}
+    given = {"model_dir": trained, "train": dataset["train"], "test": dataset["test"], "device": "cpu"}
     generate(**given, synthetic=folder / "s.parquet", counts=folder / "s.json", **options)
     return read_visits(folder / "s.parquet")
 

@@ -45,7 +45,7 @@ def evaluate_canaries(
     quiet_libraries()
     from cohortloom.data.examples import Examples
     from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
-    from cohortloom.model.scoring import patient_scores
+    from cohortloom.model.scoring import patient_log_likelihoods
     from cohortloom.runtime.devices import pick_device
     from cohortloom.training.canaries import invent, repeats_of
 
@@ -54,7 +54,7 @@ def evaluate_canaries(
     bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
     words = Vocabulary.load(vocabulary)
     invented = invent(Examples.load(train), words, load_rules(rules), canary_seed, canaries, HELD_OUT)
-    scores = [patient_scores(bart, part) for part in invented]
+    scores = [patient_log_likelihoods(bart, part) for part in invented]
     codes, offsets = code_lists(read_visits(synthetic))
     sets = [
         _sets(ids, starts, len(words))

@@ -17,7 +17,7 @@ from cohortloom.data.visits import read_visits
 from cohortloom.evaluation.curve import Truth, curve
 from cohortloom.evaluation.records import HEADLINE, of_column, save_figures
 from cohortloom.generation.linear import Linear
-from cohortloom.generation.naive import Training, stratum_of
+from cohortloom.generation.naive import TrainingStrata, stratum_of
 
 
 def evaluate_curve(
@@ -51,7 +51,7 @@ def evaluate_curve(
         draw(len(visits.codes), prompt_prob, generation_seed)
         for draw, visits in zip((validation_mask, revealed_mask), others, strict=True)
     ]
-    training = Training(known, len(names))
+    training = TrainingStrata(known, len(names))
     if method == FITTED:
         linear = Linear.learn(known, len(names), read_json(counts)["penalty"])
         found = [linear.guesses(*part) for part in zip(others, masks, strict=True)]
@@ -73,7 +73,7 @@ def evaluate_curve(
     save_figures(records, figures, run, seed, "reconstruct")
 
 
-def _of_model(folder: Path, training: Training, files, prompt_prob: float, device: str):
+def _of_model(folder: Path, training: TrainingStrata, files, prompt_prob: float, device: str):
     """Guesses of a model for each (file, its table, its visits, what is shown of them)."""
     quiet_libraries()
     from cohortloom.data.examples import Examples
@@ -108,7 +108,9 @@ def as_scores(log_probs, first_code: int, expected: np.ndarray):
         yield rows, values[:, first_code:] + np.log(np.maximum(expected[rows], 1e-9))[:, None]
 
 
-def _expected_hidden(training: Training, visits: Coded, shown: np.ndarray, prompt_prob: float) -> np.ndarray:
+def _expected_hidden(
+    training: TrainingStrata, visits: Coded, shown: np.ndarray, prompt_prob: float
+) -> np.ndarray:
     revealed = np.diff(row_offsets(shown)[visits.offsets])
     return training.expected_hidden(stratum_of(visits.age, visits.sex), revealed, prompt_prob)
 

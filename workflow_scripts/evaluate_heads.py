@@ -37,7 +37,7 @@ def evaluate_heads(
 
     from cohortloom.data.examples import Examples
     from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
-    from cohortloom.model.scoring import nothing_revealed, score_teacher_forced
+    from cohortloom.model.scoring import score_teacher_forced, unrevealed_pairs
     from cohortloom.runtime.devices import pick_device
 
     name, _ = pick_device(device)
@@ -45,7 +45,7 @@ def evaluate_heads(
     data = Examples.load(test)
     found = {key: np.zeros(len(data)) for key in ("years2", "years", "sex", "right", "lm", "tokens", "visit")}
     scored = np.flatnonzero(np.diff(data.offsets) > 0)
-    for rows, output in score_teacher_forced(bart, data, nothing_revealed(bart, data), scored):
+    for rows, output in score_teacher_forced(bart, data, unrevealed_pairs(bart, data), scored):
         output = {name: output[name].cpu() for name in ("age", "sex_logits", "token_losses", "visit")}
         error = output["age"].double().numpy() - data.age[rows]
         found["years2"][rows], found["years"][rows] = error**2, np.abs(error)

@@ -39,7 +39,7 @@ def evaluate_likelihood(
     quiet_libraries()
     from cohortloom.data.examples import Examples
     from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
-    from cohortloom.model.scoring import patient_scores
+    from cohortloom.model.scoring import patient_log_likelihoods
     from cohortloom.runtime.devices import pick_device
 
     name, _ = pick_device(device)
@@ -49,7 +49,9 @@ def evaluate_likelihood(
     fraction = sampling_fraction or sizes[0] / sum(sizes)
     members, others = (sets[1] if control else sets[0]), sets[2]
     count = min(visits, *(int((part.visit == 0).sum()) for part in (members, others)))
-    scores = [patient_scores(bart, _some_patients(part, count, sample_seed)) for part in (members, others)]
+    scores = [
+        patient_log_likelihoods(bart, _some_patients(part, count, sample_seed)) for part in (members, others)
+    ]
     figures = attack("likelihood", *scores, sizes[0], sample_seed, fraction)
     save_figures(records, figures, run, seed, MODE)
 

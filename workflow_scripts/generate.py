@@ -32,7 +32,7 @@ from cohortloom.generation.requests import requested_patients
 
 def generate(
     *,
-    model: Path,
+    model_dir: Path,
     train: Path,
     test: Path,
     synthetic: Path,
@@ -54,16 +54,19 @@ def generate(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int | None = None,
 ) -> None:
-    """Write synthetic visits of a model folder to parquet, and counts of faults on the raw ids to JSON.
+    """Generate visits with the model in a folder: visits as parquet, counts of faults on the raw ids as JSON.
 
-    synthesize: one patient for each age and sex of `demographics` (test, train, or a CSV with columns age
-    and sex), of `patients` a random choice or, beyond their number, each as often as any other; with
-    `as_many_as_test` there are as many patients as in `test`; codes are drawn at `temperature`. reconstruct:
-    each code of a test visit is revealed with `prompt_prob`, the earlier visits are the real ones, the model
-    writes the likeliest of the rest; `terminator_bias` is added to the score of ending the visit. Of `shards`
-    parts of the batches only part `shard` (from 1) is written. `constrained` forbids the codes that the hard
-    or the full edit of `rules` bars at the patient's age and sex. Raises UserError for a repeated code and
-    for demographics outside the training range.
+    mode synthesize: one patient for each age and sex of `demographics` (test, train, or a CSV with columns
+    age and sex). `patients` resamples them to that number, `as_many_as_test` to the number of patients in
+    `test`. Codes are drawn at `temperature`.
+
+    mode reconstruct: each code of a test visit is revealed with probability `prompt_prob`; earlier visits are
+    the real ones. The model adds the most probable codes; `terminator_bias` is added to the scores of ending
+    the visit.
+
+    Only part `shard` (from 1) of the `shards` parts of all batches is generated. `constrained` forbids the
+    codes that the hard or the full edit of `rules` forbids at the patient's age and sex. Raises UserError for
+    a repeated code and for demographics outside the training range.
     """
     if not 1 <= shard <= shards:
         raise UserError(f"shard: {shard} is not among 1 to {shards}; give one of these parts")
@@ -75,49 +78,57 @@ def generate(
     from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
     from cohortloom.runtime.devices import pick_device
 
-    words = Vocabulary.load(model / "vocabulary.json")
+    vocabulary = Vocabulary.load(model_dir / "vocabulary.json")
     if as_many_as_test:
         patients = len(patient_starts(read_visits(test)))
-    people = requested_patients(demographics, train, test, patients, seed) if mode == "synthesize" else None
-    held_out = read_visits(test) if mode == "reconstruct" else None
-    name, _ = pick_device(device)
+    if mode == "synthesize":
+        age, sex = requested_patients(demographics, train, test, patients, seed)
+    else:
+        held_out = read_visits(test)
+    device, _ = pick_device(device)
     if threads:
         torch.set_num_threads(threads)
-    bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
+    model = PromptBartWithDemographicPrediction.from_pretrained(model_dir).eval().to(device)
     options: dict = {"no_repeat_ngram_size": no_repeat_ngram_size, "do_sample": mode == "synthesize"}
     if mode == "synthesize":
         options["temperature"] = temperature
     elif terminator_bias:
-        options["sequence_bias"] = [[[token], terminator_bias] for token in words.terminators]
+        options["sequence_bias"] = [[[token], terminator_bias] for token in vocabulary.terminators]
     if constrained != "none":
-        options["constraint"] = _constraint(words, rules, constrained, name)
-    metadata = {"source": "model", "seed": str(seed), "inputs_sha256": sha256(model / "model.safetensors")}
+        options["constraint"] = _constraint(vocabulary, rules, constrained, device)
+    metadata = {
+        "source": "model",
+        "seed": str(seed),
+        "inputs_sha256": sha256(model_dir / "model.safetensors"),
+    }
     totals: dict[str, float] = {"patients": 0}
     if mode == "synthesize":
         options["shard"] = (shard, shards)
-        tables = _synthesized(bart, words, *people, seed, batch_size, options, totals)
-        schema, n = SCHEMA, len(people[0]) // shards
+        tables = _synthesized(model, vocabulary, age, sex, seed, batch_size, options, totals)
+        schema, n = SCHEMA, len(age) // shards
     else:
-        cuts = _cuts(held_out, batch_size, shard, shards)
-        tables = _reconstructed(bart, words, held_out, test, seed, cuts, prompt_prob, options, totals)
-        schema, n = RECONSTRUCT_SCHEMA, sum(end - begin for begin, end in cuts)
+        batches = _batches(held_out, batch_size, shard, shards)
+        tables = _reconstructed(
+            model, vocabulary, held_out, test, seed, batches, prompt_prob, options, totals
+        )
+        schema, n = RECONSTRUCT_SCHEMA, sum(end - begin for begin, end in batches)
     with (
         visits_writer(synthetic, metadata, schema) as writer,
         tqdm(total=n, unit="rows", mininterval=5) as bar,
     ):
-        for done, table in tables:
+        for n_done, table in tables:
             writer.write(table)
-            bar.update(done)
+            bar.update(n_done)
     write_json(counts, totals)
-    log.info("%s %s: %s", model.name, mode, ", ".join(f"{value} {key}" for key, value in totals.items()))
+    log.info("%s %s: %s", model_dir.name, mode, ", ".join(f"{value} {key}" for key, value in totals.items()))
 
 
-def _constraint(words: Vocabulary, rules: Path, tier: str, device: str):
+def _constraint(vocabulary: Vocabulary, rules: Path, tier: str, device: str):
     from cohortloom.data.forbidden import forbidden_table
     from cohortloom.data.validity import load_rules
     from cohortloom.generation.constrained import Constraint
 
-    return Constraint(words, forbidden_table(words, load_rules(rules), tier == "hard"), device)
+    return Constraint(vocabulary, forbidden_table(vocabulary, load_rules(rules), tier == "hard"), device)
 
 
 def _add(totals: dict[str, float], counts: dict[str, float]) -> None:
@@ -125,105 +136,116 @@ def _add(totals: dict[str, float], counts: dict[str, float]) -> None:
         totals[key] = totals.get(key, 0) + value
 
 
-def _synthesized(bart, words, age, sex, seed, batch_size, options, totals) -> Iterator[tuple[int, pa.Table]]:
+def _synthesized(
+    model, vocabulary, age, sex, seed, batch_size, options, totals
+) -> Iterator[tuple[int, pa.Table]]:
     from cohortloom.generation.synthesize import synthesize
 
-    for record in synthesize(bart, words, age, sex, ("synthesize", seed), batch_size, **options):
-        n = len(np.unique(record.patient))
+    """Tables of new patients, batch by batch, each with its number of patients; adds to `totals`."""
+    for batch in synthesize(model, vocabulary, age, sex, ("synthesize", seed), batch_size, **options):
+        n = len(np.unique(batch.patient))
         totals["patients"] += n
-        _add(totals, record.counts)
+        _add(totals, batch.counts)
         yield (
             n,
             with_empty_columns(
                 pa.table(
                     {
-                        "patient_id": numbered_ids("synthetic", record.patient),
-                        "visit": pa.array(record.visit, pa.int16()),
-                        "days": pa.array(record.days, pa.int32()),
-                        "age": pa.array(record.age, pa.float32()),
-                        "sex": sex_array(record.sex),
-                        "diagnoses": list_column(words.decode(record.ids), record.offsets),
+                        "patient_id": numbered_ids("synthetic", batch.patient),
+                        "visit": pa.array(batch.visit, pa.int16()),
+                        "days": pa.array(batch.days, pa.int32()),
+                        "age": pa.array(batch.age, pa.float32()),
+                        "sex": sex_array(batch.sex),
+                        "diagnoses": list_column(vocabulary.decode(batch.ids), batch.offsets),
                     }
                 )
             ),
         )
 
 
-def _cuts(held_out: pa.Table, batch_size: int, shard: int, shards: int) -> list[tuple[int, int]]:
-    """First and last row of each batch of a shard; whole patients, for the writer checks those."""
-    from cohortloom.generation.synthesize import part_of
+def _batches(held_out: pa.Table, batch_size: int, shard: int, shards: int) -> list[tuple[int, int]]:
+    """First row and end of each batch of a shard: whole patients, as the writer demands."""
+    from cohortloom.generation.synthesize import shard_batches
 
-    starts, cuts, n = np.append(patient_starts(held_out), held_out.num_rows), [], held_out.num_rows
-    while (begin := cuts[-1][1] if cuts else 0) < n:
-        cuts.append((begin, int(starts[np.searchsorted(starts, min(begin + batch_size, n))])))
-    return [cuts[number] for number in part_of(len(cuts), shard, shards)]
+    starts, batches, n = np.append(patient_starts(held_out), held_out.num_rows), [], held_out.num_rows
+    while (begin := batches[-1][1] if batches else 0) < n:
+        batches.append((begin, int(starts[np.searchsorted(starts, min(begin + batch_size, n))])))
+    return [batches[number] for number in shard_batches(len(batches), shard, shards)]
 
 
-def _reconstructed(bart, words, held_out, test, seed, cuts, prompt_prob, options, totals):
-    """The batches of held-out visits that `cuts` names, filled in."""
+def _reconstructed(model, vocabulary, held_out, test, seed, batches, prompt_prob, options, totals):
+    """Tables of held-out visits with hidden codes filled in, batch by batch, each with its number of rows.
+
+    Adds to `totals`. batches: first row and end of each.
+    """
     from cohortloom.data.examples import Examples, plain_pairs
-    from cohortloom.generation.synthesize import decode
+    from cohortloom.generation.synthesize import generate_visits
 
     data = Examples.load(test)
     codes, offsets = code_lists(held_out)
-    shown = revealed_mask(len(codes), prompt_prob, seed)
-    known = words.encode(codes) >= 0
-    pairs = plain_pairs(data, shown[known], bart.config.max_position_embeddings)
+    is_revealed = revealed_mask(len(codes), prompt_prob, seed)
+    in_vocabulary = vocabulary.encode(codes) >= 0
+    pairs = plain_pairs(data, is_revealed[in_vocabulary], model.config.max_position_embeddings)
     lengths = np.diff(pairs.encoder_offsets)
-    patient, code_row = patient_of_visit(data.visit), row_of_value(offsets)
+    patient, row_of_code = patient_of_visit(data.visit), row_of_value(offsets)
     totals["echoed"] = 0
-    for begin, end in cuts:
+    for begin, end in batches:
         rows = slice(begin, end)
         tokens = pairs.encoder_ids[pairs.encoder_offsets[begin] : pairs.encoder_offsets[end]]
-        made = decode(
-            bart,
-            words,
+        generated = generate_visits(
+            model,
+            vocabulary,
             (tokens, lengths[rows]),
             data.age[rows],
             data.sex[rows],
             seed_of("reconstruct", seed, begin),
             **options,
         )
-        _add(totals, made.counts)
+        _add(totals, generated.counts)
         totals["patients"] += int((data.visit[rows] == 0).sum())
-        inside = slice(offsets[begin], offsets[end])
-        revealed_row = code_row[inside][shown[inside]] - begin
-        revealed = codes[inside].filter(pa.array(shown[inside]))
-        made_row = row_of_value(row_offsets(made.lengths))
-        both_row, both, echoed = _together(revealed_row, revealed, made_row, words.decode(made.ids))
-        totals["echoed"] += echoed
-        part = held_out.slice(begin, end - begin)
-        count = lambda row: row_offsets(np.bincount(row, minlength=end - begin))  # noqa: E731, B023
+        of_batch = slice(offsets[begin], offsets[end])
+        revealed_row = row_of_code[of_batch][is_revealed[of_batch]] - begin
+        revealed = codes[of_batch].filter(pa.array(is_revealed[of_batch]))
+        generated_row = row_of_value(row_offsets(generated.lengths))
+        all_rows, all_codes, n_echoed = _join_codes(
+            revealed_row, revealed, generated_row, vocabulary.decode(generated.ids)
+        )
+        totals["echoed"] += n_echoed
+        real = held_out.slice(begin, end - begin)
+        offsets_of = lambda row: row_offsets(np.bincount(row, minlength=end - begin))  # noqa: E731, B023
         yield (
             end - begin,
             with_empty_columns(
                 pa.table(
                     {
                         "patient_id": numbered_ids("reconstructed", patient[rows]),
-                        "visit": part["visit"],
-                        "days": part["days"],
-                        "age": part["age"],
-                        "sex": part["sex"],
-                        "diagnoses": list_column(both, count(both_row)),
-                        "source_patient_id": part["patient_id"],
-                        "source_visit": part["visit"],
-                        "revealed_diagnoses": list_column(revealed, count(revealed_row)),
+                        "visit": real["visit"],
+                        "days": real["days"],
+                        "age": real["age"],
+                        "sex": real["sex"],
+                        "diagnoses": list_column(all_codes, offsets_of(all_rows)),
+                        "source_patient_id": real["patient_id"],
+                        "source_visit": real["visit"],
+                        "revealed_diagnoses": list_column(revealed, offsets_of(revealed_row)),
                     }
                 )
             ),
         )
 
 
-def _together(revealed_row, revealed, made_row, made) -> tuple[np.ndarray, pa.Array, int]:
-    """Revealed codes, then written ones that are not among them: rows, codes, and how many were."""
-    rows = np.concatenate([revealed_row, made_row])
-    codes = pa.concat_arrays([revealed.cast(pa.string()), made.cast(pa.string())])
+def _join_codes(revealed_row, revealed, generated_row, generated) -> tuple[np.ndarray, pa.Array, int]:
+    """Codes of each row, revealed ones first: rows, codes, number of echoed codes.
+
+    An echoed code is generated although it is revealed; it is left out of the generated ones.
+    """
+    rows = np.concatenate([revealed_row, generated_row])
+    codes = pa.concat_arrays([revealed.cast(pa.string()), generated.cast(pa.string())])
     keys = rows.astype(np.int64) << 32 | codes.dictionary_encode().indices.to_numpy()
-    echo = np.zeros(len(keys), bool)
-    echo[len(revealed_row) :] = np.isin(keys[len(revealed_row) :], keys[: len(revealed_row)])
-    order = np.flatnonzero(~echo)
+    is_echo = np.zeros(len(keys), bool)
+    is_echo[len(revealed_row) :] = np.isin(keys[len(revealed_row) :], keys[: len(revealed_row)])
+    order = np.flatnonzero(~is_echo)
     order = order[np.argsort(rows[order], kind="stable")]
-    return rows[order], codes.take(pa.array(order)), int(echo.sum())
+    return rows[order], codes.take(pa.array(order)), int(is_echo.sum())
 
 
 if __name__ == "__main__":

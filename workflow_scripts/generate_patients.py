@@ -11,7 +11,7 @@ from cohortloom.base.files import read_json, write_json
 from cohortloom.base.step import log, main
 from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import check_ending, patient_starts, read_visits, write_visits_csv
-from cohortloom.generation.requests import drawn_patients, write_requested
+from cohortloom.generation.requests import draw_patients, write_demographics
 from cohortloom.reporting.examples import in_words, read_titles
 from generate import generate
 
@@ -36,14 +36,14 @@ def generate_patients(
     batch_size: int = 512,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Write synthetic visits of new patients, and counts of faults beside them as .json.
+    """Generate new patients with the published model; counts of faults go to a .json file of that name.
 
-    The ending of `synthetic` says in which form: .parquet, .csv or .csv.gz. Ages and sexes come from
-    `demographics`, a CSV with the columns age and sex, one line a patient, of which `patients` are chosen as
-    generate does; without it `patients` (1,000) are drawn from those of the published `cohort`. `seed`
-    draws everything. `show` prints so many of them with the titles of their codes. `constrained` forbids
-    codes that the hard or the full edits bar at the patient's age and sex. Raises UserError where the model
-    or the cohort is missing, and for ages and sexes outside those of the cohort.
+    The suffix of `synthetic` sets the format: .parquet, .csv or .csv.gz. Ages and sexes come from
+    `demographics`, a CSV with the columns age and sex, one line a patient, which `patients` resamples as in
+    `generate`. Without it, `patients` (1,000) are drawn from the published `cohort`. All random draws depend
+    on `seed`. `show` prints that many patients with the titles of their codes. `constrained` forbids the
+    codes that the hard or the full edits forbid at the patient's age and sex. Raises UserError where the
+    model or the cohort is missing, and for ages and sexes outside those of the cohort.
     """
     for path in (model / "model.safetensors", cohort):
         if not path.is_file():
@@ -58,9 +58,9 @@ def generate_patients(
         counts = visits.with_suffix(".json")
         requested = demographics or Path(folder) / "requested.csv"
         if demographics is None:
-            write_requested(requested, *drawn_patients(read_visits(cohort), patients or PATIENTS, seed))
+            write_demographics(requested, *draw_patients(read_visits(cohort), patients or PATIENTS, seed))
         generate(
-            model=model,
+            model_dir=model,
             train=cohort,
             test=cohort,
             synthetic=visits,
@@ -83,7 +83,7 @@ def generate_patients(
 
 
 def print_patients(visits: pa.Table, show: int) -> None:
-    """Print the first `show` patients of a table of visits, each code with its title and what is wrong."""
+    """Print the first `show` patients of a table of visits, each code with its title and violated edits."""
     titles, rules = read_titles(RESOURCES / "icd9_titles.csv"), load_rules(RESOURCES / "icd9_validity.csv")
     starts = [*patient_starts(visits).tolist(), visits.num_rows]
     for begin, end in list(zip(starts[:-1], starts[1:], strict=True))[:show]:

@@ -12,7 +12,7 @@ from cohortloom.base.step import log, main, quiet_libraries
 from cohortloom.base.version import VERSION
 from cohortloom.data.visits import code_lists, patient_starts, read_visits, write_visits
 from cohortloom.data.vocabulary import Vocabulary
-from cohortloom.generation.requests import drawn_patients, write_requested
+from cohortloom.generation.requests import draw_patients, write_demographics
 from cohortloom.release import cards, gates
 from cohortloom.release.layout import PUBLISHED
 from cohortloom.release.terms import terms_of
@@ -75,9 +75,9 @@ def publish(
         made = folder / "model"
         publication.write_model(weights, model, made, sampling)
         requested, raw, counts = (Path(scratch) / name for name in ("ages.csv", "raw.parquet", "counts.json"))
-        write_requested(requested, *drawn_patients(splits["training"], patients, seed))
+        write_demographics(requested, *draw_patients(splits["training"], patients, seed))
         generate(
-            model=made,
+            model_dir=made,
             train=train,
             test=test,
             synthetic=raw,

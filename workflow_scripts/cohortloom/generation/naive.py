@@ -1,17 +1,19 @@
 """Naive generators: the baselines that a model must beat.
 
-- prevalence: codes drawn without repeats by their training prevalence in the band of age and the sex; when
-  codes are revealed, the most frequent ones that are not.
-- markov: a chain of codes in recorded order, from the bigrams of the band and sex, mixed with prevalence
-  where a code was seldom seen.
-- copy: whole training patients drawn again: the best fidelity, no privacy at all.
-- echo: the revealed codes and nothing more.
-- linear, in linear.py: the revealed codes, and those that pairs of codes make likely.
+A stratum is one age band and one sex.
 
-A method may not know how long the real visit is. linear adds all codes above one score. For the others the
-length is drawn from the training visits of the band and sex; when codes are revealed, from those that have at
-least as many codes, weighted by how likely each would be to reveal just so many. The true length serves for a
-figure of orientation alone. Revealed codes are kept as they are; what a method adds are training codes.
+- prevalence: codes drawn without repeats by their training prevalence in the stratum; in reconstruction, the
+  most frequent codes of the stratum that are not revealed.
+- markov: a chain of codes in recorded order by the bigrams of the stratum, mixed with prevalence where a code
+  is rare.
+- copy: whole training patients, resampled: the best fidelity, no privacy.
+- echo: the revealed codes and nothing more.
+- linear, in linear.py: the revealed codes, and all codes above a score of a linear model.
+
+No method knows the length of the real visit. Apart from linear, methods draw it from the training visits of
+the stratum. In reconstruction they draw from the visits that are long enough, weighted by the probability
+that such a visit reveals exactly as many codes as are revealed. With the true length the figures are for
+orientation only. Revealed codes are kept; a method adds codes of training visits.
 """
 
 from collections.abc import Iterator
@@ -27,25 +29,26 @@ from cohortloom.data.coded import Coded
 from cohortloom.data.guesses import NONE
 from cohortloom.data.visits import MAX_AGE, list_column, sex_array, with_empty_columns
 
-CHUNK = 512  # visits drawn at once: the noise of a chunk is [CHUNK, codes]
-BACK_OFF = 5.0  # a code seen this often is followed by its bigrams and by prevalence half and half
-TRIES = 30  # draws of a next code before one that the visit holds already is given up
+CHUNK = 512  # visits drawn at once: the random numbers of a chunk are [CHUNK, codes]
+BACKOFF_COUNT = 5.0  # after a code with this many bigrams, bigrams and prevalence have equal weight
+MAX_DRAWS = 30  # of a next code, as long as the visit holds the drawn one already
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """Training visits of one band of age and one sex."""
+    """Training visits of one age band and one sex."""
 
-    lengths: np.ndarray  # codes of each visit
-    codes: np.ndarray  # codes that occur, most frequent first
+    lengths: np.ndarray  # number of codes of each visit
+    codes: np.ndarray  # distinct codes, most frequent first
     counts: np.ndarray  # their counts
-    visits: np.ndarray  # training visit numbers
+    visits: np.ndarray  # numbers of the training visits
 
 
-class Training:
-    """What the naive methods know: training visits by band and sex, with wider ones for what is empty.
+class TrainingStrata:
+    """Training visits by stratum, which the naive methods draw from.
 
-    `visits` are the training visits; `n_codes` is the size of the list that their codes index.
+    An empty stratum falls back on its sex, then on all visits.
+    visits: the training visits. n_codes: size of the list that their codes index.
     """
 
     def __init__(self, visits: Coded, n_codes: int):
@@ -56,17 +59,18 @@ class Training:
         self._per_patient = np.bincount(visits.patient)
 
     def stratum(self, key: int) -> Stratum:
-        """Visits of a band and sex; of the sex, then of everyone, where there are none."""
+        """Visits of the stratum `key`; if it has none, those of its sex, else all visits."""
         if key not in self._strata:
-            chosen = _fall_back(self._key, key)
+            is_member = members(self._key, key)
             lengths = self.visits.lengths
-            counts = np.bincount(self.visits.codes[chosen[self.visits.visit_of_code]], minlength=self.n_codes)
-            codes = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
-            self._strata[key] = Stratum(lengths[chosen], codes, counts[codes], np.flatnonzero(chosen))
+            codes = self.visits.codes[is_member[self.visits.visit_of_code]]
+            counts = np.bincount(codes, minlength=self.n_codes)
+            ranked = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+            self._strata[key] = Stratum(lengths[is_member], ranked, counts[ranked], np.flatnonzero(is_member))
         return self._strata[key]
 
     def chain(self, key: int) -> "Chain":
-        """Bigrams of a band and sex."""
+        """Bigrams of the stratum `key`."""
         if key not in self._chains:
             self._chains[key] = Chain(self.visits, self.stratum(key), self.n_codes)
         return self._chains[key]
@@ -74,129 +78,130 @@ class Training:
     def timelines(
         self, ages: np.ndarray, sexes: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Visits drawn for patients of these first ages and sexes: patient, visit number and days [n_visits].
+        """Visits drawn for patients: patient, visit number and days [n_visits].
 
-        Number of visits by band and sex of the first visit, gaps by band of the first visit.
+        ages, sexes [n_patients]: at the first visit.
+        The number of visits is drawn by the stratum of the first visit, the gaps by its age band.
         """
         key = stratum_of(ages, sexes)
-        known = self._key[self.visits.first_visits]
+        training_key = self._key[self.visits.first_visits]
         counts = np.ones(len(ages), np.int64)
         for number in np.unique(key):
-            donors = self._per_patient[_fall_back(known, number)]
+            donors = self._per_patient[members(training_key, number)]
             counts[key == number] = rng.choice(donors, int((key == number).sum()))
         patient, visit = np.repeat(np.arange(len(ages)), counts), positions_in_rows(counts)
         days = np.zeros(len(patient), np.int64)
         followed = self.visits.followed
         gaps = self.visits.days[followed + 1] - self.visits.days[followed]
         later = visit > 0
-        band, of_gap = bands.band(ages)[patient], bands.band(self.visits.age[followed])
+        band, band_of_gap = bands.band(ages)[patient], bands.band(self.visits.age[followed])
         for number in np.unique(band[later]):
-            wanted = later & (band == number)
-            donors = gaps[of_gap == number]
-            days[wanted] = rng.choice(donors if len(donors) else gaps, int(wanted.sum()))
+            in_band = later & (band == number)
+            donors = gaps[band_of_gap == number]
+            days[in_band] = rng.choice(donors if len(donors) else gaps, int(in_band.sum()))
         total = np.cumsum(days)
         return patient, visit, total - total[row_offsets(counts)[patient]]
 
     def draw_lengths(self, key: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A training length for each visit, from its stratum."""
-        out = np.zeros(len(key), np.int64)
+        """A length for each visit, drawn from the training visits of its stratum."""
+        lengths = np.zeros(len(key), np.int64)
         for number in np.unique(key):
             rows = np.flatnonzero(key == number)
-            out[rows] = rng.choice(self.stratum(int(number)).lengths, len(rows))
-        return out
+            lengths[rows] = rng.choice(self.stratum(int(number)).lengths, len(rows))
+        return lengths
 
     def guess_lengths(
         self, key: np.ndarray, revealed: np.ndarray, share: float, rng: np.random.Generator
     ) -> np.ndarray:
-        """A length for each visit of which `revealed` codes are known, each code with probability `share`.
+        """A length for each visit, given the number of revealed codes [n_visits]; `share` reveals each code.
 
-        Drawn from the stratum's lengths of at least that many codes, in proportion to how often and to how
-        likely such a visit would reveal just so many; the revealed number where no visit is long enough.
+        A length of the stratum's visits is drawn in proportion to its frequency times the probability that
+        such a visit reveals this number of codes. Where no training visit is long enough it is the revealed
+        number.
         """
-        out = np.maximum(revealed, 1)
-        for rows, lengths, weights in self._likely_lengths(key, revealed, share, 1):
-            out[rows] = rng.choice(lengths, len(rows), p=weights)
-        return out
+        drawn = np.maximum(revealed, 1)
+        for rows, lengths, probabilities in self._length_distributions(key, revealed, share, 1):
+            drawn[rows] = rng.choice(lengths, len(rows), p=probabilities)
+        return drawn
 
     def expected_hidden(self, key: np.ndarray, revealed: np.ndarray, share: float) -> np.ndarray:
-        """How many codes are still hidden on average, by the lengths that `guess_lengths` draws from.
+        """Mean number of hidden codes [n_visits] under the distributions that `guess_lengths` draws from.
 
-        [n_visits]; 1 where no training visit is long enough.
+        1 where no training visit is long enough.
         """
-        out = np.ones(len(key))
-        for rows, lengths, weights in self._likely_lengths(key, revealed, share, 0):
-            out[rows] = (weights * lengths).sum() - revealed[rows]
-        return out
+        hidden = np.ones(len(key))
+        for rows, lengths, probabilities in self._length_distributions(key, revealed, share, 0):
+            hidden[rows] = (probabilities * lengths).sum() - revealed[rows]
+        return hidden
 
     def prevalences(self, key: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Batches of visit numbers [n] and the share of the stratum's visits with each code [n, n_codes].
+        """Batches of visit numbers [n] and the prevalence of each code in the visit's stratum [n, n_codes].
 
-        A code that the stratum never has is not guessed.
+        A code that does not occur in the stratum is not guessed.
         """
         for start in range(0, len(key), CHUNK):
             rows = np.arange(start, min(start + CHUNK, len(key)))
             scores = np.full((len(rows), self.n_codes), NONE, np.float32)
             for number in np.unique(key[rows]):
                 stratum = self.stratum(int(number))
-                share = stratum.counts / len(stratum.visits)
-                scores[np.ix_(key[rows] == number, stratum.codes)] = share
+                prevalence = stratum.counts / len(stratum.visits)
+                scores[np.ix_(key[rows] == number, stratum.codes)] = prevalence
             yield rows, scores
 
-    def _likely_lengths(
-        self, key: np.ndarray, revealed: np.ndarray, share: float, least: int
+    def _length_distributions(
+        self, key: np.ndarray, revealed: np.ndarray, share: float, min_length: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Visits of one stratum and number revealed, lengths of its training visits, their probabilities."""
+        """Visits that share stratum and number of revealed codes, lengths [k], their probabilities [k]."""
         for number in np.unique(key):
             lengths, counts = np.unique(self.stratum(int(number)).lengths, return_counts=True)
-            for known in np.unique(revealed[key == number]):
-                likely = comb(lengths, known) * (1 - share) ** np.maximum(0, lengths - known)
-                weights = counts * likely * (lengths >= max(known, least))
+            for n_revealed in np.unique(revealed[key == number]):
+                # Binomial, but for the factor share ** n_revealed, which all lengths have in common.
+                likelihood = comb(lengths, n_revealed) * (1 - share) ** np.maximum(0, lengths - n_revealed)
+                weights = counts * likelihood * (lengths >= max(n_revealed, min_length))
                 if weights.sum() > 0:
-                    rows = np.flatnonzero((key == number) & (revealed == known))
+                    rows = np.flatnonzero((key == number) & (revealed == n_revealed))
                     yield rows, lengths, weights / weights.sum()
 
 
 class Chain:
-    """Next code given this one within a stratum: its bigrams, else prevalence."""
+    """Markov chain over the codes of a stratum: the next code by bigrams, backing off to prevalence."""
 
     def __init__(self, visits: Coded, stratum: Stratum, n_codes: int):
-        inside = np.zeros(visits.n_visits, bool)
-        inside[stratum.visits] = True
-        owner = visits.visit_of_code
-        starts = visits.offsets[:-1][inside & (visits.lengths > 0)]
-        follows = np.flatnonzero(inside[owner[1:]] & (owner[1:] == owner[:-1]))
-        # The state n_codes is the one before the first code.
-        self._from = np.concatenate([np.full(len(starts), n_codes), visits.codes[follows]])
-        to = np.concatenate([visits.codes[starts], visits.codes[follows + 1]])
-        order = np.argsort(self._from, kind="stable")
-        self._to = to[order]
-        self._count = np.bincount(self._from, minlength=n_codes + 1)
-        self._start = row_offsets(self._count)
+        in_stratum = np.zeros(visits.n_visits, bool)
+        in_stratum[stratum.visits] = True
+        visit = visits.visit_of_code
+        first = visits.offsets[:-1][in_stratum & (visits.lengths > 0)]
+        followed = np.flatnonzero(in_stratum[visit[1:]] & (visit[1:] == visit[:-1]))
+        self.start_state = n_codes  # before the first code
+        state = np.concatenate([np.full(len(first), self.start_state), visits.codes[followed]])
+        successor = np.concatenate([visits.codes[first], visits.codes[followed + 1]])
+        self._successors = successor[np.argsort(state, kind="stable")]  # grouped by state
+        self._n_successors = np.bincount(state, minlength=n_codes + 1)
+        self._offsets = row_offsets(self._n_successors)
         self._codes, self._cumulative = stratum.codes, np.cumsum(stratum.counts)
-        self.start_state = n_codes
 
     def step(self, states: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A next code for each state; any successor that training saw, or one by prevalence."""
+        """A next code for each state: a successor in training visits, or a code by prevalence."""
         n = len(states)
-        counts = self._count[states]
-        place = self._start[states] + (rng.random(n) * counts).astype(np.int64)
-        by_bigram = rng.random(n) < counts / (counts + BACK_OFF)
+        counts = self._n_successors[states]
+        index = self._offsets[states] + (rng.random(n) * counts).astype(np.int64)
+        by_bigram = rng.random(n) < counts / (counts + BACKOFF_COUNT)
         rank = np.searchsorted(self._cumulative, rng.random(n) * self._cumulative[-1], side="right")
-        chosen = self._codes[rank]
-        chosen[by_bigram] = self._to[place[by_bigram]]
-        return chosen
+        codes = self._codes[rank]
+        codes[by_bigram] = self._successors[index[by_bigram]]
+        return codes
 
 
 def stratum_of(ages: np.ndarray, sexes: np.ndarray) -> np.ndarray:
-    """Number of the band of age and sex: 2 * band + sex."""
+    """Number of the stratum of each age and sex: 2 * band + sex."""
     return 2 * bands.band(ages) + np.asarray(sexes)
 
 
-def _fall_back(keys: np.ndarray, key: int) -> np.ndarray:
-    """Which of `keys` are `key`; of its sex, then all, where none is."""
-    for chosen in (keys == key, keys % 2 == key % 2):
-        if chosen.any():
-            return chosen
+def members(keys: np.ndarray, key: int) -> np.ndarray:
+    """Bool: which of `keys` are the stratum `key`; if none, which have its sex; if none, all."""
+    for is_member in (keys == key, keys % 2 == key % 2):
+        if is_member.any():
+            return is_member
     return np.ones(len(keys), bool)
 
 
@@ -209,31 +214,31 @@ def later_ages(first: np.ndarray, days: np.ndarray) -> np.ndarray:
 
 def draw_visits(
     method: str,
-    training: Training,
+    strata: TrainingStrata,
     key: np.ndarray,
     lengths: np.ndarray,
-    shown: tuple[np.ndarray, np.ndarray],
+    revealed: tuple[np.ndarray, np.ndarray],
     rng: np.random.Generator,
-    frequent: bool = False,
+    most_frequent: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Codes of visits, revealed ones first: flat codes and offsets [n_visits + 1].
 
-    `key` is each visit's stratum, `lengths` how many codes it shall hold, `shown` the flat revealed codes
-    with their offsets. A stratum with too few codes gives shorter visits. `frequent` takes the most
-    frequent codes instead of drawing (method prevalence).
+    key, lengths [n_visits]: stratum and number of codes of each visit. revealed: flat revealed codes and
+    their offsets. A stratum with too few codes gives shorter visits. most_frequent: the method prevalence
+    takes the most frequent codes instead of drawing.
     """
-    values, offsets = shown
+    values, offsets = revealed
     parts = [(row_of_value(offsets), values)]
-    missing = lengths - np.diff(offsets)
-    for number in np.unique(key[missing > 0]):
-        wanted = np.flatnonzero((key == number) & (missing > 0))
-        for start in range(0, len(wanted), CHUNK):
-            chunk = wanted[start : start + CHUNK]
-            taken = [values[offsets[row] : offsets[row + 1]] for row in chunk]
+    n_missing = lengths - np.diff(offsets)
+    for number in np.unique(key[n_missing > 0]):
+        visits = np.flatnonzero((key == number) & (n_missing > 0))
+        for start in range(0, len(visits), CHUNK):
+            chunk = visits[start : start + CHUNK]
+            known = [values[offsets[visit] : offsets[visit + 1]] for visit in chunk]
             if method == "markov":
-                row, codes = draw_chain(training, int(number), missing[chunk], taken, rng)
+                row, codes = draw_chain(strata, int(number), n_missing[chunk], known, rng)
             else:
-                row, codes = draw_prevalence(training, int(number), missing[chunk], taken, rng, frequent)
+                row, codes = draw_prevalence(strata, int(number), n_missing[chunk], known, rng, most_frequent)
             parts.append((chunk[row], codes))
     rows, values = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.argsort(rows, kind="stable")
@@ -241,61 +246,69 @@ def draw_visits(
 
 
 def draw_prevalence(
-    training: Training,
+    strata: TrainingStrata,
     key: int,
-    missing: np.ndarray,
-    taken: list[np.ndarray],
+    n_missing: np.ndarray,
+    known: list[np.ndarray],
     rng: np.random.Generator,
-    frequent: bool,
+    most_frequent: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """New codes of a chunk of visits: row in the chunk and code. Exponential clocks draw without repeats."""
-    stratum = training.stratum(key)
-    rank = np.full(training.n_codes, -1)
+    """Added codes of a chunk of visits: row in the chunk, code.
+
+    n_missing [rows]: number of codes to add. known: the revealed codes of each row, which are not added.
+    Draws without repeats: each code gets an exponential waiting time at the rate of its count, the first ones
+    are drawn.
+    """
+    stratum = strata.stratum(key)
+    rank = np.full(strata.n_codes, -1)
     rank[stratum.codes] = np.arange(len(stratum.codes))
-    if frequent:
-        time = np.tile(np.arange(len(stratum.codes), dtype=float), (len(missing), 1))
+    if most_frequent:
+        time = np.tile(np.arange(len(stratum.codes), dtype=float), (len(n_missing), 1))
     else:
-        time = rng.exponential(size=(len(missing), len(stratum.codes))) / stratum.counts
-    for row, codes in enumerate(taken):
-        known = rank[codes]
-        time[row, known[known >= 0]] = np.inf
-    most = min(int(missing.max()), time.shape[1])
-    first = np.argpartition(time, most - 1, axis=1)[:, :most]
+        time = rng.exponential(size=(len(n_missing), len(stratum.codes))) / stratum.counts
+    for row, codes in enumerate(known):
+        known_rank = rank[codes]
+        time[row, known_rank[known_rank >= 0]] = np.inf
+    n_first = min(int(n_missing.max()), time.shape[1])
+    first = np.argpartition(time, n_first - 1, axis=1)[:, :n_first]
     first = np.take_along_axis(first, np.argsort(np.take_along_axis(time, first, 1), axis=1), 1)
-    free = np.isfinite(np.take_along_axis(time, first, 1))
-    rows, columns = np.nonzero(free & (np.arange(most) < missing[:, None]))
+    is_new = np.isfinite(np.take_along_axis(time, first, 1))
+    rows, columns = np.nonzero(is_new & (np.arange(n_first) < n_missing[:, None]))
     return rows, stratum.codes[first[rows, columns]]
 
 
 def draw_chain(
-    training: Training,
+    strata: TrainingStrata,
     key: int,
-    missing: np.ndarray,
-    taken: list[np.ndarray],
+    n_missing: np.ndarray,
+    known: list[np.ndarray],
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """New codes of a chunk of visits by the chain, from the last revealed code or from the start."""
-    chain = training.chain(key)
-    held = np.zeros((len(missing), training.n_codes), bool)
-    state = np.full(len(missing), chain.start_state)
-    for row, codes in enumerate(taken):
-        held[row, codes] = True
+    """Added codes of a chunk of visits by the chain, from the last revealed code or from its start.
+
+    Arguments and result as in `draw_prevalence`.
+    """
+    chain = strata.chain(key)
+    has_code = np.zeros((len(n_missing), strata.n_codes), bool)
+    state = np.full(len(n_missing), chain.start_state)
+    for row, codes in enumerate(known):
+        has_code[row, codes] = True
         if len(codes):
             state[row] = codes[-1]
-    rows, found = [], []
-    for step in range(int(missing.max())):
-        waiting = np.flatnonzero(missing > step)
-        for _ in range(TRIES):
-            code = chain.step(state[waiting], rng)
-            new = ~held[waiting, code]
-            settled, code = waiting[new], code[new]
-            held[settled, code], state[settled] = True, code
-            rows.append(settled)
-            found.append(code)
-            waiting = waiting[~new]
-            if not len(waiting):
+    added_rows, added_codes = [], []
+    for step in range(int(n_missing.max())):
+        pending = np.flatnonzero(n_missing > step)
+        for _ in range(MAX_DRAWS):
+            code = chain.step(state[pending], rng)
+            is_new = ~has_code[pending, code]
+            rows, code = pending[is_new], code[is_new]
+            has_code[rows, code], state[rows] = True, code
+            added_rows.append(rows)
+            added_codes.append(code)
+            pending = pending[~is_new]
+            if not len(pending):
                 break
-    return np.concatenate(rows), np.concatenate(found)
+    return np.concatenate(added_rows), np.concatenate(added_codes)
 
 
 def visits_table(
@@ -307,7 +320,7 @@ def visits_table(
     codes: tuple[np.ndarray, np.ndarray],
     names: list[str],
 ) -> pa.Table:
-    """The public columns from arrays; `codes` are flat indices into `names` with their offsets."""
+    """A table of visits from arrays; `codes` are flat indices into `names` and their offsets."""
     table = pa.table(
         {
             "patient_id": patient_ids,
@@ -322,5 +335,5 @@ def visits_table(
 
 
 def code_column(codes: tuple[np.ndarray, np.ndarray], names: list[str]) -> pa.ListArray:
-    """List column of code strings."""
+    """List column of code strings from flat indices into `names` and their offsets."""
     return list_column(pa.array(names, pa.string()).take(pa.array(codes[0], pa.int64())), codes[1])

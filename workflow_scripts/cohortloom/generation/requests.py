@@ -1,4 +1,4 @@
-"""Whose ages and sexes the synthetic patients take."""
+"""Ages and sexes requested for the synthetic patients."""
 
 import csv
 from pathlib import Path
@@ -16,9 +16,9 @@ def requested_patients(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Age in years and sex (0 F, 1 M) of each patient to generate.
 
-    `demographics` is test or train (first visits of those patients) or a CSV with the columns age and
-    sex, in either case; with `patients` so many of them (`repeated_or_chosen`). Raises UserError for an age
-    or sex that the training patients do not cover.
+    demographics: test or train (first visits of those patients), or a CSV file with the columns age and sex
+    (upper or lower case). patients: number of them (`resampled_positions`). Raises UserError for an age or
+    sex that the training patients do not cover.
     """
     if demographics in ("train", "test"):
         table = read_visits(train if demographics == "train" else test)
@@ -27,38 +27,38 @@ def requested_patients(
     else:
         age, sex = _read_csv(Path(demographics), train)
     if patients is not None:
-        chosen = repeated_or_chosen(len(age), patients, seed)
-        age, sex = age[chosen], sex[chosen]
+        positions = resampled_positions(len(age), patients, seed)
+        age, sex = age[positions], sex[positions]
     return age, sex
 
 
-def repeated_or_chosen(n: int, patients: int, seed: int) -> np.ndarray:
-    """`patients` positions out of `n`, sorted: a random choice, or each as often as any other but for one."""
+def resampled_positions(n: int, patients: int, seed: int) -> np.ndarray:
+    """`patients` positions out of `n`, sorted: a random choice; beyond `n` each about equally often."""
     return np.sort(np.resize(generator("requested patients", seed).permutation(n), patients))
 
 
-def drawn_patients(visits: pa.Table, patients: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Age in years and sex (0 F, 1 M) of so many patients, drawn with replacement from first visits.
+def draw_patients(visits: pa.Table, patients: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Age in years and sex (0 F, 1 M) of `patients` patients, drawn with replacement from first visits.
 
-    Age and sex are drawn together, for they go together.
+    Age and sex are drawn together, for they depend on each other.
     """
     first = np.flatnonzero(visits["visit"].to_numpy() == 0)
     chosen = generator("drawn patients", seed).choice(first, patients)
     return visits["age"].to_numpy()[chosen], sex_index(visits)[chosen]
 
 
-def write_requested(path: Path, age: np.ndarray, sex: np.ndarray) -> None:
-    """Write a CSV that `requested_patients` reads: age in years and sex (0 F, 1 M), a line a patient."""
+def write_demographics(path: Path, age: np.ndarray, sex: np.ndarray) -> None:
+    """Write a CSV that `requested_patients` reads: a line a patient; age in years, sex 0 F, 1 M."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("age", "sex"))
-        writer.writerows((years, SEXES[which]) for years, which in zip(age.tolist(), sex, strict=True))
+        writer.writerows((years, SEXES[index]) for years, index in zip(age.tolist(), sex, strict=True))
 
 
 def _read_csv(path: Path, train: Path) -> tuple[np.ndarray, np.ndarray]:
-    seen = read_visits(train)
-    first = seen["visit"].to_numpy() == 0
-    ages, sexes = seen["age"].to_numpy()[first], sex_index(seen)[first]
+    visits = read_visits(train)
+    first = visits["visit"].to_numpy() == 0
+    ages, sexes = visits["age"].to_numpy()[first], sex_index(visits)[first]
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -66,14 +66,14 @@ def _read_csv(path: Path, train: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(
             f"{path}: cannot be read ({reason}); generate.demographics is test, train or a CSV file"
         ) from None
-    made: list[tuple[float, int]] = []
+    patients: list[tuple[float, int]] = []
     reader = csv.DictReader(lines)
     reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
     for column in ("age", "sex"):
         if column not in reader.fieldnames:
-            found = ", ".join(reader.fieldnames) or "nothing"
+            header = ", ".join(reader.fieldnames) or "nothing"
             raise UserError(
-                f"{path}: column {column} is missing; the header must hold age and sex and holds {found}"
+                f"{path}: column {column} is missing; the header must hold age and sex and holds {header}"
             )
     for row in reader:
         line = f"{path}: line {reader.line_num}"
@@ -92,7 +92,7 @@ def _read_csv(path: Path, train: Path) -> tuple[np.ndarray, np.ndarray]:
                 f"{line}: column age: {row['age']!r} lies outside the training range of sex {sex}, "
                 f"{of_sex.min():g} to {of_sex.max():g} years"
             )
-        made.append((np.floor(age) if age >= 1 else age, SEXES.index(sex)))
-    if not made:
+        patients.append((np.floor(age) if age >= 1 else age, SEXES.index(sex)))
+    if not patients:
         raise UserError(f"{path}: no patient below the header; give one line a patient")
-    return np.array([age for age, _ in made], np.float32), np.array([sex for _, sex in made])
+    return np.array([age for age, _ in patients], np.float32), np.array([sex for _, sex in patients])

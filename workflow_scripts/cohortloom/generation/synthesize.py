@@ -1,7 +1,7 @@
-"""Visits from a trained model: batches of generate() calls, visit by visit, and what they returned.
+"""Patients from a trained model: one generate() call for each visit of a batch of patients.
 
-What generate() returns is what is written: repeated codes, invalid tokens and cut-off visits are
-counted on the raw ids, and the visits writer refuses a repeated code rather than repair it.
+The output of generate() is saved as it is. Repeated codes, invalid tokens and truncated visits are counted on
+the raw ids; the writer of visits refuses a repeated code instead of repairing it.
 """
 
 from collections.abc import Iterator
@@ -19,12 +19,16 @@ from cohortloom.generation.sampling import sample_tokens
 from cohortloom.runtime.devices import fast_products
 
 DAYS_PER_YEAR = 365.25
-BATCH_SIZE = 512  # patients; with 256 a visit took a fifth longer (AMX, preset small)
+BATCH_SIZE = 512  # patients; with 256 a visit takes a fifth longer (AMX, preset small)
 
 
 @dataclass
-class Decoded:
-    """Raw output of generate() taken apart: flat code ids, codes a visit, terminators, and its faults."""
+class GeneratedVisits:
+    """One generated visit of each patient in a batch.
+
+    ids [n_codes]: flat vocabulary ids. lengths [batch]: codes of each visit. terminators [batch]. counts: of
+    visits, codes and faults.
+    """
 
     ids: np.ndarray
     lengths: np.ndarray
@@ -33,8 +37,8 @@ class Decoded:
 
 
 @dataclass
-class Record:
-    """Generated visits of a batch of patients, sorted by patient and time; ids are vocabulary ids."""
+class GeneratedPatients:
+    """All generated visits of a batch of patients, sorted by patient and time; ids are vocabulary ids."""
 
     patient: np.ndarray
     visit: np.ndarray
@@ -46,29 +50,29 @@ class Record:
     counts: dict[str, int]
 
 
-def decode(
+def generate_visits(
     model: torch.nn.Module,
-    words: Vocabulary,
+    vocabulary: Vocabulary,
     rows: tuple[np.ndarray, np.ndarray],
     age: np.ndarray,
     sex: np.ndarray,
     seed: int,
     constraint=None,
     **options,
-) -> Decoded:
-    """One generate() call.
+) -> GeneratedVisits:
+    """One visit of each patient: one generate() call.
 
     Args:
         rows: encoder tokens, flat, and their lengths [batch].
         age: years [batch]. sex: 0 F, 1 M [batch]. seed: of torch's generator, for this call alone.
-        constraint: a constrained.Constraint; what it removes is added to the counts.
-        options: generation options beside those saved with the model.
+        constraint: a constrained.Constraint; its counts are added to those of the visits.
+        options: generation options that replace those saved with the model.
     """
     device = next(model.parameters()).device
     n = len(rows[1])
     prompts = (np.full(N_PROMPTS * n, START), np.full(n, N_PROMPTS))
     encoder, lengths = join_rows(prompts, rows)
-    processor = constraint.of(age, sex) if constraint else None
+    processor = constraint.processor(age, sex) if constraint else None
     if processor:
         options = {**options, "logits_processor": [processor]}
     devices = [device] if device.type == "cuda" else []
@@ -81,38 +85,37 @@ def decode(
             custom_generate=sample_tokens,
             **options,
         )
-    decoded = take_apart(raw.cpu().numpy(), words)
-    decoded.counts |= processor.counts() if processor else {}
-    return decoded
+    visits = parse_ids(raw.cpu().numpy(), vocabulary)
+    visits.counts |= processor.counts() if processor else {}
+    return visits
 
 
-def take_apart(raw: np.ndarray, words: Vocabulary) -> Decoded:
-    """Codes and terminators of raw ids [batch, length], behind the prompts' places and the start token."""
+def parse_ids(raw: np.ndarray, vocabulary: Vocabulary) -> GeneratedVisits:
+    """Codes and terminators of raw ids [batch, length], after the prompts' positions and the start token."""
     body = raw[:, N_PROMPTS + 1 :]
-    is_end = (body >= END) & (body < words.first_code)
-    closed = is_end.any(1)
-    stop = np.where(closed, is_end.argmax(1), body.shape[1])
-    inside = np.arange(body.shape[1]) < stop[:, None]
-    inside &= body != PAD
-    codes = inside & (body >= words.first_code)
-    ordered = np.sort(np.where(codes, body, -1 - np.arange(body.shape[1])), axis=1)
-    rows = np.arange(len(body))
+    is_end = (body >= END) & (body < vocabulary.first_code)
+    has_end = is_end.any(1)
+    end = np.where(has_end, is_end.argmax(1), body.shape[1])
+    before_end = (np.arange(body.shape[1]) < end[:, None]) & (body != PAD)
+    is_code = before_end & (body >= vocabulary.first_code)
+    # Sorted, a repeated code stands beside itself; other tokens become distinct negative numbers.
+    ordered = np.sort(np.where(is_code, body, -1 - np.arange(body.shape[1])), axis=1)
     terminators = np.full(len(body), END)
-    terminators[closed] = body[rows[closed], stop[closed]]
+    terminators[has_end] = body[np.flatnonzero(has_end), end[has_end]]
     counts = {
         "visits": len(body),
-        "codes": int(codes.sum()),
+        "codes": int(is_code.sum()),
         "duplicates": int((ordered[:, 1:] == ordered[:, :-1]).sum()),
-        "invalid_tokens": int((inside & ~codes).sum()),
-        "cut_off": int((~closed).sum()),
-        "empty": int((codes.sum(1) == 0).sum()),
+        "invalid_tokens": int((before_end & ~is_code).sum()),
+        "cut_off": int((~has_end).sum()),
+        "empty": int((is_code.sum(1) == 0).sum()),
     }
-    return Decoded(body[codes], codes.sum(1), terminators, counts)
+    return GeneratedVisits(body[is_code], is_code.sum(1), terminators, counts)
 
 
 def synthesize(
     model: torch.nn.Module,
-    words: Vocabulary,
+    vocabulary: Vocabulary,
     age: np.ndarray,
     sex: np.ndarray,
     seed: tuple,
@@ -120,20 +123,20 @@ def synthesize(
     max_visits: int = 100,
     shard: tuple[int, int] = (1, 1),
     **options,
-) -> Iterator[Record]:
+) -> Iterator[GeneratedPatients]:
     """Patients of the requested ages (years at the first visit) and sexes, batch by batch, in order.
 
-    seed: a purpose and numbers, as `seed_of` takes them. A batch is a fixed run of `batch_size` patients with
-    random numbers of its own, so that batches may be generated in any order and place. `shard` (i, k) takes
-    the i-th of k parts of them.
+    seed: a purpose and numbers, as `seed_of` takes them. Each batch of `batch_size` patients has random
+    numbers of its own, so batches may be generated in any order and by any job. `shard` (i, k): only the i-th
+    of k parts of the batches.
     """
     starts = range(0, len(age), batch_size)
-    for number in part_of(len(starts), *shard):
+    for number in shard_batches(len(starts), *shard):
         start = starts[number]
         batch = slice(start, start + batch_size)
         yield _synthesize_batch(
             model,
-            words,
+            vocabulary,
             np.asarray(age[batch], float),
             np.asarray(sex[batch]),
             (*seed, number),
@@ -143,68 +146,68 @@ def synthesize(
         )
 
 
-def visit_room(max_new_tokens: int) -> int:
-    """Positions that are kept free after a history, for a visit and the prompts."""
+def reserved_positions(max_new_tokens: int) -> int:
+    """Positions that a history leaves free, for the visit and the prompts."""
     return max_new_tokens + N_PROMPTS + 6
 
 
-def part_of(batches: int, shard: int, shards: int) -> range:
-    """Numbers of the batches of part `shard` (from 1) of `shards`: in order, the first parts the longer."""
+def shard_batches(batches: int, shard: int, shards: int) -> range:
+    """Numbers of the batches of part `shard` (from 1) of `shards`; the first parts may have one more."""
     shortest, longer = divmod(batches, shards)
     start = (shard - 1) * shortest + min(shard - 1, longer)
     return range(start, start + shortest + (shard <= longer))
 
 
-def _synthesize_batch(model, words, age, sex, seed, start, max_visits, options) -> Record:
+def _synthesize_batch(model, vocabulary, age, sex, seed, start, max_visits, options) -> GeneratedPatients:
     purpose, *numbers = seed
     rng = generator(f"{purpose}: birthdays and gaps", *numbers)
-    # Completed years hide the birthday: it is drawn once a patient, so that ages grow as they should.
-    exact = age + np.where((age >= 1) & (age < MAX_AGE), rng.random(len(age)), 0.0)
-    max_history = model.config.max_position_embeddings - visit_room(model.generation_config.max_new_tokens)
-    alive = np.arange(len(age))
+    # Completed years hide the birthday: it is drawn once a patient, so that later ages advance on that day.
+    exact_age = age + np.where((age >= 1) & (age < MAX_AGE), rng.random(len(age)), 0.0)
+    reserved = reserved_positions(model.generation_config.max_new_tokens)
+    max_history = model.config.max_position_embeddings - reserved
+    active = np.arange(len(age))  # patients whose record has not ended
     past = (np.empty(0, np.int64), np.zeros(len(age), np.int64))
     days = np.zeros(len(age), np.int64)
-    made: list[tuple[np.ndarray, ...]] = []
+    parts: list[tuple[np.ndarray, ...]] = []
     totals: dict[str, int] = {}
     for visit in range(max_visits):
-        history, shortened = latest_visits(past, max_history, words)
-        rows = join_rows(history, (np.full(len(alive), NOW), np.ones(len(alive), np.int64)))
+        history, shortened = latest_visits(past, max_history, vocabulary)
+        rows = join_rows(history, (np.full(len(active), NOW), np.ones(len(active), np.int64)))
         totals["short_history"] = totals.get("short_history", 0) + shortened
-        current = age_at(exact[alive], age[alive], days[alive])
-        # A visit without a code is no visit: as its first token a terminator is not offered.
-        decoded = decode(
+        current_age = age_at(exact_age[active], age[active], days[active])
+        # Every visit has a code: the first token cannot be a terminator.
+        visits = generate_visits(
             model,
-            words,
+            vocabulary,
             rows,
-            current,
-            sex[alive],
+            current_age,
+            sex[active],
             seed_of(*seed, visit),
-            begin_suppress_tokens=words.terminators,
+            begin_suppress_tokens=vocabulary.terminators,
             **options,
         )
-        for key, value in decoded.counts.items():
+        for key, value in visits.counts.items():
             totals[key] = totals.get(key, 0) + value
-        made.append((alive, np.full(len(alive), visit), days[alive], current, decoded.ids, decoded.lengths))
-        on = decoded.terminators != END
-        if not on.any():
+        number = np.full(len(active), visit)
+        parts.append((active, number, days[active], current_age, visits.ids, visits.lengths))
+        goes_on = visits.terminators != END
+        if not goes_on.any():
             break
         past = join_rows(
-            past, (decoded.ids, decoded.lengths), (decoded.terminators, np.ones(len(alive), np.int64))
+            past, (visits.ids, visits.lengths), (visits.terminators, np.ones(len(active), np.int64))
         )
-        keep = np.repeat(on, past[1])
-        past = (past[0][keep], past[1][on])
-        alive = alive[on]
-        days[alive] += words.draw_gap(decoded.terminators[on], rng)
+        past = (past[0][np.repeat(goes_on, past[1])], past[1][goes_on])
+        active = active[goes_on]
+        days[active] += vocabulary.draw_gap(visits.terminators[goes_on], rng)
     else:
-        totals["cut_off_records"] = int(on.sum())
-    return _sorted_record(made, sex, start, totals)
+        totals["cut_off_records"] = int(goes_on.sum())
+    return _sorted_patients(parts, sex, start, totals)
 
 
-def _sorted_record(made, sex, start, totals) -> Record:
-    patient, visit, days, age = (np.concatenate([part[i] for part in made]) for i in range(4))
-    ids, lengths = np.concatenate([part[4] for part in made]), np.concatenate([part[5] for part in made])
+def _sorted_patients(parts, sex, start, totals) -> GeneratedPatients:
+    patient, visit, days, age, ids, lengths = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     order = np.lexsort((visit, patient))
-    return Record(
+    return GeneratedPatients(
         patient[order] + start,
         visit[order],
         days[order],
@@ -216,23 +219,28 @@ def _sorted_record(made, sex, start, totals) -> Record:
 
 
 def age_at(exact: np.ndarray, first: np.ndarray, days: np.ndarray) -> np.ndarray:
-    """Age in the table's terms `days` after the first visit: completed years from 1 on, capped at 90."""
+    """Age as the visits table has it `days` after the first visit: completed years from 1 on, capped at 90.
+
+    exact: age at the first visit with the drawn birthday. first: the same age as the table has it.
+    """
     later = exact + days / DAYS_PER_YEAR
     later = np.where(later >= 1, np.floor(later), later)
     return np.where(days == 0, first, np.minimum(np.maximum(later, np.minimum(first, MAX_AGE)), MAX_AGE))
 
 
 def latest_visits(
-    past: tuple[np.ndarray, np.ndarray], longest: int, words: Vocabulary
+    past: tuple[np.ndarray, np.ndarray], max_tokens: int, vocabulary: Vocabulary
 ) -> tuple[tuple[np.ndarray, np.ndarray], int]:
-    """The latest whole visits of each history that `longest` tokens hold, and how many histories were cut.
+    """The latest whole visits of each history that fit `max_tokens`, and how many histories were cut.
 
     past: flat tokens and their lengths [n]; each visit is its codes and a terminator.
     """
     tokens, lengths = past
     offsets = row_offsets(lengths)
-    is_terminator = (tokens >= END) & (tokens < words.first_code)
-    begins = np.append(0, np.flatnonzero(is_terminator) + 1)  # of visits; each history ends with a terminator
-    begin = begins[np.searchsorted(begins, np.maximum(offsets[:-1], offsets[1:] - longest))]
-    fitting = offsets[1:] - begin
-    return (tokens[ragged_range(begin, fitting)], fitting), int((fitting < lengths).sum())
+    is_terminator = (tokens >= END) & (tokens < vocabulary.first_code)
+    visit_starts = np.append(0, np.flatnonzero(is_terminator) + 1)  # each history ends with a terminator
+    first_fitting = np.searchsorted(visit_starts, np.maximum(offsets[:-1], offsets[1:] - max_tokens))
+    begin = visit_starts[first_fitting]
+    latest_lengths = offsets[1:] - begin
+    latest = tokens[ragged_range(begin, latest_lengths)], latest_lengths
+    return latest, int((latest_lengths < lengths).sum())

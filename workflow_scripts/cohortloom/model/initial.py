@@ -1,10 +1,10 @@
-"""What a fresh model starts from: its size by name, and what is counted on the training visits.
+"""A fresh model: its size by the name of a preset, its biases from counts on the training visits.
 
-The output layer has a bias for each token and each group of age and sex: the log frequency of the token in
-the training visits of the group, smoothed. So the network learns how a visit departs from its group and not
-the group itself, and what never occurs at an age starts out as all but impossible. To learn that by gradient
-took it more tokens than there are: docs/trials.md. What recurs, when a visit ends and which codes occur
-together (pairs.py) start likewise.
+The output layer has a bias for each token and each group of age and sex: the smoothed log frequency of the
+token in the group's training visits. The network then learns only how a visit differs from its group, and a
+code that never occurs at an age starts out nearly impossible. Learning this by gradient needs more tokens
+than there are (docs/trials.md). Recurrence, the ends of visits and pairs of codes (pairs.py) also start from
+counts.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from cohortloom.base.seeds import seed_of
 from cohortloom.data.bands import DAY, FINE, band
 from cohortloom.data.examples import N_PROMPTS, Examples, history
 from cohortloom.data.vocabulary import NOW, PAD, START, Vocabulary
-from cohortloom.model.pairs import start_from_pairs
+from cohortloom.model.pairs import initialize_pairs
 from cohortloom.model.prompt_bart import PromptBartConfig, PromptBartWithDemographicPrediction
 from cohortloom.model.record import MAX_COUNT
 
@@ -26,23 +26,23 @@ PRESETS = {
     "small": (256, 2, 2, 4, 512),
     "base": (768, 6, 6, 12, 3072),
 }
-POSITIONS = 512  # of a visit with its history; the latest visits are kept
-# Chosen between the likelihood of validation visits under these shares alone and what is impossible;
-# docs/quality.md.
-DISCOUNT = 0.5  # occurrences that every token seen gives up to the wider group
-WEIGHT = 300.0  # tokens that age and sex apart count for, in a group of both
+MIN_POSITIONS = 512  # of a visit with its history; of a longer history the latest visits are kept
+# Chosen by the likelihood of validation visits under these shares alone, and by how probable impossible codes
+# remain: docs/quality.md.
+DISCOUNT = 0.5  # occurrences that each observed token gives up to the wider group
+PRIOR_TOKENS = 300.0  # tokens that the prior (age and sex as if independent) counts for in a group of both
 
 
 def make_model(
     vocabulary: Vocabulary, data: Examples, preset: str, seed: int, dropout: float, **losses
 ) -> PromptBartWithDemographicPrediction:
-    """A fresh model of the preset for training visits `data`, its biases set to what they count.
+    """A fresh model of the preset, whose biases are counted on the training visits `data`.
 
-    losses: the keywords of PromptBartConfig that weigh the terms of the loss and say what the heads read.
+    losses: keywords of PromptBartConfig for the weights of the loss and the input of the heads.
     """
     d_model, encoder_layers, decoder_layers, heads, ffn = PRESETS[preset]
     longest = int(np.diff(data.offsets).max())
-    positions = max(POSITIONS, 2 * (longest + 16))
+    positions = max(MIN_POSITIONS, 2 * (longest + 16))
     torch.manual_seed(seed_of("initial weights", seed))
     config = PromptBartConfig(
         vocab_size=len(vocabulary),
@@ -74,10 +74,10 @@ def make_model(
     shares = smoothed_shares(token_counts(data, len(vocabulary)))
     with torch.no_grad():
         model.summary.group_bias.copy_(torch.from_numpy(np.log(shares)))
-        model.summary.recurrence.copy_(torch.from_numpy(recurrence(data, shares, positions - N_PROMPTS)))
-        for kind, rows in enumerate((data.visit == 0, data.visit > 0)):
-            model.summary.ending[kind] = torch.from_numpy(ending(data, rows, shares, MAX_COUNT))
-    start_from_pairs(model, data, seed)
+        model.summary.recurrence.copy_(torch.from_numpy(recurrence_bias(data, shares, positions - N_PROMPTS)))
+        for kind, is_counted in enumerate((data.visit == 0, data.visit > 0)):
+            model.summary.ending[kind] = torch.from_numpy(ending_bias(data, is_counted, shares, MAX_COUNT))
+    initialize_pairs(model, data, seed)
     generation = model.generation_config
     generation.do_sample, generation.temperature = True, 1.0
     generation.top_k, generation.top_p = 0, 1.0
@@ -95,7 +95,7 @@ def group_of(age: np.ndarray, sex: np.ndarray) -> np.ndarray:
 
 
 def token_counts(data: Examples, size: int) -> np.ndarray:
-    """Tokens that the decoder writes, codes and terminators, by group: [groups, size]."""
+    """Number of each of the decoder's tokens, codes and terminators, in each group: [groups, size]."""
     group = group_of(data.age, data.sex)
     counts = np.zeros((2 * len(FINE), size))
     np.add.at(counts, (np.repeat(group, np.diff(data.offsets)), data.ids), 1)
@@ -104,42 +104,45 @@ def token_counts(data: Examples, size: int) -> np.ndarray:
 
 
 def smoothed_shares(counts: np.ndarray) -> np.ndarray:
-    """Share of each token in each group from counts [groups, size]; rows sum to 1, none is 0.
+    """Share of each token in each group from counts [groups, size]; rows sum to 1, no share is 0.
 
-    Absolute discounting (Ney, Essen and Kneser 1994): a group borrows from age and sex apart, as if they were
-    independent. These borrow from all by the number of groups that a token occurs in and not by how often it
-    does (Kneser and Ney 1995): a delivery is frequent, but where there was none it is not likely.
+    Absolute discounting (Ney, Essen and Kneser 1994). The prior of a group of age and sex is what its age
+    band and its sex give as if they were independent. The prior of these is the number of groups that hold a
+    token, not the number of its occurrences (Kneser and Ney 1995): delivery is a frequent code, yet
+    improbable in a group that has none.
     """
 
-    def borrow(some: np.ndarray, share: np.ndarray, weight: float) -> np.ndarray:
-        taken = np.minimum(some, DISCOUNT)
-        mixed = some - taken + np.maximum(taken.sum(-1, keepdims=True) + weight, 1e-9) * share
-        return mixed / mixed.sum(-1, keepdims=True)
+    def discount(counts: np.ndarray, prior: np.ndarray, prior_tokens: float) -> np.ndarray:
+        discounts = np.minimum(counts, DISCOUNT)
+        smoothed = counts - discounts
+        smoothed = smoothed + np.maximum(discounts.sum(-1, keepdims=True) + prior_tokens, 1e-9) * prior
+        return smoothed / smoothed.sum(-1, keepdims=True)
 
     counts = counts.reshape(2, len(FINE), -1)
-    overall, spread = (np.maximum(by.sum((0, 1)), 0.5) for by in (counts, counts > 0))
-    overall, spread = overall / overall.sum(), spread / spread.sum()
-    by_sex, by_band = borrow(counts.sum(1), spread, 0.0), borrow(counts.sum(0), spread, 0.0)
-    apart = by_sex[:, None] * by_band[None] / overall
-    return borrow(counts, apart / apart.sum(-1, keepdims=True), WEIGHT).reshape(2 * len(FINE), -1)
+    overall, n_groups = (np.maximum(values.sum((0, 1)), 0.5) for values in (counts, counts > 0))
+    overall, prior = overall / overall.sum(), n_groups / n_groups.sum()
+    by_sex, by_band = discount(counts.sum(1), prior, 0.0), discount(counts.sum(0), prior, 0.0)
+    independent = by_sex[:, None] * by_band[None] / overall
+    independent = independent / independent.sum(-1, keepdims=True)
+    return discount(counts, independent, PRIOR_TOKENS).reshape(2 * len(FINE), -1)
 
 
-def recurrence(data: Examples, shares: np.ndarray, max_tokens: int) -> np.ndarray:
-    """By what factor a code is likelier after an earlier visit that holds it, as a log: [size].
+def recurrence_bias(data: Examples, shares: np.ndarray, max_tokens: int) -> np.ndarray:
+    """Log of the factor by which an earlier visit with a code raises the code's share: [size].
 
-    shares: of the groups. A first factor, the same for all codes, makes as many recurrences expected as are
-    observed; each code's own is shrunk towards it (gamma-Poisson). A code is expected in a visit of n tokens
-    with probability 1 - (1 - p)^n, where p is its raised share.
+    shares [groups, size]: of `smoothed_shares`. A common factor of all codes is set so that as many
+    recurrences are expected as are observed; each code's own factor is shrunk towards it (gamma-Poisson). A
+    visit of n tokens holds a code with probability 1 - (1 - p)^n, where p is the raised share.
     """
     size = shares.shape[1]
     past, lengths, _ = history(data, max_tokens)
     row = row_of_value(row_offsets(lengths))
-    seen = np.unique(row * size + past)  # a code counts once, however many visits hold it
-    seen = seen[~np.isin(seen % size, data.terminator)]
-    row, token = seen // size, seen % size
+    earlier = np.unique(row * size + past)  # a code counts once, however many earlier visits hold it
+    earlier = earlier[~np.isin(earlier % size, data.terminator)]
+    row, token = earlier // size, earlier % size
     share, tokens = shares[group_of(data.age, data.sex)[row], token], np.diff(data.offsets)[row] + 1
-    now = row_of_value(data.offsets) * size + data.ids
-    observed = np.isin(seen, now)
+    current = row_of_value(data.offsets) * size + data.ids
+    is_recurring = np.isin(earlier, current)
 
     def expected(factor: float) -> np.ndarray:
         raised = share * factor
@@ -149,20 +152,20 @@ def recurrence(data: Examples, shares: np.ndarray, max_tokens: int) -> np.ndarra
     low, high = 1.0, 1e4
     for _ in range(40):
         factor = np.sqrt(low * high)
-        low, high = (factor, high) if expected(factor).sum() < observed.sum() else (low, factor)
-    each = np.bincount(token, expected(factor), size)
-    return np.log(factor * (np.bincount(token, observed, size) + 1) / (each + 1))
+        low, high = (factor, high) if expected(factor).sum() < is_recurring.sum() else (low, factor)
+    expected_of_code = np.bincount(token, expected(factor), size)
+    return np.log(factor * (np.bincount(token, is_recurring, size) + 1) / (expected_of_code + 1))
 
 
-def ending(data: Examples, rows: np.ndarray, shares: np.ndarray, count: int) -> np.ndarray:
-    """Log odds that a visit ends after 0, 1, ... count - 1 codes, less those of the groups alone: [count].
+def ending_bias(data: Examples, is_counted: np.ndarray, shares: np.ndarray, n_cells: int) -> np.ndarray:
+    """Log odds that a visit ends after 0, 1, ... n_cells - 1 codes, minus those of the groups: [n_cells].
 
-    rows [n_visits] bool: visits to count.
+    is_counted [n_visits] bool: visits to count.
     """
-    lengths = np.diff(data.offsets)[rows]
-    ended = np.bincount(np.minimum(lengths, count - 1), minlength=count)
+    lengths = np.diff(data.offsets)[is_counted]
+    ended = np.bincount(np.minimum(lengths, n_cells - 1), minlength=n_cells)
     reached = ended[::-1].cumsum()[::-1]
     odds = (ended + 0.5) / (reached - ended + 0.5)
-    ends = shares[:, np.unique(data.terminator)].sum(1)[group_of(data.age, data.sex)]
-    alone = ends[rows].mean() if rows.any() else ends.mean()
-    return np.log(odds) - np.log(alone / (1 - alone))
+    end_share = shares[:, np.unique(data.terminator)].sum(1)[group_of(data.age, data.sex)]
+    mean_share = end_share[is_counted].mean() if is_counted.any() else end_share.mean()
+    return np.log(odds) - np.log(mean_share / (1 - mean_share))

@@ -1,5 +1,4 @@
-"""What the model knows of a record apart from its attention: the prompts of age and sex, sums over codes,
-biases."""
+"""The parts of the model beside attention: prompts of age and sex, sums over codes, biases on the logits."""
 
 from dataclasses import dataclass
 
@@ -9,34 +8,40 @@ from torch.nn import functional as F
 from transformers import BartConfig
 from transformers.modeling_outputs import ModelOutput
 
-MAX_COUNT = 64  # numbers of codes of a visit that the bias on ending distinguishes
+MAX_COUNT = 64  # the bias on ending has a cell for each number of codes below this
 
 
 @dataclass
-class Record(ModelOutput):
-    """What is known of visits before their first code is written.
+class EncodedVisits(ModelOutput):
+    """What the model knows of visits before it generates their first code.
 
-    last_hidden_state [rows, length, d_model] of the encoder; visit [rows, length] the visit of each of its
-    tokens. Of each visit: prompts [visits, 2, d_model] for the decoder; context [visits, d_model] for the
-    summary; shown_sum [visits, d_model] of the embeddings of this visit's codes that are shown; group
-    [visits] of age and sex; shown_ids, shown_bias [visits, length] the codes that were shown (0 where there
-    is none; twice where earlier visits and this one show it) and what is added to their logits; known
-    [visits, 2] how many codes of earlier visits and of this visit are shown.
+    last_hidden_state [rows, length, d_model]: states of the encoder. visit [rows, length]: visit of each of
+    its tokens.
+
+    Of each visit:
+    - prompts [visits, 2, d_model]: the prompts of the decoder.
+    - context [visits, d_model]: input of the summary.
+    - revealed_sum [visits, d_model]: sum of the embeddings of the revealed codes of this visit.
+    - group [visits]: group of age and sex.
+    - input_codes [visits, length]: the distinct codes that the encoder reads, in earlier visits or revealed
+      in this one; 0 where there is none.
+    - input_bias [visits, length]: what is added to the logits of these codes.
+    - code_counts [visits, 2]: number of codes of earlier visits, number of revealed codes.
     """
 
     last_hidden_state: torch.Tensor | None = None
     visit: torch.Tensor | None = None
     prompts: torch.Tensor | None = None
     context: torch.Tensor | None = None
-    shown_sum: torch.Tensor | None = None
+    revealed_sum: torch.Tensor | None = None
     group: torch.Tensor | None = None
-    shown_ids: torch.Tensor | None = None
-    shown_bias: torch.Tensor | None = None
-    known: torch.Tensor | None = None
+    input_codes: torch.Tensor | None = None
+    input_bias: torch.Tensor | None = None
+    code_counts: torch.Tensor | None = None
 
-    def select(self, rows: torch.Tensor) -> "Record":
-        """The record of the visits `rows`, where each visit has a row of its own."""
-        return Record(**{name: value[rows] for name, value in self.items()})
+    def select(self, rows: torch.Tensor) -> "EncodedVisits":
+        """The visits of `rows`; each visit must have a row of its own."""
+        return EncodedVisits(**{name: value[rows] for name, value in self.items()})
 
 
 class ConditionalPrompt(nn.Module):
@@ -64,7 +69,7 @@ class ConditionalPrompt(nn.Module):
 
 
 class RecordSummary(nn.Module):
-    """What is known of patient and visit as sums over codes and as biases, straight to the output layer."""
+    """Sums over the codes of a record and biases, added to the output layer's input and to its logits."""
 
     def __init__(self, config: BartConfig):
         super().__init__()
@@ -85,7 +90,11 @@ class RecordSummary(nn.Module):
         self.output = nn.Linear(config.d_model, config.d_model)
 
     def init_weights(self, group_ages: list[float]) -> None:
-        """Projections that bring sums of small embeddings to the size of the prompts; layers that keep it."""
+        """Initial weights.
+
+        `earlier` and `present` scale sums of small embeddings up to the size of the prompts; `hidden` and
+        `output` keep that size.
+        """
         self.ages.copy_(torch.tensor(group_ages, device=self.ages.device))
         for layer, size in ((self.earlier, 5.0), (self.present, 5.0), (self.hidden, 1.0), (self.output, 1.0)):
             nn.init.normal_(layer.weight, std=size * layer.in_features**-0.5)
@@ -94,51 +103,59 @@ class RecordSummary(nn.Module):
         nn.init.zeros_(self.ending)
         nn.init.constant_(self.repetition, -2.0)
 
-    def read(self, ids: torch.Tensor, table: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor) -> dict:
-        """The fields of `Record` that attention has no part in, from the encoder's ids of each visit.
+    def summarize(
+        self, ids: torch.Tensor, table: torch.Tensor, x_num: torch.Tensor, x_cat: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The fields of `EncodedVisits` that need no attention, from the encoder's ids of each visit.
 
         ids [visits, length], 0 where padded. table [vocabulary, d_model]: embeddings of the tokens.
         """
-        this_visit = (ids == self.now_id).cumsum(1) > 0
-        code = ids >= self.first_code_id
-        past, present = code & ~this_visit, code & this_visit
-        earlier, shown = (
+        after_now = (ids == self.now_id).cumsum(1) > 0
+        is_code = ids >= self.first_code_id
+        is_earlier, is_revealed = is_code & ~after_now, is_code & after_now
+        earlier_sum, revealed_sum = (
             F.embedding_bag(ids.masked_fill(~part, 0), table, mode="sum", padding_idx=0)
-            for part in (past, present)
+            for part in (is_earlier, is_revealed)
         )
-        # Sorted by id, earlier visits before this one for the same code; of equal keys the first counts.
-        key = torch.where(code, 2 * ids + present, 0).sort(1).values
-        shown_ids = key // 2
-        shown_ids[:, 1:] *= key[:, 1:] != key[:, :-1]
-        recurrence = F.embedding(shown_ids, self.recurrence[:, None])[..., 0]
-        shown_bias = torch.where(key % 2 == 1, self.repetition, recurrence) * (shown_ids > 0)
+        # Sorted by code, earlier visits before this one. Of equal keys the first is kept; a code of both
+        # earlier visits and this one stays twice, for both biases apply.
+        key = torch.where(is_code, 2 * ids + is_revealed, 0).sort(1).values
+        input_codes = key // 2
+        input_codes[:, 1:] *= key[:, 1:] != key[:, :-1]
+        recurrence_bias = F.embedding(input_codes, self.recurrence[:, None])[..., 0]
+        input_bias = torch.where(key % 2 == 1, self.repetition, recurrence_bias) * (input_codes > 0)
         band = torch.searchsorted(self.ages, x_num[:, 0].float().contiguous(), right=True) - 1
         return {
-            "context": self.person(x_num, x_cat).sum(1) + self.earlier(earlier) + self.present(shown),
-            "shown_sum": shown,
+            "context": self.person(x_num, x_cat).sum(1)
+            + self.earlier(earlier_sum)
+            + self.present(revealed_sum),
+            "revealed_sum": revealed_sum,
             "group": x_cat[:, 0] * len(self.ages) + band,
-            "shown_ids": shown_ids,
-            "shown_bias": shown_bias,
-            "known": torch.stack([past.sum(1), present.sum(1)], 1),
+            "input_codes": input_codes,
+            "input_bias": input_bias,
+            "code_counts": torch.stack([is_earlier.sum(1), is_revealed.sum(1)], 1),
         }
 
-    def forward(self, context: torch.Tensor, shown_sum: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
-        """Addition to the decoder states [n, d_model] of positions.
-
-        context, shown_sum [n, d_model]: of the visit of each. written [n, d_model]: sums of the embeddings of
-        the codes that were written before.
-        """
-        states = F.relu(self.norm(context + self.present(written)))
-        return self.output(self.dropout(F.relu(self.hidden(states)))) + self.pairs * (shown_sum + written)
-
-    def written_bias(
-        self, ids: torch.Tensor, shown_ids: torch.Tensor, shown_bias: torch.Tensor
+    def forward(
+        self, context: torch.Tensor, revealed_sum: torch.Tensor, generated_sum: torch.Tensor
     ) -> torch.Tensor:
-        """Addition to the logit of each code once it is written, [rows, length] like the decoder's ids.
+        """What is added to the decoder's states at n positions, [n, d_model].
 
-        What it had got for being shown is taken back, and every code gets `repetition`: the probability that
-        the model leaves on codes which generation forbids to repeat goes to the terminators too, and ends
-        visits early. shown_ids, shown_bias [rows, length, shown] are those of the visit of each token.
+        context, revealed_sum [n, d_model]: those of the visit of each position. generated_sum [n, d_model]:
+        sum of the embeddings of the codes that the decoder has generated before the position.
         """
-        got = ((ids[..., None] == shown_ids) * shown_bias).sum(-1)
-        return (self.repetition - got) * (ids >= self.first_code_id)
+        states = F.relu(self.norm(context + self.present(generated_sum)))
+        learned = self.output(self.dropout(F.relu(self.hidden(states))))
+        return learned + self.pairs * (revealed_sum + generated_sum)
+
+    def repetition_bias(
+        self, ids: torch.Tensor, input_codes: torch.Tensor, input_bias: torch.Tensor
+    ) -> torch.Tensor:
+        """What is added to the logit of each code once it is generated: [rows, length], as the decoder's ids.
+
+        Every generated code gets `repetition` and loses its `input_bias`. Generation forbids repeats, and the
+        probability that the model leaves on forbidden codes also goes to the terminators, which ends visits
+        early. input_codes, input_bias [rows, length, inputs] are those of the visit of each token.
+        """
+        applied = ((ids[..., None] == input_codes) * input_bias).sum(-1)
+        return (self.repetition - applied) * (ids >= self.first_code_id)

@@ -1,4 +1,4 @@
-"""Teacher-forced scoring: what a model makes of visits that are given, dropout off and without gradients."""
+"""Teacher-forced scoring: the model's output for existing visits, without dropout and gradients."""
 
 from collections.abc import Iterator
 
@@ -15,8 +15,11 @@ from cohortloom.runtime.devices import READ_TOKENS, fast_products
 def as_tensors(
     batch: dict[str, np.ndarray], device: torch.device, forbidden: torch.Tensor | None = None
 ) -> dict[str, torch.Tensor]:
-    """A collated batch on `device`; with a table of forbidden codes [2, 91, vocabulary] also those of its
-    visits."""
+    """A collated batch on `device`.
+
+    forbidden [2, 91, vocabulary]: table of forbidden codes (data/forbidden.py); the batch then holds those of
+    its visits.
+    """
     tensors = {name: torch.from_numpy(values).to(device, non_blocking=True) for name, values in batch.items()}
     if forbidden is not None:
         years = torch.from_numpy(age_row(batch["x_num"][:, 0])).to(device)
@@ -24,8 +27,8 @@ def as_tensors(
     return tensors
 
 
-def nothing_revealed(model: PromptBartWithDemographicPrediction, data: Examples) -> Pairs:
-    """Sequences of visits of which the model sees no code, with as much history as it can read."""
+def unrevealed_pairs(model: PromptBartWithDemographicPrediction, data: Examples) -> Pairs:
+    """Sequences of visits with no code revealed and as much history as the model has positions for."""
     return plain_pairs(data, np.zeros(len(data.ids), bool), model.config.max_position_embeddings)
 
 
@@ -36,10 +39,10 @@ def score_teacher_forced(
     rows: np.ndarray | None = None,
     forbidden: torch.Tensor | None = None,
 ) -> Iterator[tuple[np.ndarray, PromptBartOutput]]:
-    """Batches of `rows` (all visits without it) and the model's output for each; the model is left in eval
-    mode.
+    """Batches of visit numbers and the model's output for each.
 
-    Visit k of an output is row k of its batch.
+    rows: the visits to score, all by default. Visit k of an output is visit batch[k] of `data`. The model
+    stays in eval mode.
     """
     model.eval()
     rows = np.arange(len(data)) if rows is None else rows
@@ -50,27 +53,26 @@ def score_teacher_forced(
 
 
 def mean_losses(model, data: Examples, forbidden: torch.Tensor | None = None) -> dict[str, float]:
-    """Mean of each term of the loss over visits that hold a code, nothing revealed, and the whole as `loss`.
+    """Mean of each term of the loss, and their weighted sum as `loss`, with no code revealed.
 
-    The terms of the heads are means over visits, all others over tokens.
+    Visits without a code are left out. The terms of the heads are means over visits, all others over tokens.
     """
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     rows = np.flatnonzero(np.diff(data.offsets) > 0)
-    for batch, output in score_teacher_forced(model, data, nothing_revealed(model, data), rows, forbidden):
+    for batch, output in score_teacher_forced(model, data, unrevealed_pairs(model, data), rows, forbidden):
         for name, value in output.terms.items():
             n = len(batch) if name in BY_VISIT else len(output.visit)
             sums[name] = sums.get(name, 0.0) + n * float(value)
             counts[name] = counts.get(name, 0) + n
     means = {name: total / counts[name] for name, total in sums.items()}
-    return {**means, "loss": float(model.combine(means))}
+    return {**means, "loss": float(model.weighted_sum(means))}
 
 
-def patient_scores(model: PromptBartWithDemographicPrediction, data: Examples) -> np.ndarray:
-    """Log likelihood a token of each patient, [n_patients]: what an attacker who holds the model can ask
-    it."""
+def patient_log_likelihoods(model: PromptBartWithDemographicPrediction, data: Examples) -> np.ndarray:
+    """Mean log likelihood of a token in nats, [n_patients]: the score of a membership attack."""
     losses, tokens = np.zeros(len(data)), np.zeros(len(data))
-    for batch, output in score_teacher_forced(model, data, nothing_revealed(model, data)):
+    for batch, output in score_teacher_forced(model, data, unrevealed_pairs(model, data)):
         visit = output.visit.cpu().numpy()
         losses[batch] = np.bincount(visit, output.token_losses.double().cpu().numpy(), len(batch))
         tokens[batch] = np.bincount(visit, minlength=len(batch))
@@ -81,9 +83,9 @@ def patient_scores(model: PromptBartWithDemographicPrediction, data: Examples) -
 def first_code_log_probs(
     model: PromptBartWithDemographicPrediction, data: Examples, revealed: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of visit numbers [n] and the log probabilities [n, vocabulary] of the first token written.
+    """Batches of visit numbers [n] and the log probabilities [n, vocabulary] of their first generated token.
 
-    `revealed` [n_codes] bool of the data's codes: shown to the model, beside the earlier visits in full.
+    revealed [n_codes] bool: codes of `data` that the encoder reads, after all codes of the earlier visits.
     """
     pairs = first_code_pairs(data, revealed, model.config.max_position_embeddings)
     for rows, output in score_teacher_forced(model, data, pairs):

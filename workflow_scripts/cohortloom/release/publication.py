@@ -25,7 +25,7 @@ from cohortloom.data.validity import load_rules
 from cohortloom.evaluation import privacy
 from cohortloom.evaluation.medical_validity import medical_validity
 from cohortloom.evaluation.records import HEADLINE, as_records, of_column, record
-from cohortloom.generation.synthesize import visit_room
+from cohortloom.generation.synthesize import reserved_positions
 from cohortloom.reporting.scorecard import REAL, Record
 
 MEGABYTE = 1_000_000
@@ -57,7 +57,7 @@ def reached_positions(train: pa.Table, model: Path) -> int:
         .group_by("patient")
         .aggregate([("size", "sum")])
     )
-    room = visit_room(read_json(model / "generation_config.json")["max_new_tokens"])
+    room = reserved_positions(read_json(model / "generation_config.json")["max_new_tokens"])
     wanted = int(pc.max(longest["size_sum"]).as_py()) + room
     return min(wanted, read_json(model / "config.json")["max_position_embeddings"])
 

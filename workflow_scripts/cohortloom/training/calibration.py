@@ -25,7 +25,7 @@ from cohortloom.data.examples import Examples, corrupted_pairs
 from cohortloom.data.vocabulary import START, Vocabulary
 from cohortloom.generation.synthesize import synthesize
 from cohortloom.model.record import MAX_COUNT
-from cohortloom.model.scoring import nothing_revealed, score_teacher_forced
+from cohortloom.model.scoring import score_teacher_forced, unrevealed_pairs
 
 VISITS = 20_000
 PENALTY = 120.0  # of the change of the age head, in mean variances of what it reads
@@ -76,9 +76,9 @@ def read_visits(model, vocabulary: Vocabulary, data: Examples, seed: int) -> Rea
     rng = generator("calibration: visits", seed)
     rows = np.sort(rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))[:VISITS])
     part = corrupted_pairs(data, vocabulary, rng, model.config.max_position_embeddings, 1.0, 0.0)
-    first, last = model.ends()
+    first, last = model.terminator_range()
     found: list[tuple[np.ndarray, ...]] = []
-    for pairs in (nothing_revealed(model, data), part):
+    for pairs in (unrevealed_pairs(model, data), part):
         for batch, output in score_teacher_forced(model, data, pairs, rows):
             is_end = torch.zeros(output.logits.shape[1], dtype=torch.bool, device=model.device)
             is_end[first : last + 1] = True
