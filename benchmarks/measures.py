@@ -60,13 +60,17 @@ sys.exit(status != 0)
 """
 
 
-def run(script: str, *options, threads: int | None = None) -> tuple[float, float, str]:
+def run(
+    script: str, *options, threads: int | None = None, scripts: Path = SCRIPTS
+) -> tuple[float, float, str]:
     """Seconds, peak megabytes and log of a step, which may have `threads` (None: as many as there are cores).
+
+    `scripts` is the folder that holds it.
 
     Ends the benchmark, with the log, where the step fails.
     """
     limit = {"OMP_NUM_THREADS": str(threads)} if threads else {}
-    step = [sys.executable, SCRIPTS / f"{script}.py", *options]
+    step = [sys.executable, scripts / f"{script}.py", *options]
     done = subprocess.run(
         list(map(str, [sys.executable, "-c", BETWEEN, *step])),
         capture_output=True,

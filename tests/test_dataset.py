@@ -9,6 +9,7 @@ import pytest
 
 from build_dataset import build_dataset, learn_vocabulary, split_of_visits, with_ids
 from cohortloom.base.errors import UserError
+from cohortloom.data.absent import absent
 from cohortloom.data.visits import code_lists, read_visits, write_visits
 from cohortloom.data.vocabulary import END, Vocabulary, gap_bins
 from grammar import grammar_visits
@@ -131,3 +132,36 @@ def test_validation_visits_without_a_known_code_are_refused(tmp_path):
     with pytest.raises(UserError, match="no validation visit holds a code of the vocabulary"):
         build_dataset(**keywords, min_patients_per_code=2)
     assert [path.name for path in tmp_path.iterdir()] == ["visits.parquet"]
+
+
+def test_visits_without_a_modelled_code_are_left_out_and_the_others_numbered_anew(tmp_path, caplog):
+    """Models are trained on diagnoses: a visit of drugs alone is none of theirs."""
+    caplog.set_level("INFO")
+    visits = grammar_visits(100, 0)
+    twice = [bool(number) for number in visits["visit"].to_pylist()]
+    returning = set(visits.filter(pa.array(twice))["patient_id"].to_pylist())
+    first = [
+        [] if patient in returning and not number else codes
+        for patient, number, codes in zip(
+            *(visits[name].to_pylist() for name in ("patient_id", "visit", "diagnoses")), strict=True
+        )
+    ]
+    lists = visits.schema.field("diagnoses").type
+    visits = visits.set_column(5, "diagnoses", pa.array(first, lists))
+    drugs = [["Drug:HEPARIN"]] * visits.num_rows
+    visits = visits.set_column(7, "medications", pa.array(drugs, lists))
+    parts, _ = build(tmp_path, visits)
+    kept = pa.concat_tables(list(parts.values()))
+    assert kept.num_rows == visits.num_rows - len(returning) == 100
+    assert set(kept["visit"].to_pylist()) == set(kept["days"].to_pylist()) == {0}
+    assert f"{len(returning)} of {visits.num_rows} visits hold no code that is modelled" in caplog.text
+
+
+def test_a_placeholder_of_days_is_handed_on(tmp_path):
+    for name, metadata in (("known", {}), ("unknown", {"days": "placeholder"})):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_visits(grammar_visits(100, 0), folder / "visits.parquet", metadata)
+        files = {part: folder / f"{part}.parquet" for part in ("train", "val", "test")}
+        build_dataset(visits=folder / "visits.parquet", vocabulary=folder / "vocabulary.json", **files)
+        assert {absent(path) for path in files.values()} == {frozenset({"days"} if metadata else ())}

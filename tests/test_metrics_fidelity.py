@@ -147,7 +147,6 @@ def test_pairs_are_those_of_itertools():
     (coded,), names = encode([visits_of(TRAIN)])
     names = [name.removeprefix("ICD9CM:") for name in names]
     _, keys = pairs_within(coded, len(names))
-    names = [name.removeprefix("ICD9CM:") for name in names]
     made = sorted((names[key // len(names)], names[key % len(names)]) for key in keys)
     assert made == sorted(sum(pair_items(TRAIN), []))
     owner, keys = pairs_across(coded, len(names))

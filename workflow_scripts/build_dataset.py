@@ -10,7 +10,15 @@ from cohortloom.base.errors import UserError
 from cohortloom.base.files import sha256
 from cohortloom.base.ragged import patient_of_visit, row_of_value, row_offsets
 from cohortloom.base.step import log, main
-from cohortloom.data.visits import SCHEMA, code_lists, patient_starts, read_visits, write_visits
+from cohortloom.data.absent import days_metadata
+from cohortloom.data.visits import (
+    MODELLED_COLUMNS,
+    SCHEMA,
+    code_lists,
+    patient_starts,
+    read_visits,
+    write_visits,
+)
 from cohortloom.data.vocabulary import END, Vocabulary, gap_bins
 
 MAX_GAP_BINS = (
@@ -44,6 +52,13 @@ def build_dataset(
     visit). Raises UserError where a split would be empty, or the validation visits without a known code.
     """
     table = read_visits(visits)
+    if len(left := with_modelled_codes(table)) < len(table):
+        log.info(
+            "%d of %d visits hold no code that is modelled, and are left out",
+            len(table) - len(left),
+            len(table),
+        )
+        table = left
     split = split_of_visits(table, val_fraction, test_fraction, seed)
     for number, name in enumerate(("train", "val", "test")):
         if not (split == number).any():
@@ -62,7 +77,7 @@ def build_dataset(
             "add patients or lower dataset.min_patients_per_code"
         )
     words.save(vocabulary)
-    metadata = {"seed": str(seed), "inputs_sha256": sha256(visits)}
+    metadata = {"seed": str(seed), "inputs_sha256": sha256(visits), **days_metadata(visits)}
     for number, path in enumerate((train, val, test)):
         part = with_ids(table.filter(split == number), words)
         write_visits(part, path, metadata, DATASET_SCHEMA)
@@ -76,6 +91,25 @@ def build_dataset(
             full - kept,
         )
     log.info("vocabulary: %d codes, %d gap bins", len(words.codes), len(words.gap_bins))
+
+
+def with_modelled_codes(table: pa.Table) -> pa.Table:
+    """The visits that hold a code of a column that is modelled, numbered anew within their patients."""
+    full = np.zeros(table.num_rows, bool)
+    for column in MODELLED_COLUMNS:
+        full |= np.diff(code_lists(table, column)[1]) > 0
+    if full.all():
+        return table
+    patient = patient_of_visit(table["visit"])[full]
+    table = table.filter(pa.array(full))
+    new = np.diff(patient, prepend=-1) != 0
+    begin = np.flatnonzero(new)[np.cumsum(new) - 1]
+    days = table["days"].to_numpy()
+    for name, values in (("visit", np.arange(len(new)) - begin), ("days", days - days[begin])):
+        column = table.column_names.index(name)
+        field = SCHEMA.field(name)
+        table = table.set_column(column, field, pa.array(values).cast(field.type))
+    return table
 
 
 def split_of_visits(table: pa.Table, val_fraction: float, test_fraction: float, seed: int) -> np.ndarray:

@@ -28,7 +28,7 @@ def evaluate_fidelity(
     n. `seed` is the run's; it is only recorded. `sample_seed` draws the sample and the groups of the
     intervals.
     """
-    size, missing = sample_size(visits, held_out), absent(synthetic)
+    size, missing = sample_size(visits, held_out), absent(synthetic) | absent(train)
     parts = [read_visits(train), sample_patients(read_visits(synthetic), size, sample_seed)]
     figures: list[Figure] = []
     for column in MODELLED_COLUMNS:

@@ -215,12 +215,13 @@ class RawTable:
                 raise OSError(28, "No space left on device") from error
             raise rawfile.damaged(self.path) from None
         except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
-            if not self.table.width:  # its own message holds the row and is never shown
-                self._check_records("unterminated quote" in str(error))
             form = rawfile.inspect(self.path, self._plain)
-            if form.crlf and form.bare_lf:  # line ends of both kinds, which only the other mode reads
+            mixed = form.crlf and form.bare_lf  # line ends of both kinds, which only the other mode reads
+            if not self.table.width:  # its own message holds the row and is never shown
+                self._check_records(not mixed and "unterminated quote" in str(error))
+            if mixed and "strict_mode=false" not in source:
                 lax = source.replace("auto_detect=false", "auto_detect=false, strict_mode=false")
-                self._connection.execute(query.replace(source, lax))
+                self._load(lax, condition)
                 return
             raise UserError(
                 f"{self.path}: cannot be read as a table; save it again as CSV in UTF-8"

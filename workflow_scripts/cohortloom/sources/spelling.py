@@ -115,8 +115,8 @@ class Spelling:
                 what = "; ".join(f"{n:,} {text}" for n, text in parts_of)
                 share = f"{rejected:,} of {offered:,} codes ({rejected / offered:.1%})"
                 raise UserError(
-                    f"{column}: {share} are rejected, more than cohort.max_dropped ({max_dropped:.0%}): {what}"
-                    f"{self.hint(column)}; mend the table, or raise cohort.max_dropped to go on"
+                    f"{column}: {share} are rejected, more than cohort.max_dropped"
+                    f" ({max_dropped:.0%}): {what}{self.hint(column)}; mend the table, or raise that key"
                 )
 
     def hint(self, column: str) -> str:
