@@ -90,7 +90,12 @@ class Checkpoints:
         if self.folder is None:
             yield
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(
+                f"{self.folder}: a file is in the way; name another folder for checkpoints"
+            ) from None
         self._lease = SoftFileLease(str(self.folder / "lock"), lease_duration=lease)
         self._acquire(lease)
         try:
