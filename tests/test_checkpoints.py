@@ -103,9 +103,9 @@ def test_a_pickled_checkpoint_is_not_run(tmp_path):
 @pytest.mark.parametrize("inside", ["", "inside"])
 def test_a_file_in_the_way_is_named(tmp_path, inside):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="file.*: a file is in the way; name another folder"):
-        with Checkpoints(tmp_path / "file" / inside, DIGEST).claimed():
-            pass
+    refused = pytest.raises(UserError, match="file.*: a file is in the way; name another folder")
+    with refused, Checkpoints(tmp_path / "file" / inside, DIGEST).claimed():
+        pass
     assert (tmp_path / "file").read_text() == "mine"
 
 
