@@ -22,7 +22,7 @@ SNAKEMAKE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m snakemake
 LOCKED := { if ls .snakemake/locks/*.lock > /dev/null 2>&1; then \
 	echo "error: this folder is locked: another run works here, or one was killed. If none does: make unlock"; fi; exit 1; }
 
-.PHONY: help demo unlock patients publish test test-fast drills lint format bench clean
+.PHONY: help demo unlock patients publish test test-fast demos drills lint format bench clean
 
 help:
 	@echo "make demo    install, run the simulated cohort to its scorecard (results/demo/report.html)"
@@ -31,6 +31,7 @@ help:
 	@echo "make unlock  remove the lock that a killed run left (refused while a run works here)"
 	@echo "make test    install, run all tests (some ten minutes on two cores; WORKERS=2 processes)"
 	@echo "make test-fast  those that neither run Snakemake nor train a model (two minutes)"
+	@echo "make demos   the whole workflow on each public demo that lies in ../shared/data"
 	@echo "make drills  all tests on a real Slurm of one node, the long drills too (Debian: apt install slurm-wlm munge)"
 	@echo "make lint    formatting and lint checks"
 	@echo "make format  format the sources"
@@ -70,7 +71,10 @@ test: $(VENV)/.installed-dev
 	$(PYTEST)
 
 test-fast: $(VENV)/.installed-dev
-	$(PYTEST) -m "not slow and not drill"
+	$(PYTEST) -m "not slow and not drill and not demos"
+
+demos: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/test_sources_runs.py -m demos -v --durations=0
 
 drills: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/slurm -m "drill or not drill" -v --durations=0

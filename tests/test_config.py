@@ -15,7 +15,7 @@ from cohortloom.config.check import check_config, load_schema, tracked_config
 from conftest import REPOSITORY
 
 SCHEMA = REPOSITORY / "config" / "schema.yaml"
-OVERLAYS = ("nhds2010", "mimic3")
+OVERLAYS = ("nhds2010", "mimic3", "mimic4", "eicu", "omop", "meds")
 
 
 def read(name: str) -> dict:

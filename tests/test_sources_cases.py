@@ -149,11 +149,13 @@ def test_a_table_that_is_cut_off_is_refused(tmp_path, cut):
 
 
 @demo
-def test_a_last_line_without_its_end_is_read_and_said(tmp_path):
+def test_a_last_line_without_its_end_is_read_and_said(tmp_path, caplog):
+    caplog.set_level("INFO")
     raw = copy(tmp_path / "raw", DIAGNOSES_ICD=text_of("DIAGNOSES_ICD").rstrip("\n"))
     table, account = read(raw, "mimic3", tmp_path / "out", icd9_list=LIST)
     assert sum(map(len, table["diagnoses"].to_pylist())) == 1761
     assert normalized(account)["files without a last line end"] == 1
+    assert "1 files end without a line end" in caplog.text
 
 
 @demo
@@ -243,3 +245,40 @@ def test_spilled_rows_are_gone_at_the_end_and_after_a_kill(tmp_path):
     (left / "rows.duckdb").write_text("x")
     read(raw, "mimic3", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["audit.json", "visits.parquet"]
+
+
+def test_a_faulty_source_file_is_one_line(tmp_path, monkeypatch):
+    """Whoever changes a SQL file is told which and what."""
+    from cohortloom.sources import declared
+
+    text = (REPOSITORY / "workflow_scripts" / "cohortloom" / "sources" / "mimic3.sql").read_text()
+    raw = write_mimic(tmp_path / "raw")
+    for old, new, said in (
+        (
+            "FROM ADMISSIONS JOIN PATIENTS USING (SUBJECT_ID);",
+            "FROM ADMISSIONS;",
+            "sources/mimic3.sql: .*DOB",
+        ),
+        ("CREATE VIEW visit AS", "CREATE VEW visit AS", "sources/mimic3.sql: .*syntax error"),
+        (
+            "SUBJECT_ID integer key, GENDER text",
+            "SUBJECT_ID whole key, GENDER text",
+            "not a declaration of a column",
+        ),
+    ):
+        assert old in text
+        (tmp_path / "mimic3.sql").write_text(text.replace(old, new))
+        monkeypatch.setattr(declared, "FOLDER", tmp_path)
+        with pytest.raises(UserError, match=said) as error:
+            read(raw, "mimic3", tmp_path / "out")
+        assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_for_spilled_rows_is_one_line(tmp_path, monkeypatch):
+    import duckdb
+
+    def full(*_):
+        raise duckdb.IOException("IO Error: Could not write file: No space left on device")
+
+    monkeypatch.setattr("cohortloom.sources.intake.Intake.spell", full)
+    assert "the disk is full" in refusal(tmp_path, write_mimic(tmp_path / "raw"))

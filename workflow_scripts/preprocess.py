@@ -80,6 +80,10 @@ def preprocess(
                 f"cohort.memory_mb: {memory_mb} is too little for these tables, or the disk beside {visits}"
                 " is full; raise it, or free the disk"
             ) from None
+        except duckdb.IOException as error:
+            if "No space left" not in str(error):
+                raise
+            raise UserError(f"{spill}: the disk is full; free it or choose another folder") from None
         finally:
             intake.connection.close()
     tell(source, account, spelling)
@@ -102,6 +106,8 @@ def tell(source: str, account: Audit, spelling: Spelling) -> None:
         dropped,
         more,
     )
+    if n := account.normalized["files without a last line end"]:
+        log.info("%d files end without a line end: check that they are whole", n)
     for (column, system), n in spelling.unlisted.items():
         log.info("%s: %s codes are in no list of %s, and stay", column, f"{n:,}", system)
     for column in CODE_COLUMNS:

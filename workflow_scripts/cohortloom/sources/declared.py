@@ -25,6 +25,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+FOLDER = Path(__file__).parent  # of the SQL files
 TYPES = ("integer", "time", "number", "text", "code")
 _TABLE = re.compile(
     r"table (?P<name>\w+)(?P<optional>\?)?(?: for (?P<column>\w+))?"
@@ -79,7 +80,7 @@ class Source:
 
 def read_source(name: str) -> Source:
     """The declaration and the SQL of sources/<name>.sql. Raises ValueError for a line that says nothing."""
-    text = (Path(__file__).parent / f"{name}.sql").read_text(encoding="utf-8")
+    text = (FOLDER / f"{name}.sql").read_text(encoding="utf-8")
     tables, folder, conditions, placeholder = {}, None, {"rows": {}, "named": {}}, False
     for line in _declarations(text):
         word, _, rest = line.partition(" ")

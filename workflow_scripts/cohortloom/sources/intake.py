@@ -102,7 +102,11 @@ class Intake:
 
     def run_sql(self) -> None:
         """Make the views of the source, refuse what it refuses, and note what it leaves out."""
-        self.connection.execute(self.source.sql)
+        try:
+            self.connection.execute(self.source.sql)
+        except (duckdb.ProgrammingError, duckdb.NotSupportedError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"sources/{self.source.name}.sql: {reason}; mend the statement") from None
         for view, columns in VIEWS.items():
             with suppress(duckdb.CatalogException):
                 rows = self.connection.execute(
@@ -261,6 +265,8 @@ def connect(spill: Path, memory_mb: int) -> duckdb.DuckDBPyConnection:
     connection.execute(f"SET memory_limit = '{memory_mb}MB'")
     connection.execute(f"SET temp_directory = {literal(spill)}")
     connection.execute("SET enable_progress_bar = false")
+    if hasattr(os, "sched_getaffinity"):  # the cores that a cluster's job may use, not all of its node
+        connection.execute(f"SET threads = {len(os.sched_getaffinity(0))}")
     connection.execute(MACROS)
     return connection
 

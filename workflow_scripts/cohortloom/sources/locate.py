@@ -18,7 +18,10 @@ def declared(source: str) -> Source:
     """The declaration of a source; the simulated hospital's tables are those of MIMIC-III."""
     if source not in SOURCES:
         raise UserError(f"source {source!r} is unknown; choose one of {', '.join(SOURCES)}")
-    return read_source("mimic3" if source == "simulated" else source)
+    try:
+        return read_source("mimic3" if source == "simulated" else source)
+    except ValueError as error:
+        raise UserError(f"sources/{source}.sql: {error}; see sources/declared.py") from None
 
 
 def find_tables(

@@ -212,7 +212,7 @@ class RawTable:
             raise
         except duckdb.IOException as error:
             if "No space left" in str(error):
-                raise OSError(28, "No space left on device") from error
+                raise  # preprocess says it
             raise rawfile.damaged(self.path) from None
         except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
             form = rawfile.inspect(self.path, self._plain)
