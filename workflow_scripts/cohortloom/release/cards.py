@@ -39,7 +39,9 @@ COLUMNS = {
     "days": "days since the patient's first visit",
     "age": "completed years at this visit; under one year days / 365.25; newborn 0; at most 90",
     "sex": "F or M",
-    "diagnoses": "ICD-9-CM codes in upper case without dot, none twice in a visit",
+    "diagnoses": "SYSTEM:CODE in upper case without dot, none twice in a visit",
+    "procedures": "the same; empty, since the model generates diagnoses alone",
+    "medications": "the same; empty, since the model generates diagnoses alone",
 }
 Metrics = dict[str, dict[str, str]]
 TAGS = ["synthetic-data", "electronic-health-records", "icd-9-cm", "medical"]
