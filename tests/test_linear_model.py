@@ -53,14 +53,28 @@ def test_it_predicts_what_the_naive_method_predicts():
 
 def test_the_mixture_is_the_geometric_mean_of_codes_alone():
     torch.manual_seed(0)
-    logits, linear = torch.randn(5, 12), torch.randn(5, 12)
-    mixed = mix(logits, linear, 4, 0.3).softmax(1)
+    logits, linear, everything = torch.randn(5, 12), torch.randn(5, 12), torch.ones(5, 12)
+    mixed = mix(logits, linear, everything, 4, 0.3).softmax(1)
     network = logits.softmax(1)
     assert torch.allclose(mixed[:, :4], network[:, :4], atol=1e-6)
     expected = network[:, 4:] ** 0.7 * linear[:, 4:].softmax(1) ** 0.3
     expected *= (network[:, 4:].sum(1) / expected.sum(1))[:, None]
     assert torch.allclose(mixed[:, 4:], expected, atol=1e-6)
-    assert torch.allclose(mix(logits, linear, 4, 0.0).softmax(1), network, atol=1e-6)
+    assert torch.allclose(mix(logits, linear, everything, 4, 0.0).softmax(1), network, atol=1e-6)
+
+
+def test_the_network_alone_decides_on_codes_that_do_not_belong():
+    """However likely the linear autoencoder finds them; the other codes are mixed as before."""
+    torch.manual_seed(0)
+    logits, linear, belongs = torch.randn(1, 12), torch.randn(1, 12), torch.ones(1, 12)
+    belongs[0, [6, 7]] = 0
+    linear[0, 6] = 20.0
+    free = mix(logits, linear, torch.ones(1, 12), 4, 0.3).softmax(1)[0]
+    held = mix(logits, linear, belongs, 4, 0.3).softmax(1)[0]
+    network = logits.softmax(1)[0]
+    assert free[6] / free[7] > 10 * network[6] / network[7]
+    assert held[6] / held[7] == pytest.approx(float(network[6] / network[7]), rel=1e-4)
+    assert held[8] / held[9] == pytest.approx(float(free[8] / free[9]), rel=1e-4)
 
 
 def test_the_share_is_larger_where_pairs_help_than_where_they_mislead():

@@ -50,7 +50,7 @@ def generate(
     temperature: float = 1.0,
     no_repeat_ngram_size: int = 1,
     prompt_prob: float = 0.5,
-    threshold: float = 0.2,
+    threshold: float = 0.23,
     constrained: Literal["none", "hard", "full"] = "none",
     rules: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",

@@ -22,21 +22,24 @@ from cohortloom.data.linear import Linear
 PENALTY = 300.0  # validation losses are alike from 30 to 300; the highest of them memorises the least
 WEIGHTS = 64  # of each input code that are kept
 FLOOR = 0.2  # of the probability without the known codes: the lowest that they can make of it
+FOREIGN = 0.02  # of its prevalence in all visits: a code that is rarer in a group does not belong there
 MIN_SHARE = 0.5  # of the prevalence in the group: the lowest probability of a code where no other is known
 
 
 class LinearAutoencoder(nn.Module):
     """Probability of each code from the group of age and sex and the known codes.
 
-    Buffers: by_group [groups, vocabulary], probability of each code where no other is known. Of each code of
-    this visit and of earlier ones, the codes whose probability it changes and by how much: present_codes,
-    present_weights, earlier_codes, earlier_weights [vocabulary, n weights].
+    Buffers: by_group [groups, vocabulary], probability of each code where no other is known. belongs [groups,
+    vocabulary], 1, or 0 for a code that does not belong in the group: the network alone decides on it. Of
+    each code of this visit and of earlier ones, the codes whose probability it changes and by how much:
+    present_codes, present_weights, earlier_codes, earlier_weights [vocabulary, n weights].
     """
 
     def __init__(self, n_groups: int, vocab_size: int, n_weights: list[int]):
         """n_weights: how many of each code of this visit, and of each code of earlier visits."""
         super().__init__()
         self.register_buffer("by_group", torch.ones(n_groups, vocab_size))
+        self.register_buffer("belongs", torch.ones(n_groups, vocab_size))
         for block, n in zip(("present", "earlier"), n_weights, strict=True):
             self.register_buffer(f"{block}_codes", torch.zeros(vocab_size, n, dtype=torch.int32))
             self.register_buffer(f"{block}_weights", torch.zeros(vocab_size, n))
@@ -46,6 +49,7 @@ class LinearAutoencoder(nn.Module):
         for buffer in self.buffers():
             buffer.zero_()
         self.by_group.fill_(1.0)
+        self.belongs.fill_(1.0)
 
     def forward(
         self, group: torch.Tensor, present: torch.Tensor, earlier: torch.Tensor, repetition: torch.Tensor
@@ -56,7 +60,7 @@ class LinearAutoencoder(nn.Module):
         earlier ones, 0 where there is none. repetition [1]: bias on the known codes of this visit.
         """
         alone = self.by_group[group]
-        probability, size = alone.clone(), alone.shape[1]
+        lift, size = torch.zeros_like(alone), alone.shape[1]
         for known, codes, weights in (
             (present, self.present_codes, self.present_weights),
             (earlier, self.earlier_codes, self.earlier_weights),
@@ -64,19 +68,23 @@ class LinearAutoencoder(nn.Module):
             position, column = known.nonzero(as_tuple=True)
             code = known[position, column]
             place = position[:, None] * size + codes[code]
-            probability.view(-1).index_add_(0, place.view(-1), weights[code].view(-1))
-        log_probability = torch.maximum(probability, FLOOR * alone).log()
+            lift.view(-1).index_add_(0, place.view(-1), weights[code].view(-1))
+        log_probability = torch.maximum(alone + lift, FLOOR * alone).log()
         return log_probability.scatter_add_(1, present, repetition * (present > 0))
 
 
-def mix(logits: torch.Tensor, linear: torch.Tensor, first_code: int, share: float) -> torch.Tensor:
+def mix(
+    logits: torch.Tensor, linear: torch.Tensor, belongs: torch.Tensor, first_code: int, share: float
+) -> torch.Tensor:
     """Logits [n, vocabulary] whose distribution over codes is the geometric mean of both.
 
-    The probability of all codes together, and those of the terminators, stay the network's.
+    The probability of all codes together, and those of the terminators, stay the network's. So does, but for
+    a factor that all codes have, the probability of codes that do not belong (`belongs` [n, vocabulary]).
     """
     network = logits[:, first_code:]
-    codes = torch.lerp(network, linear[:, first_code:], share).log_softmax(1)
-    return torch.cat([logits[:, :first_code], network.logsumexp(1, keepdim=True) + codes], 1)
+    log_network, log_linear = network.log_softmax(1), linear[:, first_code:].log_softmax(1)
+    mixed = log_network + share * belongs[:, first_code:] * (log_linear - log_network)
+    return torch.cat([logits[:, :first_code], network.logsumexp(1, keepdim=True) + mixed.log_softmax(1)], 1)
 
 
 @torch.no_grad()
@@ -96,7 +104,9 @@ def fit_linear_autoencoder(model, data: Examples, group: np.ndarray, shares: np.
     alone = prevalence.copy()
     alone[:, linear.present] = np.maximum(linear.of_groups, MIN_SHARE * prevalence[:, linear.present])
     part = model.linear
+    overall = np.bincount(data.ids, minlength=shares.shape[1]) / len(data)
     part.by_group.copy_(torch.from_numpy(alone))
+    part.belongs.copy_(torch.from_numpy(prevalence >= FOREIGN * overall))
     for inputs, weights, codes_kept, weights_kept in (
         (linear.present, linear.of_present, part.present_codes, part.present_weights),
         (linear.earlier, linear.of_earlier, part.earlier_codes, part.earlier_weights),

@@ -263,10 +263,10 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         if self.config.linear_share and not self.training:
             read, is_revealed = input_codes[scored_visit], encoded.input_is_revealed[scored_visit]
             present = torch.cat([read * is_revealed, ids[row] * generated], 1)
-            linear = self.linear(
-                encoded.group[scored_visit], present, read * ~is_revealed, summary.repetition
-            )
-            logits = mix(logits, linear, self.config.first_code_id, self.config.linear_share)
+            group = encoded.group[scored_visit]
+            linear = self.linear(group, present, read * ~is_revealed, summary.repetition)
+            belongs, first_code = self.linear.belongs[group], self.config.first_code_id
+            logits = mix(logits, linear, belongs, first_code, self.config.linear_share)
         # The bias on ending: a row for first visits, later ones, those with revealed codes; a column a count.
         n_earlier, n_revealed = encoded.code_counts[scored_visit].unbind(1)
         kind = torch.where(n_revealed > 0, 2, (n_earlier > 0).long())
