@@ -36,41 +36,43 @@ from cohortloom.runtime.devices import pick_device
 PUBLISHED = REPOSITORY / "published" / "nhds2010" / "model"
 
 
-def plain(model, words: Vocabulary, age: np.ndarray, sex: np.ndarray, batch: int) -> tuple[int, float]:
+def plain(model, vocabulary: Vocabulary, age: np.ndarray, sex: np.ndarray, batch: int) -> tuple[int, float]:
     """Codes written and seconds taken for one visit of each patient, by the library's own loop."""
     device, codes, start = next(model.parameters()).device, 0, time.perf_counter()
     for at in range(0, len(age), batch):
         rows = slice(at, at + batch)
         x_num, x_cat = (torch.from_numpy(values[rows][:, None]).to(device) for values in (age, sex))
         ids = torch.tensor([[*N_PROMPTS * [START], NOW]], device=device).repeat(len(x_cat), 1)
-        made = model.generate(ids, x_num=x_num.float(), x_cat=x_cat, begin_suppress_tokens=words.terminators)
-        codes += int(parse_ids(made.cpu().numpy(), words).lengths.sum())
+        made = model.generate(
+            ids, x_num=x_num.float(), x_cat=x_cat, begin_suppress_tokens=vocabulary.terminators
+        )
+        codes += int(parse_ids(made.cpu().numpy(), vocabulary).lengths.sum())
     return codes, time.perf_counter() - start
 
 
-def ours(model, words: Vocabulary, age: np.ndarray, sex: np.ndarray, **options) -> tuple[int, float]:
+def ours(model, vocabulary: Vocabulary, age: np.ndarray, sex: np.ndarray, **options) -> tuple[int, float]:
     """The same by `synthesize`."""
     start = time.perf_counter()
-    records = synthesize(model, words, age, sex, ("benchmark", 0), max_visits=1, **options)
+    records = synthesize(model, vocabulary, age, sex, ("benchmark", 0), max_visits=1, **options)
     return sum(len(record.ids) for record in records), time.perf_counter() - start
 
 
-def against_constraint(model, words, age, sex, times: int = 30) -> float:
+def against_constraint(model, vocabulary, age, sex, times: int = 30) -> float:
     """Seconds with a constraint over seconds without, the least of each, in turn on the same patients.
 
     A seventh of the codes is restricted, as in the edits, half of them forbidden at each age and sex. All
     visits are of 12 tokens: a constraint ends visits sooner, which is not to be taken for speed.
     """
     rng = np.random.default_rng(0)
-    table = (rng.random((2, AGES, len(words))) < 0.5) & (rng.random(len(words)) < 1 / 7)
-    table[..., : words.first_code] = False
-    bound = Constraint(words, table, next(model.parameters()).device)
+    table = (rng.random((2, AGES, len(vocabulary))) < 0.5) & (rng.random(len(vocabulary)) < 1 / 7)
+    table[..., : vocabulary.first_code] = False
+    bound = Constraint(vocabulary, table, next(model.parameters()).device)
     least = {False: np.inf, True: np.inf}
-    options = {"suppress_tokens": words.terminators, "max_new_tokens": 12}
+    options = {"suppress_tokens": vocabulary.terminators, "max_new_tokens": 12}
     for _ in range(times):
         for constrained in least:
             constraint = bound if constrained else None
-            seconds = ours(model, words, age, sex, constraint=constraint, **options)[1]
+            seconds = ours(model, vocabulary, age, sex, constraint=constraint, **options)[1]
             least[constrained] = min(least[constrained], seconds)
     return least[True] / least[False]
 
@@ -78,7 +80,7 @@ def against_constraint(model, words, age, sex, times: int = 30) -> float:
 def measure(folder: Path, cohort: Path, sizes: list[int]) -> Iterator[Line]:
     """Lines of the table."""
     quiet_libraries()
-    words = Vocabulary.load(folder / "vocabulary.json")
+    vocabulary = Vocabulary.load(folder / "vocabulary.json")
     device, _ = pick_device("auto")
     model = PromptBartWithDemographicPrediction.from_pretrained(folder).float().eval().to(device)
     visits = read_visits(cohort)
@@ -88,12 +90,12 @@ def measure(folder: Path, cohort: Path, sizes: list[int]) -> Iterator[Line]:
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
     torch.manual_seed(0)
-    ours(model, words, age[:BATCH_SIZE], sex[:BATCH_SIZE])  # warms up, as the next line does
-    plain(model, words, age[:BATCH_SIZE], sex[:BATCH_SIZE], 64)
-    made, seconds = ours(model, words, age, sex)
+    ours(model, vocabulary, age[:BATCH_SIZE], sex[:BATCH_SIZE])  # warms up, as the next line does
+    plain(model, vocabulary, age[:BATCH_SIZE], sex[:BATCH_SIZE], 64)
+    made, seconds = ours(model, vocabulary, age, sex)
     per_visit = {}
     for name, batch, n in (("plain generate(), 64 at a time", 64, 2048), ("plain generate(), one", 1, 128)):
-        codes, took = plain(model, words, age[:n], sex[:n], batch)
+        codes, took = plain(model, vocabulary, age[:n], sex[:n], batch)
         per_visit[name] = took / n
         yield Line(name, n, "visits", took, n / took)
         yield Line(f"{name}: codes", codes, "codes", took, codes / took)
@@ -104,10 +106,10 @@ def measure(folder: Path, cohort: Path, sizes: list[int]) -> Iterator[Line]:
         )
     yield Line(f"ours, {cores} threads: codes", made, "codes", seconds, made / seconds)
     torch.set_num_threads(1)
-    made, seconds = ours(model, words, age, sex)
+    made, seconds = ours(model, vocabulary, age, sex)
     yield Line("ours, one thread: codes", made, "codes", seconds, made / seconds)
     torch.set_num_threads(cores)
-    ratio = against_constraint(model, words, age[:BATCH_SIZE], sex[:BATCH_SIZE])
+    ratio = against_constraint(model, vocabulary, age[:BATCH_SIZE], sex[:BATCH_SIZE])
     yield Line("ours, constrained", BATCH_SIZE, "visits", None, None, ratio, "x the seconds without")
     lines = []
     with tempfile.TemporaryDirectory() as name:

@@ -42,10 +42,10 @@ def dataset(folder: Path, n: int) -> dict[str, Path]:
     Few of the visits are for validation, which has no part in the speed of training.
     """
     table = visits(n)
-    words = learn_vocabulary(table, 1, 1)
+    vocabulary = learn_vocabulary(table, 1, 1)
     files = {name: folder / f"{name}.parquet" for name in ("train", "val")}
     for name, rows in (("train", n), ("val", 100)):
-        write_visits(with_ids(table.slice(0, rows), words), files[name], {}, DATASET_SCHEMA)
+        write_visits(with_ids(table.slice(0, rows), vocabulary), files[name], {}, DATASET_SCHEMA)
     files["vocabulary"] = folder / "vocabulary.json"
-    words.save(files["vocabulary"])
+    vocabulary.save(files["vocabulary"])
     return files

@@ -72,7 +72,7 @@ def training_flops(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> floa
 
 def trained(files: dict[str, Path], folder: Path, asked: argparse.Namespace, threads: int) -> float:
     """Target tokens a second of the step itself."""
-    named = {**files, "model": folder / "model", "threads": threads}
+    named = {**files, "model_dir": folder / "model", "threads": threads}
     named |= {name: getattr(asked, name) for name in ("preset", "precision", "tokens", "batch_tokens")}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in named.items()]
     _, _, log = run("train", *options, "--evaluations=1", "--device=auto", threads=threads)
@@ -90,10 +90,10 @@ def measure(asked: argparse.Namespace) -> Iterator[Line]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = dataset(folder, asked.visits)
-        words, data = Vocabulary.load(files["vocabulary"]), Examples.load(files["train"])
-        model = make_model(words, data, asked.preset, seed=0, dropout=0.0)
+        vocabulary, data = Vocabulary.load(files["vocabulary"]), Examples.load(files["train"])
+        model = make_model(vocabulary, data, asked.preset, seed=0, dropout=0.0)
         rng = np.random.default_rng(0)
-        pairs = corrupted_pairs(data, words, rng, model.config.max_position_embeddings)
+        pairs = corrupted_pairs(data, vocabulary, rng, model.config.max_position_embeddings)
         visits = rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))
         runs = steps(pairs, asked.batch_tokens, visits)[:STEPS]
         start = time.perf_counter()

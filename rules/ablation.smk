@@ -4,7 +4,7 @@
 #
 # needs  dataset/; evaluation/<name>/{heads,medical_validity,fidelity}.json, also those of `real`
 # makes  ablation.csv, ablation.json   one row an arm and figure, with intervals and a verdict
-#        ablation.svg                  the same as a picture
+#        ablation.svg                  the same as a figure
 
 
 rule summarize_ablation:

@@ -43,8 +43,7 @@ class Quoted(str):
         return format(shlex.quote(str(self)), spec)
 
 
-# Snakemake puts its interpreter into the command line of a script as it is: a blank in the name of the folder
-# would cut it in two.
+# Snakemake puts the path of its interpreter unquoted into the command line of a script, where a blank would split it.
 sys.executable = Quoted(sys.executable)
 
 MAIN = registry.main_run(config, RUNS.values())
@@ -75,7 +74,7 @@ wildcard_constraints:
 
 
 def of_run(field, key=None):
-    """What the registry says of the run in the wildcard: a field of its Run, or a key of that field."""
+    """A field of the Run of the wildcard in the registry, or a key of that field."""
 
     def answer(wildcards):
         value = getattr(RUNS[wildcards.run], field)
@@ -91,30 +90,30 @@ def model_of_run(wildcards):
 
 
 def validation_of_run(wildcards):
-    """The validation visits, where a naive method chooses its settings on them."""
+    """The validation visits, if a naive method chooses its settings on them."""
     return rules.build_dataset.output.val if RUNS[wildcards.run].source == FITTED else []
 
 
 def counts_of_fitted_run(wildcards):
-    """The counts of a naive method that holds what it chose on validation visits."""
-    found = f"{RESULTS}/synthetic/{wildcards.run}/reconstruct.json"
-    return found if RUNS[wildcards.run].source == FITTED else []
+    """The counts of a naive method with settings chosen on validation visits, which they hold."""
+    counts = f"{RESULTS}/synthetic/{wildcards.run}/reconstruct.json"
+    return counts if RUNS[wildcards.run].source == FITTED else []
 
 
 def attacked_model_of_run(wildcards):
-    """Files of the model that is attacked: the run's own, for `real` the main run's."""
+    """Files of the attacked model: the run's own, for `real` the main run's."""
     return expand(rules.train.output, run=RUNS[wildcards.run].attacked)
 
 
 def edits_if(field):
-    """The validity table, where this field of the run says that it is read."""
+    """The validity table, if this field of the run is true."""
     return lambda wildcards: VALIDITY if getattr(RUNS[wildcards.run], field) else []
 
 
 def external_records(wildcards):
-    """Records of external visits and what they are compared with; ends the workflow where none are named.
+    """Records of external visits and of their references; ends the workflow if no visits are named.
 
-    Snakemake asks for them only where evaluate_external is to run.
+    Snakemake calls this only to run evaluate_external.
     """
     if not of_kind("external"):
         sys.exit("error: config: evaluate.external: no visits are named; give NAME: PATH of those to score")
@@ -122,9 +121,9 @@ def external_records(wildcards):
 
 
 def model_to_publish(wildcards):
-    """Files of the main run's model; ends the workflow where models of the source may not be published.
+    """Files of the main run's model; ends the workflow if models of the source may not be published.
 
-    Snakemake asks for them only where publish is to run: other targets may use any source.
+    Snakemake calls this only to run publish: other targets may use any source.
     """
     try:
         terms_of(config["cohort"]["source"], WORKFLOW / "resources" / "publication.yaml")
@@ -136,26 +135,25 @@ def model_to_publish(wildcards):
 def named(*sections, **values):
     """A rule's settings as one param, which records each value with its name.
 
-    Snakemake compares the params of a job as a set of bare values: 0.3 changed to 0.5 goes unseen where another
-    key holds 0.3 and a third 0.5. A value, or a section of several, may be a function of the wildcards. Sorted, for
-    an overlay changes the order of the config's keys.
+    Snakemake compares the params of a job as a set of values without names, and so misses some changes. A value, or a
+    section of several, may be a function of the wildcards. Sorted, because an overlay changes the order of the keys.
     """
 
     def settings(wildcards):
-        ask = lambda value: value(wildcards) if callable(value) else value
-        found = {name: ask(value) for name, value in values.items()}
+        resolve = lambda value: value(wildcards) if callable(value) else value
+        params = {name: resolve(value) for name, value in values.items()}
         for section in sections:
-            found |= ask(section)
-        return dict(sorted(found.items()))
+            params |= resolve(section)
+        return dict(sorted(params.items()))
 
     return settings
 
 
 def share_of_cores(jobs=2):
-    """Threads of a job that works with a model, of which `jobs` have work at the same time: up to 8.
+    """Threads of a job with a model if `jobs` such jobs run at the same time: up to 8.
 
-    Two jobs of one thread each end sooner than one after the other with two: one computes while the other starts
-    and reads. A cluster's job uses the CPUs that its cpus_per_task asks for.
+    Two jobs of one thread each end sooner than two jobs of two threads one after the other: one computes while the
+    other starts. A cluster's job uses the CPUs of its cpus_per_task.
     """
     cores = workflow.resource_settings.cores
     if cores is None or workflow.remote_exec:

@@ -7,8 +7,8 @@
 #
 # An evaluation is a rule and a script of the same name. The param `script` names the script, because a rule derived
 # from another inherits the directive script. A release is compared with the test visits. The release of `real` is
-# therefore dataset/val.parquet: as many real visits, on which no model was trained. `held_out` are the visits that
-# `real` is scored on: no more of any other run are scored, because most figures depend on n.
+# therefore dataset/val.parquet: real visits that no model is trained on. `held_out` is the set that `real` is scored
+# on. No more visits of any other run are scored, because most figures depend on n.
 import json
 
 SEED = config["evaluate"]["seed"]
@@ -136,7 +136,7 @@ use rule evaluate_classifier as evaluate_privacy with:
         ),
 
 
-# Reads race from the raw tables, holds it in memory and writes rates by broad group.
+# Race is read from the raw tables into memory; only rates by broad group are saved.
 use rule evaluate_classifier as evaluate_race with:
     input:
         tables=RAW_TABLES,
@@ -188,7 +188,7 @@ rule evaluate_heads:
     params:
         script="evaluate_heads",
         run="{run}",
-        settings=named(seed=of_run("seed"), group_seed=SEED, model=of_run("model")),
+        settings=named(seed=of_run("seed"), group_seed=SEED, model_dir=of_run("model")),
     script:
         "../workflow_scripts/{params.script}.py"
 
@@ -207,10 +207,10 @@ use rule evaluate_heads as evaluate_duplicates with:
         f"{RESULTS}/timings/evaluate_duplicates.{{run}}.tsv"
     params:
         script="evaluate_duplicates",
-        settings=named(seed=of_run("seed"), control_seed=SEED, model=of_run("model")),
+        settings=named(seed=of_run("seed"), control_seed=SEED, model_dir=of_run("model")),
 
 
-# What a model, or a naive method, knows of hidden codes at every number of guesses.
+# How well a model, or a naive method, recovers hidden codes at every number of guesses.
 use rule evaluate_heads as evaluate_curve with:
     input:
         model_files=model_of_run,
@@ -232,7 +232,7 @@ use rule evaluate_heads as evaluate_curve with:
         settings=named(
             seed=of_run("seed"),
             group_seed=SEED,
-            model=of_run("model"),
+            model_dir=of_run("model"),
             method=lambda wildcards: None if RUNS[wildcards.run].model else RUNS[wildcards.run].source,
             generation_seed=of_run("generation_seed"),
             prompt_prob=config["generate"]["reconstruct"]["prompt_prob"],
@@ -260,14 +260,14 @@ use rule evaluate_heads as evaluate_likelihood with:
         settings=named(
             seed=of_run("seed"),
             sample_seed=SEED,
-            model=of_run("attacked_model"),
+            model_dir=of_run("attacked_model"),
             visits=config["evaluate"]["visits"],
             sampling_fraction=config["evaluate"]["sampling_fraction"],
             control=of_run("control"),
         ),
 
 
-# Patients who were planted into training. `real`: the main run's model and patients, with none planted.
+# Patients planted into the training. `real`: the main run's model and patients, of whom none is planted.
 use rule evaluate_heads as evaluate_canaries with:
     input:
         model_files=attacked_model_of_run,
@@ -289,7 +289,7 @@ use rule evaluate_heads as evaluate_canaries with:
         settings=named(
             seed=of_run("seed"),
             sample_seed=SEED,
-            model=of_run("attacked_model"),
+            model_dir=of_run("attacked_model"),
             canaries=of_run("planted", "canaries"),
             canary_repeats=of_run("planted", "canary_repeats"),
             canary_seed=of_run("planted", "canary_seed"),
@@ -318,7 +318,7 @@ use rule evaluate_heads as evaluate_conditioning with:
         settings=named(
             seed=of_run("seed"),
             sample_seed=SEED,
-            model=of_run("model"),
+            model_dir=of_run("model"),
             visits=of_run("visits", "conditioning"),
         ),
 

@@ -1,4 +1,4 @@
-# External: another generator's visits, scored by the same code against the same real data.
+# External: another generator's visits, scored in the same way against the same real data.
 # `evaluate.external` in the config names them; no model is trained.
 #
 # needs  files or folders named in the config, dataset/, synthetic/ of the naive methods

@@ -42,7 +42,7 @@ rule publish:
         runtime=120,
     params:
         settings=named(
-            model=MAIN.model,
+            model_dir=MAIN.model,
             published=f"{RESULTS}/published",
             patients=config["publish"]["patients"],
             seed=config["generate"]["seed"],

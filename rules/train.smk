@@ -1,8 +1,8 @@
-# Train: one model a run and seed. `runs` in the config says what differs between the runs.
+# Train: one model for each run and seed. `runs` in the config holds the settings that differ between runs.
 #
 # needs  dataset/{train,val}.parquet, dataset/vocabulary.json
 # makes  models/<run>/        a save_pretrained folder with vocabulary, loss history and model card
-# keeps  checkpoints/<run>/   training state; not an output, so that a killed job can resume
+# keeps  checkpoints/<run>/   state of the training; not an output, so that a killed job can resume
 
 
 rule train:
@@ -16,7 +16,7 @@ rule train:
         weights=f"{RESULTS}/models/{{run}}/model.safetensors",
         settings=f"{RESULTS}/models/{{run}}/config.json",
         sampling=f"{RESULTS}/models/{{run}}/generation_config.json",
-        words=f"{RESULTS}/models/{{run}}/vocabulary.json",
+        vocabulary_copy=f"{RESULTS}/models/{{run}}/vocabulary.json",
         history=f"{RESULTS}/models/{{run}}/history.csv",
         card=f"{RESULTS}/models/{{run}}/README.md",
     log:
@@ -33,7 +33,7 @@ rule train:
         mem_mb=16000,
         runtime=2880,
     params:
-        model=of_run("model"),
+        model_dir=of_run("model"),
         checkpoints=of_run("checkpoints"),
         settings=of_run("train"),
     script:

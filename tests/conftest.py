@@ -234,7 +234,9 @@ def memorised(thirds, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("memorised") / "model"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.MAX_EPOCHS", 1000)
-        train(**{name: thirds[name] for name in ("train", "val", "vocabulary")}, model=folder, **MEMORISING)
+        train(
+            **{name: thirds[name] for name in ("train", "val", "vocabulary")}, model_dir=folder, **MEMORISING
+        )
     return folder
 
 

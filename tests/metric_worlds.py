@@ -39,7 +39,7 @@ def hospital(n: int, seed: int, tag: str = "p", bundle: float = 0.9) -> pa.Table
     chance[:, 40:50] *= (age[patient] < 50)[:, None]
     chance[:, 50:60] *= (age[patient] >= 50)[:, None]
     held = rng.random(chance.shape) < chance
-    # Partners stand ten codes apart, so that a chain from one code to the next loses them.
+    # Partners are ten codes apart, so a chain from one code to the next loses them.
     held[:, 10:20] = np.where(held[:, :10], rng.random((len(patient), 10)) < bundle, False)
     return table_of(held, age, sex, visits, tag)
 

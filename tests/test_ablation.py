@@ -11,7 +11,15 @@ from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json
 from cohortloom.config.check import check_config
 from cohortloom.evaluation.records import record
-from cohortloom.reporting.ablation import Training, holm, in_words, mean_interval, paired, pairs, table
+from cohortloom.reporting.ablation import (
+    Training,
+    comparisons,
+    holm,
+    mean_interval,
+    paired_test,
+    table,
+    verdict_sentences,
+)
 from conftest import Workflow
 from test_config import SCHEMA, demo, read
 
@@ -39,12 +47,12 @@ def records(metric: str, better: bool | None, real: float, mode: str = "synthesi
 
 def test_intervals_and_p_are_those_of_the_paired_t_test():
     ours, theirs = [3.0, 5.0, 10.0], [2.0, 5.5, 7.0]
-    found = paired([a - b for a, b in zip(ours, theirs, strict=True)])
+    found = paired_test([a - b for a, b in zip(ours, theirs, strict=True)])
     known = ttest_rel(ours, theirs)
     low, high = known.confidence_interval()
     assert found == pytest.approx((3.5 / 3, low, high, known.pvalue))
-    assert mean_interval([1.0]) == (1.0, -math.inf, math.inf) and math.isnan(paired([1.0]).p)
-    assert paired([0.0, 0.0]).p == 1.0
+    assert mean_interval([1.0]) == (1.0, -math.inf, math.inf) and math.isnan(paired_test([1.0]).p)
+    assert paired_test([0.0, 0.0]).p == 1.0
 
 
 def test_holm_by_hand():
@@ -53,7 +61,7 @@ def test_holm_by_hand():
 
 
 def test_verdicts_count_all_comparisons():
-    """A difference that stands alone is `perhaps` once ten arms are compared; a huge one stays."""
+    """A single moderate difference is `perhaps` after ten comparisons; a huge one stays significant."""
     noise = {f"arm{i}": [10 + 0.1 * i, 11 - 0.1 * i, 12 + 0.05 * i] for i in range(1, 9)}
     arms = {"ref": [10.0, 11.0, 12.0], "huge": [0.0, 1.001, 2.0], "small": [9.0, 9.7, 10.4], **noise}
     found = table(records("any_violation_rate", False, 0.0, **arms), trainings(*arms), reference="ref")
@@ -78,7 +86,7 @@ def test_a_figure_without_a_better_side_is_judged_by_real():
 
 def test_an_arm_over_another_model_is_compared_with_it_too_and_has_its_likelihood():
     arms = trainings("ref", "lm", "bound", bound="lm")
-    assert pairs(arms, "ref") == [("ref", None), ("lm", "ref"), ("bound", "ref"), ("bound", "lm")]
+    assert comparisons(arms, "ref") == [("ref", None), ("lm", "ref"), ("bound", "ref"), ("bound", "lm")]
     losses = records("lm_loss", False, 0.0, mode="teacher_forced", ref=[5, 5.1, 5.3], lm=[4, 4.2, 4.1])
     found = table(losses, arms, "ref")
     rows = [row for row in found if row["arm"] == "bound"]
@@ -94,7 +102,7 @@ def test_the_words_name_what_lowers_violations_and_what_it_costs():
     rows += records(
         "js_distance", False, 0.1, ref=[0.1, 0.12, 0.11], bound=[0.3, 0.3202, 0.31], idle=[0.1, 0.12, 0.11]
     )
-    words = in_words(table(rows, trainings(*arms), "ref"), {"js_distance": "Jensen-Shannon"})
+    words = verdict_sentences(table(rows, trainings(*arms), "ref"), {"js_distance": "Jensen-Shannon"})
     assert words[0].startswith(
         "bound against ref: any_violation_rate better (3.1 to 0); Jensen-Shannon worse"
     )
@@ -123,7 +131,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("section, message", MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_in_the_section_is_told(section, message):
+def test_a_mistake_in_the_section_is_reported(section, message):
     with pytest.raises(UserError, match=message):
         check_config(demo(ablation=section), SCHEMA)
 
@@ -137,7 +145,7 @@ def jobs_of(arm: str, seeds: int = 2, model: str | None = None) -> set[str]:
 
 @pytest.fixture(scope="module")
 def ablated(tiny, tmp_path_factory):
-    """The tiny ablation, finished, beside the tiny experiment: one trained arm, one that is constrained."""
+    """The tiny ablation, finished, in the tiny experiment: one trained arm and one with a constraint."""
     overlay = tmp_path_factory.mktemp("ablation") / "overlay.yaml"
     arms = only(multitask={"forbidden_weight": 1.0}, bound={"model": "multitask", "constrained": "full"})
     overlay.write_text(yaml.safe_dump({"ablation": arms}))
@@ -170,7 +178,7 @@ def test_a_tiny_ablation_answers_in_a_table_and_a_figure(ablated):
     assert "forbidden_loss" in history.splitlines()[0]
 
 
-def test_another_arm_runs_alone_and_evaluate_all_knows_none_of_them(ablated, tmp_path):
+def test_one_more_arm_runs_alone_and_evaluate_all_has_no_arms(ablated, tmp_path):
     assert ablated.jobs("ablation") == {"ablation"} or ablated.jobs("ablation") == set()
     overlay = tmp_path / "more.yaml"
     overlay.write_text(yaml.safe_dump({"ablation": {"arms": {"more": {"heads": "codes"}}}}))

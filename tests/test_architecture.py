@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 
 LIBRARY = REPOSITORY / "workflow_scripts" / "cohortloom"
 MOST_LINES = 400
-# package -> the packages that it may import, beside its own
+# package -> the other packages that it may import
 BELOW = {
     "base": set(),
     "runtime": {"base"},
@@ -96,7 +96,7 @@ def test_packages_import_what_lies_below_them():
 
 
 def test_the_config_is_read_by_rules_and_tests_alone():
-    """Steps take keywords, so that they run without a config and rerun for what they use."""
+    """Steps take keywords, so they run without a config, and only keys that they use rerun them."""
     for path in (REPOSITORY / "workflow_scripts").glob("*.py"):
         assert not [one for one in imports_of(path, LIBRARY) if one.split(".")[0] == "config"], path
 

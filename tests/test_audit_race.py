@@ -40,7 +40,7 @@ def audited(release, told: bool, least: int = 20, real: bool = True) -> dict:
     return {(metric, group): estimate for metric, group, estimate, *_ in figures}
 
 
-def test_race_that_codes_tell_is_found_and_race_that_they_do_not_is_not():
+def test_race_is_predicted_only_from_codes_that_depend_on_it():
     told, silent = audited(VAL, True), audited(VAL, False)
     assert told["race_auc", "black"].low > 0.65
     assert silent["race_auc", "black"].low < 0.5 < silent["race_auc", "black"].high
@@ -49,7 +49,7 @@ def test_race_that_codes_tell_is_found_and_race_that_they_do_not_is_not():
         assert share == pytest.approx(1, abs=1e-9)
 
 
-def test_a_release_that_lost_a_group_is_seen():
+def test_a_release_without_a_group_is_detected():
     without = VAL.filter((groups_by(VAL, True, 3) == 0).tolist())
     starts = np.flatnonzero(without["visit"].to_numpy() == 0)
     assert len(starts) > 100

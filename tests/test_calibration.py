@@ -24,7 +24,7 @@ from cohortloom.training.calibration import (
     calibrate_recurrence,
     carried_codes,
     generate_counts,
-    read_visits,
+    score_validation,
 )
 
 CODES = tuple(f"ICD9CM:{code}" for code in ("2859", "4019", "5990", "60000", "64891", "66411", "7746"))
@@ -36,19 +36,19 @@ def made(gap_bins=(), seed=0, longer=0.0):
     Without bins for the days in between, the model ends all records after one visit.
     """
     rng = np.random.default_rng(seed)
-    words = Vocabulary(CODES, (1,) * len(CODES), gap_bins)
+    vocabulary = Vocabulary(CODES, (1,) * len(CODES), gap_bins)
     visit = np.tile([0, 1], 2000)
     lengths = 1 + rng.binomial(4, longer + np.where(visit == 0, 0.3, 0.6))
-    ids = np.concatenate([rng.choice(len(CODES), n, replace=False) for n in lengths]) + words.first_code
+    ids = np.concatenate([rng.choice(len(CODES), n, replace=False) for n in lengths]) + vocabulary.first_code
     data = Examples(
         ids=ids,
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        terminator=np.where(visit == 0, words.terminators[-1], END),
+        terminator=np.where(visit == 0, vocabulary.terminators[-1], END),
         age=rng.uniform(20, 80, 4000),
         sex=rng.integers(0, 2, 4000),
         visit=visit,
     )
-    return words, data, make_model(words, data, "tiny", 0, 0.0).eval()
+    return vocabulary, data, make_model(vocabulary, data, "tiny", 0, 0.0).eval()
 
 
 @pytest.fixture
@@ -56,14 +56,14 @@ def world():
     return made()
 
 
-def ends(words, data, model, first):
+def ends(vocabulary, data, model, first):
     """Share of first (or later) visits that end after 1, 2, ... codes: expected by the model, and real."""
     pairs = plain_pairs(data, np.zeros(len(data.ids), bool), 64)
     lengths = np.diff(data.offsets)
     rows = np.flatnonzero((lengths > 0) & ((data.visit == 0) == first))
     sums, counts = np.zeros(MAX_COUNT), np.zeros(MAX_COUNT)
     for _, output in score_teacher_forced(model, data, pairs, rows):
-        ended = output.logits.softmax(-1)[:, words.terminators].sum(-1).numpy()
+        ended = output.logits.softmax(-1)[:, vocabulary.terminators].sum(-1).numpy()
         written = output.end_cell.numpy() % MAX_COUNT
         sums += np.bincount(written, ended, MAX_COUNT)
         counts += np.bincount(written, minlength=MAX_COUNT)
@@ -72,16 +72,16 @@ def ends(words, data, model, first):
 
 
 def test_expected_ends_become_the_observed(world):
-    words, data, model = world
+    vocabulary, data, model = world
     with torch.no_grad():
         model.summary.ending += 1.0  # what was learnt about lengths went wrong
     for first in (True, False):
-        expected, real = ends(words, data, model, first)
+        expected, real = ends(vocabulary, data, model, first)
         assert max(np.abs(np.subtract(expected, real))) > 0.1
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    calibrate_ending(model, read_visits(model, words, data, 0))
+    calibrate_ending(model, score_validation(model, vocabulary, data, 0))
     for first in (True, False):
-        expected, real = ends(words, data, model, first)
+        expected, real = ends(vocabulary, data, model, first)
         assert expected == pytest.approx(real, abs=0.02)
     changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
     assert changed == ["summary.ending"]
@@ -89,64 +89,64 @@ def test_expected_ends_become_the_observed(world):
 
 def test_ends_are_set_by_validation_visits(world, monkeypatch):
     """A model that has memorised its training visits would look calibrated there."""
-    words, train, model = world
+    vocabulary, train, model = world
     monkeypatch.setattr("cohortloom.training.calibration.ROUNDS", 0)
     val = made(seed=1, longer=0.3)[1]
-    calibrate(model, words, train, val, 0, SimpleNamespace(process_index=0, num_processes=1))
+    calibrate(model, vocabulary, train, val, 0, SimpleNamespace(process_index=0, num_processes=1))
     for first in (True, False):
-        expected, real = ends(words, val, model, first)
+        expected, real = ends(vocabulary, val, model, first)
         assert expected == pytest.approx(real, abs=0.03)
-        assert max(np.abs(np.subtract(expected, ends(words, train, model, first)[1]))) > 0.1
+        assert max(np.abs(np.subtract(expected, ends(vocabulary, train, model, first)[1]))) > 0.1
 
 
 def test_tuning_shares_no_random_numbers_with_what_is_reported(world, monkeypatch):
-    words, data, model = world
+    vocabulary, data, model = world
     seeds = []
     monkeypatch.setattr("torch.manual_seed", seeds.append)
     for turn in range(ROUNDS):
-        generate_counts(model, words, data, 0, turn)
+        generate_counts(model, vocabulary, data, 0, turn)
     tuning, seeds[:] = set(seeds), []
     for seed in range(5):
-        list(synthesize(model, words, data.age[:9], data.sex[:9], ("synthesize", seed), BATCH_PATIENTS))
+        list(synthesize(model, vocabulary, data.age[:9], data.sex[:9], ("synthesize", seed), BATCH_PATIENTS))
     assert tuning and len(set(seeds)) == 5
     assert not tuning & set(seeds)
 
 
-def test_numbers_of_codes_that_hardly_occur_are_left_alone(world):
-    words, data, model = world
+def test_cells_that_few_visits_reach_are_not_shifted(world):
+    vocabulary, data, model = world
     before = model.summary.ending.clone()
-    calibrate_ending(model, read_visits(model, words, data, 0))
+    calibrate_ending(model, score_validation(model, vocabulary, data, 0))
     most = int(np.diff(data.offsets).max())
     assert torch.equal(model.summary.ending[:, most + 1 :], before[:, most + 1 :])
     assert not torch.equal(model.summary.ending, before)
 
 
 def test_expected_frequencies_become_the_observed(world):
-    words, data, model = world
+    vocabulary, data, model = world
     with torch.no_grad():
-        model.summary.group_bias[:, words.first_code] -= 1.0  # a code that came out far too rare
+        model.summary.group_bias[:, vocabulary.first_code] -= 1.0  # a code that came out far too rare
 
     def shares(counts):
-        codes = np.asarray(counts)[words.first_code :]
+        codes = np.asarray(counts)[vocabulary.first_code :]
         return codes / codes.sum()
 
-    real = shares(np.bincount(data.ids, minlength=len(words)))
-    expected = generate_counts(model, words, data, 0).codes
+    real = shares(np.bincount(data.ids, minlength=len(vocabulary)))
+    expected = generate_counts(model, vocabulary, data, 0).codes
     assert np.abs(shares(expected) - real).max() > 0.05
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    calibrate_frequencies(model, words, data, expected)
-    # Codes of a visit exclude each other, so that one shift leaves a little of what was off.
-    assert np.abs(shares(generate_counts(model, words, data, 1).codes) - real).max() < 0.02
+    calibrate_frequencies(model, vocabulary, data, expected)
+    # Codes of a visit exclude each other, so one shift does not remove the whole difference.
+    assert np.abs(shares(generate_counts(model, vocabulary, data, 1).codes) - real).max() < 0.02
     changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
     assert changed == ["summary.group_bias"]
-    bias = (model.summary.group_bias - before["summary.group_bias"])[:, : words.first_code]
+    bias = (model.summary.group_bias - before["summary.group_bias"])[:, : vocabulary.first_code]
     assert not bias.any()  # whether visits end is another matter
 
 
-def test_what_is_written_adds_up_over_shards(world):
-    words, data, model = world
-    both = generate_counts(model, words, data, 0)
-    parts = [generate_counts(model, words, data, 0, 0, (i, 2)) for i in (1, 2)]
+def test_generated_counts_add_up_over_shards(world):
+    vocabulary, data, model = world
+    both = generate_counts(model, vocabulary, data, 0)
+    parts = [generate_counts(model, vocabulary, data, 0, 0, (i, 2)) for i in (1, 2)]
     assert torch.allclose(sum(part.codes for part in parts), both.codes)
     assert torch.equal(sum(part.later for part in parts), both.later)
     assert torch.equal(sum(part.carried for part in parts), both.carried)
@@ -154,27 +154,27 @@ def test_what_is_written_adds_up_over_shards(world):
 
 def test_rounds_write_for_all_patients_what_the_model_writes():
     """Each for a third of them; expected codes and ends sum up to those that were drawn."""
-    words, data, model = made(((30, 60),))
-    rounds = [generate_counts(model, words, data, 0, turn) for turn in range(ROUNDS)]
+    vocabulary, data, model = made(((30, 60),))
+    rounds = [generate_counts(model, vocabulary, data, 0, turn) for turn in range(ROUNDS)]
     people = generator("calibration: patients", 0).permutation(np.flatnonzero(data.visit == 0))
     records = []
     for turn in range(ROUNDS):
         chosen = np.sort(people[turn::ROUNDS])
         seed = ("calibration", 0, turn)
-        records += synthesize(model, words, data.age[chosen], data.sex[chosen], seed, BATCH_PATIENTS)
+        records += synthesize(model, vocabulary, data.age[chosen], data.sex[chosen], seed, BATCH_PATIENTS)
     codes, later, carried = (
         sum(getattr(each, name) for each in rounds) for name in ("codes", "later", "carried")
     )
     written = sum(len(record.ids) for record in records)
     visits = sum(len(record.offsets) - 1 for record in records)
     assert len(people) == 2000 < visits
-    assert float(codes[words.first_code :].sum()) == pytest.approx(written, rel=0.02)
-    assert float(codes[words.terminators].sum()) == pytest.approx(visits, rel=0.02)
+    assert float(codes[vocabulary.first_code :].sum()) == pytest.approx(written, rel=0.02)
+    assert float(codes[vocabulary.terminators].sum()) == pytest.approx(visits, rel=0.02)
     assert int(later.sum()) == sum(int((record.visit > 0).sum()) for record in records)
     assert carried.tolist() == sum(carried_codes(record) for record in records).tolist()
 
 
-def test_later_visits_that_are_written_end_as_training_visits_do(world):
+def test_generated_later_visits_end_as_often_as_training_visits(world):
     """Where many ended; few ends move little, and no end nothing."""
     _, data, model = world
     later = np.diff(data.offsets)[data.visit > 0]
@@ -211,19 +211,21 @@ def test_codes_carried_on_by_hand():
 
 
 def test_codes_are_carried_on_as_often_as_in_training():
-    words, data, model = made(((30, 60),))
+    vocabulary, data, model = made(((30, 60),))
     with torch.no_grad():
         model.summary.recurrence += 1.5  # what was learnt about recurring codes went wrong
 
     def share(carried):
         return float(carried[0] / carried.sum())
 
-    real, written = share(carried_codes(data)), generate_counts(model, words, data, 0).carried
+    real, written = share(carried_codes(data)), generate_counts(model, vocabulary, data, 0).carried
     assert share(written) > real + 0.1
     before = {key: value.clone() for key, value in model.state_dict().items()}
     calibrate_recurrence(model, data, written)
-    # Of seven codes visits hold most, so that one shift leaves a part of what was off.
-    assert abs(share(generate_counts(model, words, data, 1).carried) - real) < 0.5 * (share(written) - real)
+    # Visits hold most of the seven codes, so one shift does not remove the whole difference.
+    assert abs(share(generate_counts(model, vocabulary, data, 1).carried) - real) < 0.5 * (
+        share(written) - real
+    )
     changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
     assert changed == ["summary.recurrence"]
 
@@ -245,15 +247,15 @@ def age_loss(data, model):
 
 
 def test_the_age_head_is_fitted_to_states_without_dropout(world):
-    words, data, _ = world
-    model = make_model(words, data, "mini", 0, 0.0).eval()  # of enough width to hold the age
+    vocabulary, data, _ = world
+    model = make_model(vocabulary, data, "mini", 0, 0.0).eval()  # of enough width to hold the age
     with torch.no_grad():
         model.decoder_prompt.projection.weight *= 20  # a prompt that attention cannot overlook
         model.age_predictor[-1].bias += 0.5  # standard deviations: what dropout may do to what the head reads
     before = age_loss(data, model)
     assert before > 0.25 * data.age.var()  # the fault is there to be mended
     body = {key: value.clone() for key, value in model.state_dict().items()}
-    calibrate_age(model, read_visits(model, words, data, 0))
+    calibrate_age(model, score_validation(model, vocabulary, data, 0))
     fitted = age_loss(data, model)
     assert fitted < 0.5 * before and fitted < 0.5 * data.age.var()
     changed = [key for key, value in model.state_dict().items() if not torch.equal(value, body[key])]

@@ -14,10 +14,10 @@ from cohortloom.data.examples import Examples
 from cohortloom.data.forbidden import age_row, forbidden_table
 from cohortloom.data.validity import load_rules
 from cohortloom.data.vocabulary import Vocabulary
-from cohortloom.evaluation.canaries import exposure, extracted, ranked
+from cohortloom.evaluation.canaries import exposure, extraction_figures, ranking_figures
 from cohortloom.model.initial import make_model, token_counts
 from cohortloom.model.scoring import patient_log_likelihoods
-from cohortloom.training.canaries import invent, levels, repeats_of, with_canaries
+from cohortloom.training.canaries import assign_repeats, invent_patients, repeat_levels, with_canaries
 from conftest import MEMORISING, REPOSITORY
 from evaluate_canaries import HELD_OUT, evaluate_canaries
 from generate import generate
@@ -38,7 +38,7 @@ def world(files) -> tuple[Examples, Vocabulary]:
 
 
 def invented(files, seed: int = 0, planted: int = 200, held_out: int = 200) -> tuple[Examples, Examples]:
-    return invent(*world(files), load_rules(RULES), seed, planted, held_out)
+    return invent_patients(*world(files), load_rules(RULES), seed, planted, held_out)
 
 
 def code_sets(data: Examples) -> list[tuple[int, ...]]:
@@ -49,9 +49,9 @@ def same(one: Examples, other: Examples) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))
 
 
-def test_they_obey_the_rules_and_are_nobody(files):
-    data, words = world(files)
-    barred = forbidden_table(words, load_rules(RULES))
+def test_canaries_obey_the_rules_and_equal_no_patient(files):
+    data, vocabulary = world(files)
+    barred = forbidden_table(vocabulary, load_rules(RULES))
     assert barred.any()  # codes of one sex
     people = {*zip(data.age.tolist(), data.sex.tolist(), strict=True)}
     both = [one for part in invented(files) for one in code_sets(part)]
@@ -61,10 +61,10 @@ def test_they_obey_the_rules_and_are_nobody(files):
         assert set(lengths) == {6, 7, 8} and (part.visit == 0).all()
         assert all(len(set(one)) == len(one) for one in code_sets(part))
         sex, age = np.repeat(part.sex, lengths), np.repeat(age_row(part.age), lengths)
-        assert (part.ids >= words.first_code).all() and not barred[sex, age, part.ids].any()
+        assert (part.ids >= vocabulary.first_code).all() and not barred[sex, age, part.ids].any()
         assert barred[1 - sex, age, part.ids].any()  # the check can fail
         assert {*zip(part.age.tolist(), part.sex.tolist(), strict=True)} <= people
-        assert set(part.ids) == set(range(words.first_code, len(words)))
+        assert set(part.ids) == set(range(vocabulary.first_code, len(vocabulary)))
 
 
 def test_the_seed_decides_and_held_out_ones_change_nothing(files):
@@ -74,7 +74,7 @@ def test_the_seed_decides_and_held_out_ones_change_nothing(files):
 
 
 def test_planting_appends_each_so_many_times(files):
-    data, words = world(files)
+    data, vocabulary = world(files)
     some, _ = invented(files, planted=3)
     more = with_canaries(data, some, np.array([1, 4, 2]))
     assert len(more) == len(data) + 7 and (more.visit[len(data) :] == 0).all()
@@ -82,28 +82,28 @@ def test_planting_appends_each_so_many_times(files):
     assert code_sets(more)[len(data) :] == [code_sets(some)[i] for i in (0, 1, 1, 1, 1, 2, 2)]
     assert all(a.dtype == b.dtype for a, b in zip(vars(more).values(), vars(data).values(), strict=True))
     # the model starts from counts, in which they are as any training patient
-    added = token_counts(more, len(words)) - token_counts(data, len(words))
+    added = token_counts(more, len(vocabulary)) - token_counts(data, len(vocabulary))
     assert added.sum() == (np.diff(some.offsets) + 1) @ [1, 4, 2]
 
 
 def test_repeats_are_shared_out_and_bad_values_refused(files):
-    assert [levels(most) for most in (1, 4, 5, 16)] == [[1], [1, 4], [1, 4, 5], [1, 4, 16]]
-    assert np.bincount(repeats_of(30, 16))[[1, 4, 16]].tolist() == [10, 10, 10]
+    assert [repeat_levels(most) for most in (1, 4, 5, 16)] == [[1], [1, 4], [1, 4, 5], [1, 4, 16]]
+    assert np.bincount(assign_repeats(30, 16))[[1, 4, 16]].tolist() == [10, 10, 10]
     for count, most, message in (
         (9, 4, "9 are too few"),
         (-1, 4, "too few"),
         (10, 0, "canary_repeats: 0 is"),
     ):
         with pytest.raises(UserError, match=message):
-            repeats_of(count, most)
-    data, words = world(files)
-    few = Vocabulary(words.codes[:9], words.counts[:9], words.gap_bins)
-    with pytest.raises(UserError, match="9 codes that an age and sex allow are too few") as caught:
-        invent(data, few, load_rules(RULES), 0, 500)
+            assign_repeats(count, most)
+    data, vocabulary = world(files)
+    few = Vocabulary(vocabulary.codes[:9], vocabulary.counts[:9], vocabulary.gap_bins)
+    with pytest.raises(UserError, match="the 9 codes permitted at an age and sex are too few") as caught:
+        invent_patients(data, few, load_rules(RULES), 0, 500)
     assert "\n" not in str(caught.value)
     names = {name: files[name] for name in ("train", "val", "vocabulary")}
     with pytest.raises(UserError, match="need a validity table"):
-        train(**names, model=Path("none"), canaries=10)
+        train(**names, model_dir=Path("none"), canaries=10)
 
 
 def test_exposure_and_auc_by_hand():
@@ -113,7 +113,7 @@ def test_exposure_and_auc_by_hand():
     )
     repeats = np.repeat([1, 4], 10)
     scores = np.concatenate([np.full(10, 3.0), np.full(10, 9.0)])
-    found = {(m, s): part for m, s, part, *_ in ranked(scores, held_out, repeats, 0)}
+    found = {(m, s): part for m, s, part, *_ in ranking_figures(scores, held_out, repeats, 0)}
     assert found["canary_auc", "repeats 1"].value == 0.5 and found["canary_auc", "repeats 4"].value == 1
     assert found["canary_auc", ""].value == 0.75 and found["canary_auc", ""].n == 20
     assert found["canary_exposure", "repeats 4"].value == 3
@@ -125,7 +125,7 @@ def test_by_chance_the_figures_are_those_of_guessing():
     rng = np.random.default_rng(0)
     inside, bits = 0, []
     for trial in range(60):
-        made = ranked(rng.normal(size=50), rng.normal(size=1000), np.ones(50, int), trial)
+        made = ranking_figures(rng.normal(size=50), rng.normal(size=1000), np.ones(50, int), trial)
         found = {m: part for m, s, part, *_ in made if s}
         inside += found["canary_auc"].low <= 0.5 <= found["canary_auc"].high
         bits.append(found["canary_exposure"].value)
@@ -145,7 +145,7 @@ def test_extraction_sees_the_same_set_and_most_of_it():
         "four of six": ({0, 1, 2, 3}, [0, 0]),
     }
     for released, expected in cases.values():
-        made = extracted(ours, matrix({7}, released), np.array([1, 1, 1]), 0)
+        made = extraction_figures(ours, matrix({7}, released), np.array([1, 1, 1]), 0)
         assert [part.value for _, subset, part, *_ in made if not subset] == pytest.approx(expected)
 
 
@@ -157,7 +157,7 @@ def learnt(files, memorised, tmp_path_factory) -> dict[str, Path]:
     before = {name: hashlib.sha256(path.read_bytes()).digest() for name, path in files.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.MAX_EPOCHS", 1000)
-        train(**names, model=folder, rules=RULES, **PLANTED, **MEMORISING)
+        train(**names, model_dir=folder, rules=RULES, **PLANTED, **MEMORISING)
     assert before == {name: hashlib.sha256(path.read_bytes()).digest() for name, path in files.items()}
     return {"with": folder, "without": memorised}
 
@@ -170,7 +170,7 @@ def scored(files, model: Path, folder: Path, patients: int = 600) -> dict[tuple[
     generate(model_dir=model, train=files["train"], test=files["test"], device="cpu", **release, **whose)
     options = {**PLANTED, "canary_seed": 0, "device": "cpu"}
     evaluate_canaries(
-        model=model,
+        model_dir=model,
         synthetic=release["synthetic"],
         rules=RULES,
         records=folder / "r",
@@ -181,7 +181,7 @@ def scored(files, model: Path, folder: Path, patients: int = 600) -> dict[tuple[
     return {(r["metric"], r["subset"]): r for r in json.loads((folder / "r").read_text())}
 
 
-def test_a_model_that_memorised_them_is_found_and_one_that_did_not_is_not(files, learnt, tmp_path):
+def test_only_a_model_that_memorised_canaries_is_detected(files, learnt, tmp_path):
     found, control = (scored(files, learnt[name], tmp_path) for name in ("with", "without"))
     often = "repeats 16"
     assert found["canary_auc", often]["value"] > 0.95 > 0.8 > control["canary_auc", often]["value"]
@@ -201,16 +201,16 @@ def test_a_model_that_memorised_them_is_found_and_one_that_did_not_is_not(files,
 
 
 def test_an_untrained_model_knows_none_of_them(files):
-    data, words = world(files)
+    data, vocabulary = world(files)
     parts = invented(files, planted=100, held_out=300)
-    fresh = make_model(words, data, preset="tiny", seed=0, dropout=0.0).eval()
+    fresh = make_model(vocabulary, data, preset="tiny", seed=0, dropout=0.0).eval()
     scores = [patient_log_likelihoods(fresh, part) for part in parts]
-    found = {m: part for m, s, part, *_ in ranked(*scores, np.ones(100, int), 0) if s}
+    found = {m: part for m, s, part, *_ in ranking_figures(*scores, np.ones(100, int), 0) if s}
     assert found["canary_auc"].low < 0.5 < found["canary_auc"].high
     assert found["canary_exposure"].low < np.log2(np.e) < found["canary_exposure"].high
 
 
-def test_the_model_card_says_so(learnt):
+def test_the_model_card_names_the_canaries(learnt):
     cards = {name: (folder / "README.md").read_text() for name, folder in learnt.items()}
     assert (
         "**Not for release.** 20 invented patients" in cards["with"] and "| canaries | 20 |" in cards["with"]

@@ -38,7 +38,13 @@ def long(dataset, tmp_path_factory):
 def command(dataset, folder, **options):
     """The training as a process of its own."""
     files = {key: dataset[key] for key in ("train", "val", "vocabulary")}
-    given = {**BRIEF, **files, "model": folder / "model", "checkpoints": folder / "checkpoints", **options}
+    given = {
+        **BRIEF,
+        **files,
+        "model_dir": folder / "model",
+        "checkpoints": folder / "checkpoints",
+        **options,
+    }
     call = [sys.executable, SCRIPTS / "train.py"]
     call += [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
     return subprocess.Popen(
@@ -74,7 +80,7 @@ def test_any_truncated_checkpoint_is_noticed(tmp_path):
     whole = newest.read_bytes()
     for length in (0, 10, len(whole) // 2, len(whole) - 1):
         newest.write_bytes(whole[:length])
-        assert kept.newest() is not None and kept._own()[0] == newest
+        assert kept.newest() is not None and kept._of_digest()[0] == newest
     with_both = sorted(tmp_path.glob("*.pt"))
     for path in with_both:
         path.write_bytes(whole[:100])
@@ -94,6 +100,15 @@ def test_a_pickled_checkpoint_is_not_run(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is mounted by root alone")
+@pytest.mark.parametrize("inside", ["", "inside"])
+def test_a_file_in_the_way_is_named(tmp_path, inside):
+    (tmp_path / "file").write_text("mine")
+    refused = pytest.raises(UserError, match="file.*: a file is in the way; name another folder")
+    with refused, Checkpoints(tmp_path / "file" / inside, DIGEST).claimed():
+        pass
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -139,7 +154,9 @@ def test_sigkill_loses_the_interval_at_most(dataset, long, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("step", [3, 21, 33])
-def test_a_signal_in_any_step_or_evaluation_is_made_good(dataset, brief, tmp_path, monkeypatch, step):
+def test_training_resumes_after_a_signal_in_any_step_or_evaluation(
+    dataset, brief, tmp_path, monkeypatch, step
+):
     """The signal arrives in the middle of a step; at 21 and 33 others follow, one in an evaluation."""
     run, evaluate = Trainer._step, Trainer._evaluate
 

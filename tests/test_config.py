@@ -58,7 +58,7 @@ TABLES = {("runs",), ("ablation", "arms"), ("evaluate", "external")}  # their ke
 
 
 def drift(config: dict, schema: dict) -> set[tuple]:
-    """Keys that stand in one of the two alone."""
+    """Keys that only one of the two has."""
     known = {path for path, part in leaves(schema) if "properties" not in part}
     return known ^ {path for path, _ in leaves_of_config(config)}
 
@@ -72,7 +72,7 @@ def test_the_demo_holds_every_key_of_the_schema_and_no_other():
     assert drift(short, schema) == {("train", "tokens")}
 
 
-def test_every_default_is_written_once():
+def test_every_default_is_defined_once():
     assert "default:" not in SCHEMA.read_text()
 
 
@@ -90,7 +90,7 @@ def test_overlays_hold_only_what_differs(name):
             assert part[key] != value, key
 
 
-# What a rule gives to its script beside the keys of the config: names of runs, seeds, parts.
+# Params of a rule that are not keys of the config: names of runs, seeds, parts.
 OF_A_RECORD = {"run", "seed"}
 GIVEN = {
     "simulate_raw": set(),
@@ -165,7 +165,7 @@ def test_keys_and_defaults_of_the_config_are_those_of_the_signatures(script):
     assert mismatches(script, keys_of(script)) == set()
 
 
-def test_a_key_that_drifts_is_found():
+def test_a_missing_or_wrong_default_is_detected():
     keys = keys_of("build_dataset")
     assert mismatches("build_dataset", {**keys, "seed": 7}) == {"seed"}
     assert mismatches("build_dataset", {**keys, "words": 7}) == {"words"}
@@ -213,7 +213,7 @@ MISTAKES = {
     "demographics": ({"generate": {"demographics": "none.csv"}}, r"demographics: none.csv is no file"),
     "too few canaries": (
         {"runs": {"mine": {"canaries": 3}}},
-        r"runs\.mine\.canaries: 3 are too few to tell anything; give 10 or more, or 0",
+        r"runs\.mine\.canaries: 3 are too few for a figure; give 10 or more, or 0",
     ),
     "canaries in the main run": (
         {"train": {"canaries": 10}},
@@ -225,7 +225,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("changes, message", MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_told_in_one_line(changes, message):
+def test_a_mistake_is_reported_in_one_line(changes, message):
     with pytest.raises(UserError, match=message) as caught:
         check_config(demo(**changes), SCHEMA)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Constrained decoding: no forbidden code at all, the others in proportion, and what was removed is told."""
+"""Constrained decoding: no forbidden code, the others in proportion, and the removed mass is reported."""
 
 import numpy as np
 import pyarrow as pa
@@ -25,25 +25,25 @@ AGES, SEXES = np.tile([0.0, 0.5, 15.0, 40.0, 70.0, 90.0], 20), np.repeat([0, 1],
 
 
 def constraint(world, hard=False):  # noqa: F811
-    words = world[0]
-    return Constraint(words, forbidden_table(words, load_rules(RULES), hard))
+    vocabulary = world[0]
+    return Constraint(vocabulary, forbidden_table(vocabulary, load_rules(RULES), hard))
 
 
 def broken(world, records, hard) -> int:  # noqa: F811
     """Codes of generated records that break an edit."""
-    words = world[0]
+    vocabulary = world[0]
     rules, total = load_rules(RULES), 0
     for record in records:
         row = np.repeat(np.arange(len(record.age)), np.diff(record.offsets))
-        found = rules.violations(words.decode(record.ids), record.age[row], record.sex[row])
+        found = rules.violations(vocabulary.decode(record.ids), record.age[row], record.sex[row])
         total += int((found.hard if hard else found.any).sum())
     return total
 
 
 @pytest.mark.parametrize("tier", ["hard", "full"])
 def test_no_violation_is_left_where_the_untrained_model_makes_many(world, tier):  # noqa: F811
-    words, _, model = world
-    drawn = (model, words, AGES, SEXES, ("synthesize", 0), 64)
+    vocabulary, _, model = world
+    drawn = (model, vocabulary, AGES, SEXES, ("synthesize", 0), 64)
     hard = tier == "hard"
     free = list(synthesize(*drawn, max_visits=3))
     bound = list(synthesize(*drawn, max_visits=3, constraint=constraint(world, hard)))
@@ -74,11 +74,11 @@ def test_the_masked_distribution_is_the_renormalized_one():
 
 def test_the_count_equals_the_mass_of_the_model_itself(world):  # noqa: F811
     """At the first token, where the terminators are not offered."""
-    words, _, model = world
+    vocabulary, _, model = world
     rows, bound = (np.full(4, 3), np.ones(4, np.int64)), constraint(world)
     age, sex = np.array([0.0, 30.0, 60.0, 90.0]), np.array([0, 1, 0, 1])
-    options = {"begin_suppress_tokens": words.terminators, "max_new_tokens": 1}
-    made = generate_visits(model, words, rows, age, sex, 0, bound, **options)
+    options = {"begin_suppress_tokens": vocabulary.terminators, "max_new_tokens": 1}
+    made = generate_visits(model, vocabulary, rows, age, sex, 0, bound, **options)
     with torch.no_grad(), fast_products(model.device):
         logits = model(
             input_ids=torch.tensor([[START, START, NOW]] * 4),
@@ -87,7 +87,7 @@ def test_the_count_equals_the_mass_of_the_model_itself(world):  # noqa: F811
             x_cat=torch.from_numpy(sex[:, None]),
             logits_to_keep=1,
         ).logits[:, 0]
-    logits[:, [START, *words.terminators]] = -torch.inf  # START stands there already: a repeat
+    logits[:, [START, *vocabulary.terminators]] = -torch.inf  # START is in the prefix already: a repeat
     mass = (logits.softmax(-1) * bound.table[sex, age_row(age)]).sum()
     assert made.counts["removed_mass"] == pytest.approx(float(mass), rel=1e-4)
     assert made.counts["constrained_positions"] == 4
@@ -108,9 +108,9 @@ def folder(world, dataset, tmp_path_factory):  # noqa: F811
     from cohortloom.model.initial import make_model
 
     path = tmp_path_factory.mktemp("model")
-    words = Vocabulary.load(dataset["vocabulary"])
+    vocabulary = Vocabulary.load(dataset["vocabulary"])
     losses = {"age_weight": 0.3, "sex_weight": 0.2, "age_loss_unit": "standardized"}
-    make_model(words, Examples.load(dataset["train"]), "tiny", 0, 0.0, **losses).save_pretrained(path)
+    make_model(vocabulary, Examples.load(dataset["train"]), "tiny", 0, 0.0, **losses).save_pretrained(path)
     (path / "vocabulary.json").write_bytes(dataset["vocabulary"].read_bytes())
     return path
 

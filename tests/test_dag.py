@@ -106,7 +106,7 @@ def test_snakemake_makes_its_own_report_with_ours_in_it(tiny, tmp_path):
     assert "report.html" in text and "Scorecard" in text and len(text) > 1_000_000
 
 
-def test_a_finished_experiment_says_so_at_once(tiny):
+def test_a_finished_experiment_runs_nothing(tiny):
     """In processor time, which a busy machine does not stretch; it answers in 3 s on an idle one."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = tiny.run("evaluate_all")
@@ -164,7 +164,7 @@ OVERLAYS = {name: str(REPOSITORY / "config" / f"{name}.yaml") for name in ("mimi
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_a_source_without_raw_dir_says_what_to_give(fresh, name):
+def test_a_source_without_raw_dir_names_the_remedy(fresh, name):
     message = failing(fresh, "--configfile", OVERLAYS[name])
     assert "raw_dir=DIR" in message and "COHORTLOOM_RAW_DIR" in message
 
@@ -181,7 +181,7 @@ def test_a_missing_folder_and_a_missing_table_are_named(fresh):
     assert "preprocess" in fresh.jobs(*config)
 
 
-def test_raw_dir_is_taken_from_the_environment(fresh):
+def test_raw_dir_is_read_from_the_environment(fresh):
     place = fresh.directory / "raw"
     place.mkdir()
     (place / "NHDS10.PU.txt.bz2").touch()

@@ -47,7 +47,7 @@ def test_an_old_or_missing_python_is_named(make, tmp_path):
         assert not (tmp_path / ".venv").exists()
 
 
-def test_a_missing_venv_module_says_what_to_install(make, tmp_path):
+def test_a_missing_venv_module_names_the_package_to_install(make, tmp_path):
     lame = interpreter(
         tmp_path / "lame", f'case "$2" in *ensurepip*) exit 1;; esac\nexec "{sys.executable}" "$@"'
     )
@@ -61,7 +61,7 @@ def test_the_torch_index_reaches_pip(make):
     assert "--extra-index-url" not in make("--dry-run", ".venv/.installed").stdout
 
 
-def test_a_lock_that_stands_in_the_way_is_explained(make, tmp_path):
+def test_a_locked_folder_is_explained(make, tmp_path):
     """A failed run that left no lock is not blamed on one."""
     for name in (".installed", "bin/python"):
         (tmp_path / ".venv" / name).parent.mkdir(parents=True, exist_ok=True)

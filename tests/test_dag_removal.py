@@ -1,4 +1,4 @@
-"""Through the whole workflow: what was removed from the raw tables stands in no file under results/."""
+"""After the whole workflow: no file under results/ holds a column that is removed from the raw tables."""
 
 import gzip
 
@@ -31,7 +31,7 @@ def test_no_value_of_a_removed_column_reaches_a_result(tiny):
     assert files_that_hold(results, MARKER) == []
 
 
-def test_the_search_would_find_what_is_kept(tiny):
-    """The control: the commonest code, which is allowed, stands in visits, dataset and synthetic files."""
+def test_the_search_detects_a_code_that_is_kept(tiny):
+    """The control: the most frequent code, which is kept, is in visits, dataset and synthetic files."""
     found = files_that_hold(tiny.directory / "results", "4019")
     assert {"visits.parquet", "train.parquet", "synthesize.parquet"} <= set(found)

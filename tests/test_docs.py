@@ -126,7 +126,7 @@ def test_commands_exist(name):
     assert unknown_commands((REPOSITORY / name).read_text(encoding="utf-8")) == []
 
 
-def test_unknown_commands_are_found():
+def test_unknown_commands_are_detected():
     text = "    make demo N=1\n    make tea\n`snakemake quality`, `snakemake tea`\n"
     text += "`python workflow_scripts/train.py`, `python workflow_scripts/tea.py`\n"
     assert unknown_commands(text) == ["make tea", "python workflow_scripts/tea.py", "snakemake tea"]

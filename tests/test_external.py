@@ -276,7 +276,7 @@ def test_without_age_and_sex_only_what_needs_neither_is_scored(tmp_path):
     assert {r["subset"] for r in records if r["metric"] == "js_distance"} == {""}
 
 
-def test_the_scorecard_stands_beside_real_and_naive(tmp_path):
+def test_the_scorecard_compares_with_real_and_naive(tmp_path):
     records = []
     for run, value in (("theirs", 0.125), ("real", 0.12), ("copy", 0.11), ("markov", 0.13)):
         records.append(tmp_path / f"{run}.json")
@@ -315,7 +315,7 @@ def test_the_target_scores_a_copy_and_trains_nothing(tiny, tmp_path):
     assert tiny.jobs() == set()  # the experiment itself has not changed
 
 
-def test_a_name_that_is_taken_and_a_missing_file_stop_before_any_job(fresh, tmp_path):
+def test_a_reserved_name_and_a_missing_file_stop_before_any_job(fresh, tmp_path):
     for name, message in (("markov", "this name is taken"), ("theirs", "no such file")):
         said = fresh.plan("--configfile", overlay(tmp_path, **{name: "/nowhere"}), status=1)
         assert message in said and "Traceback" not in said

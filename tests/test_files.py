@@ -29,7 +29,7 @@ def write_new(folder: Path) -> None:
         fill(new, text="new")
 
 
-def test_a_folder_that_the_step_made_is_replaced(tmp_path):
+def test_a_folder_of_the_step_is_replaced(tmp_path):
     folder = tmp_path / "deep" / "out"
     for prepare in (lambda: None, lambda: fill(folder)):
         prepare()
@@ -38,7 +38,7 @@ def test_a_folder_that_the_step_made_is_replaced(tmp_path):
         assert os.listdir(folder.parent) == ["out"]
 
 
-def test_folders_that_snakemake_made_for_the_outputs_do_not_count(tmp_path):
+def test_empty_folders_by_snakemake_do_not_count(tmp_path):
     (tmp_path / "out" / "model").mkdir(parents=True)
     write_new(tmp_path / "out")
     assert (tmp_path / "out" / "visits").read_text() == "new"

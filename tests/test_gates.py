@@ -31,7 +31,7 @@ def refusal(records: list[dict], run: str, *metrics: str) -> str | None:
 
 
 def patients(n: int, seed: int, tag: str) -> pa.Table:
-    """Visits of a dozen codes each, so many that none recurs by chance, and with them age and sex."""
+    """Visits of a dozen codes each, too many to recur by chance, with age and sex."""
     rng = np.random.default_rng(seed)
     age, sex = rng.integers(18, 90, n).astype(float), rng.integers(0, 2, n)
     return table_of(rng.random((n, len(CODES))) < 0.2, age, sex, np.ones(n, int), tag)
@@ -70,7 +70,7 @@ def test_copies_of_training_patients_are_refused_by_each_limit_alone(measured, m
 
 @pytest.mark.parametrize("metric", OF_VISITS)
 def test_few_patients_open_no_limit(metric):
-    """The same honest release, of which, and beside which, there are 40 patients."""
+    """The same release without leaks, with 40 patients in it and 40 attacked ones."""
     assert "hold out more patients" in refusal(records_of(40), "honest", metric)
 
 

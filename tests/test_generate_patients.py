@@ -18,7 +18,7 @@ stored = pytest.mark.skipif(not (STORED / "model").is_dir(), reason="no publishe
 
 @stored
 @pytest.mark.parametrize("ending", ["csv", "csv.gz"])
-def test_patients_are_written_as_the_ending_says(tmp_path, ending):
+def test_the_suffix_sets_the_format(tmp_path, ending):
     generate_patients(synthetic=tmp_path / "v.parquet", patients=20, device="cpu")
     generate_patients(synthetic=tmp_path / f"w.{ending}", patients=20, device="cpu")
     table, written = read_visits(tmp_path / "v.parquet"), pd.read_csv(tmp_path / f"w.{ending}", dtype=str)
@@ -30,13 +30,13 @@ def test_patients_are_written_as_the_ending_says(tmp_path, ending):
 
 @stored
 @pytest.mark.parametrize("name", ["x.json", "x", "x.parquet.txt"])
-def test_another_ending_is_refused_before_anything_is_written(tmp_path, name):
+def test_another_suffix_is_refused_before_anything_is_written(tmp_path, name):
     with pytest.raises(UserError, match=f"{name}: no file of visits has this ending; give a name with .parq"):
         generate_patients(synthetic=tmp_path / "new" / name, patients=2, device="cpu")
     assert not (tmp_path / "new").exists()
 
 
-def test_without_a_model_the_command_says_what_is_missing(tmp_path):
+def test_without_a_model_the_command_names_the_missing_file(tmp_path):
     command = [sys.executable, REPOSITORY / "workflow_scripts" / "generate_patients.py", "--model", tmp_path]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "Traceback" not in done.stderr

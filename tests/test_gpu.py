@@ -1,4 +1,4 @@
-"""What a GPU makes beside what the processor makes of the same: skipped where there is none."""
+"""Results of a GPU compared with those of the CPU; skipped without a GPU."""
 
 import json
 
@@ -31,9 +31,9 @@ def _own_device():
 
 def gradient(world, rows, device, bf16=False):  # noqa: F811
     """Loss and the gradient of all parameters, flat, of a fresh model on `device` for these visits."""
-    words, data, _ = world
-    pairs = corrupted_pairs(data, words, np.random.default_rng(0), 64)
-    model = make_model(words, data, "tiny", 0, 0.0).to(device).train()
+    vocabulary, data, _ = world
+    pairs = corrupted_pairs(data, vocabulary, np.random.default_rng(0), 64)
+    model = make_model(vocabulary, data, "tiny", 0, 0.0).to(device).train()
     model.set_attn_implementation(TRAINING_ATTENTION[device])
     with torch.autocast(device, torch.bfloat16, enabled=bf16):
         out = model(**as_tensors(collate(data, pairs, rows), torch.device(device)))

@@ -14,9 +14,9 @@ RULES = REPOSITORY / "resources" / "icd9_validity.csv"
 
 
 def model_with(world, **losses):  # noqa: F811
-    words, data, _ = world
+    vocabulary, data, _ = world
     weights = {"age_weight": 0.3, "sex_weight": 0.2, "age_loss_unit": "standardized"}
-    return make_model(words, data, "tiny", 0, 0.0, **(weights | losses)).eval()
+    return make_model(vocabulary, data, "tiny", 0, 0.0, **(weights | losses)).eval()
 
 
 def table_of(world, batch):  # noqa: F811
@@ -62,7 +62,7 @@ def test_heads_on_codes_equal_a_plain_mean(world):  # noqa: F811
 
 
 def test_heads_on_expected_codes_equal_a_plain_mean(world):  # noqa: F811
-    """Over all scored positions of the visit, a position weighs as much as its codes are likely."""
+    """Over all scored positions of the visit, weighted by the probability of codes at each."""
     model, batch = model_with(world, heads="expected"), first_batch(world)
     with torch.no_grad():
         out = model(**batch)
@@ -99,16 +99,16 @@ def test_a_few_steps_on_the_forbidden_mass_lower_it(world):  # noqa: F811
     assert masses[-1] < 0.7 * masses[0]
 
 
-def test_the_table_says_what_the_rules_say(world):  # noqa: F811
-    words = world[0]
+def test_the_table_of_forbidden_codes_equals_the_rules(world):  # noqa: F811
+    vocabulary = world[0]
     rules = load_rules(RULES)
-    codes = rules.of(words.codes)
+    codes = rules.of(vocabulary.codes)
     for hard in (False, True):
-        table = forbidden_table(words, rules, hard)
-        assert table.shape == (2, 91, len(words)) and not table[..., : words.first_code].any()
+        table = forbidden_table(vocabulary, rules, hard)
+        assert table.shape == (2, 91, len(vocabulary)) and not table[..., : vocabulary.first_code].any()
         assert table.any() and not table.all(-1).any()
         for age in (0.0, 0.5, 11.0, 90.0):
             for sex in (0, 1):
-                expected = codes.forbidden(np.arange(len(words.codes)), age, sex, hard)
-                assert (table[sex, age_row(age), words.first_code :] == expected).all()
-    assert (forbidden_table(words, rules) >= forbidden_table(words, rules, True)).all()
+                expected = codes.forbidden(np.arange(len(vocabulary.codes)), age, sex, hard)
+                assert (table[sex, age_row(age), vocabulary.first_code :] == expected).all()
+    assert (forbidden_table(vocabulary, rules) >= forbidden_table(vocabulary, rules, True)).all()

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from cohortloom.data.bands import FINE
+from cohortloom.data.bands import FINE, group_of
 from cohortloom.data.examples import Examples, corrupted_pairs
 from cohortloom.data.vocabulary import Vocabulary
-from cohortloom.model.initial import ending_bias, group_of, recurrence_bias, smoothed_shares, token_counts
+from cohortloom.model.initial import ending_bias, recurrence_bias, smoothed_shares, token_counts
 
 END, FIRST = 4, 5  # the one terminator and the first code
 
@@ -48,7 +48,7 @@ def test_shares_are_distributions_and_follow_the_group():
     assert woman[FIRST] > 0.3 and boy[FIRST + 1] > 0.3
     assert max(girl[FIRST], boy[FIRST], man[FIRST]) < 1e-3
     assert max(woman[FIRST + 1], man[FIRST + 1]) < 1e-3
-    # nobody of 15 is known: what is known of the sex at any age
+    # no patient of 15 in training: shares of the sex at any age
     teenager = shares[group_of(np.array([15.0, 15.0]), np.array([0, 1]))][:, FIRST]
     assert teenager[0] > 0.1 > 0.001 > teenager[1]
     # rejected: one distribution for all would give men the code of women
@@ -69,7 +69,7 @@ def test_where_neither_occurs_a_widespread_code_is_likelier_than_a_frequent_one(
     assert counts.sum(0)[FIRST] > 3 * counts.sum(0)[FIRST + 1]
 
 
-def test_a_code_that_returns_is_told_from_one_that_does_not():
+def test_recurring_codes_get_a_larger_bias_than_others():
     """Code 0 returns nine times in ten, code 1 no more often than it occurs at all, code 2 never."""
     rng = np.random.default_rng(0)
     rows = []
@@ -98,13 +98,13 @@ def test_the_end_of_a_visit_by_hand():
     assert np.isfinite(ending_bias(data, np.zeros(4, bool), shares, 4)).all()
 
 
-def test_visits_of_which_nothing_is_shown_are_of_all_lengths():
+def test_unrevealed_visits_have_all_lengths():
     """If the draw alone decided, a visit of one code would often show nothing, a long one rarely."""
-    words = Vocabulary(tuple(f"ICD9CM:{i:05d}" for i in range(12)), (1,) * 12)
+    vocabulary = Vocabulary(tuple(f"ICD9CM:{i:05d}" for i in range(12)), (1,) * 12)
     rng = np.random.default_rng(0)
     sizes = rng.integers(1, 12, 20_000)
     data = visits([(50.0, 0, 0, list(range(size))) for size in sizes])
-    pairs = corrupted_pairs(data, words, rng, 64)
+    pairs = corrupted_pairs(data, vocabulary, rng, 64)
     lengths = sizes[~pairs.unordered]
     assert abs((~pairs.unordered).mean() - 0.5) < 0.02
     assert abs(lengths.mean() - sizes.mean()) < 0.1

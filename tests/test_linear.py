@@ -1,4 +1,4 @@
-"""The naive method linear: its closed form, what it finds that prevalence cannot, and what it learns from."""
+"""The naive method linear: its closed form, its use of pairs of codes, and the data it is fitted on."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,12 @@ from scipy import sparse
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json
+from cohortloom.data import linear
 from cohortloom.data.coded import Coded, encode
 from cohortloom.data.guesses import best_threshold, highest
+from cohortloom.data.linear import Linear, closed_form, earlier_codes, fit_linear
 from cohortloom.data.reveal import revealed_mask
 from cohortloom.data.visits import read_visits, write_visits
-from cohortloom.generation import linear
-from cohortloom.generation.linear import Linear, closed_form, earlier_codes, fit_linear
 from cohortloom.generation.naive import TrainingStrata, stratum_of
 from generate_naive import generate_naive
 from metric_tables import visits_of
@@ -68,13 +68,13 @@ def test_the_closed_form_is_each_codes_ridge_regression_on_the_others():
     assert not np.allclose(weights, itself, atol=0.05)
 
 
-def test_outputs_are_the_first_columns_alone():
+def test_outputs_are_only_the_first_columns():
     inputs = sparse.csr_matrix((np.random.default_rng(0).random((50, 7)) < 0.4).astype(np.float32))
     whole = closed_form(inputs, 7, 3.0)
     assert closed_form(inputs, 4, 3.0) == pytest.approx(whole[:, :4], abs=1e-6)
 
 
-def test_pairs_are_found_that_prevalence_cannot_find_and_none_where_there_are_none():
+def test_linear_uses_pairs_of_codes_where_there_are_any():
     """Of a visit's 3 hidden codes 1 is common and 2 are of pairs, half of them with the partner shown.
 
     Guessing the 3 common codes that are not shown gives 2 / 6; with the partners of what is shown, 4 / 7.
@@ -112,13 +112,13 @@ def test_earlier_visits_are_inputs_of_their_own():
 
 def test_only_the_most_frequent_codes_have_a_column(monkeypatch):
     (visits,), names = encode([visits_of([["a b c"]] * 6 + [["a b"]] * 2 + [["a d"]] * 4)])
-    present = Linear.learn(visits, len(names), 1.0).present
-    assert [names[code] for code in present] == ["ICD9CM:a", "ICD9CM:b", "ICD9CM:c"]
+    names = [name.removeprefix("ICD9CM:") for name in names]
+    assert [names[code] for code in Linear.learn(visits, len(names), 1.0).present] == ["a", "b", "c"]
     monkeypatch.setattr(linear, "MAX_CODES", 2)
     model = Linear.learn(visits, len(names), 1.0)
-    assert [names[code] for code in model.present] == ["ICD9CM:a", "ICD9CM:b"]
+    assert [names[code] for code in model.present] == ["a", "b"]
     guesses = model.guesses(visits, np.zeros(len(visits.codes), bool))
-    assert set(guesses.code) == {names.index("ICD9CM:a"), names.index("ICD9CM:b")}
+    assert set(guesses.code) == {names.index("a"), names.index("b")}
 
 
 def test_neither_validation_nor_test_visits_enter_the_weights(tmp_path):
@@ -130,7 +130,7 @@ def test_neither_validation_nor_test_visits_enter_the_weights(tmp_path):
 
 
 def chosen(folder, test: list[list[str]], **keywords) -> str:
-    """What linear writes into its counts beside those of visits."""
+    """The settings of linear in its counts."""
     for name, visits in (("train", cohort(600, 1)), ("val", cohort(200, 2)), ("test", test)):
         write_visits(visits_of(visits), folder / f"{name}.parquet", {})
     parts = {name: folder / f"{name}.parquet" for name in ("train", "val", "test")}

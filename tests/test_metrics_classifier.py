@@ -9,7 +9,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from cohortloom.data.coded import encode
 from cohortloom.data.visits import write_visits
 from cohortloom.evaluation.classifier import two_sample
-from cohortloom.evaluation.scores import auc, gain, hits_at, replicates
+from cohortloom.evaluation.scores import auc, gain, replicates, tpr_at_fpr
 from cohortloom.reporting import scorecard
 from evaluate_classifier import evaluate_classifier
 from metric_worlds import CODES, copied, few_codes, hospital, permuted_demographics, shuffled
@@ -25,7 +25,7 @@ def score(made, real=TEST, seed=0, **options):
     return estimate
 
 
-def test_held_out_patients_and_copies_cannot_be_told_from_real():
+def test_held_out_patients_and_copies_are_not_distinguished_from_real():
     for made in (hospital(500, 3), copied(TRAIN, 500, 4)):
         found = score(made)
         assert found.low < 0.5 < found.high and found.high - found.low < 0.16
@@ -34,11 +34,11 @@ def test_held_out_patients_and_copies_cannot_be_told_from_real():
 @pytest.mark.parametrize(
     ("fault", "least"), [(shuffled, 0.6), (permuted_demographics, 0.6), (lambda t, s: few_codes(t, 31), 0.6)]
 )
-def test_a_fault_is_seen(fault, least):
+def test_a_fault_is_detected(fault, least):
     assert score(fault(hospital(500, 3), 5)).low > least
 
 
-def test_without_demographics_a_fault_of_demographics_is_not_seen():
+def test_without_demographics_a_fault_of_demographics_is_not_detected():
     found = score(permuted_demographics(hospital(500, 3), 5), known_demographics=False)
     assert found.low < 0.5 < found.high
 
@@ -86,7 +86,7 @@ def test_curves_by_hand():
     assert auc(positive, score) == pytest.approx(3.5 / 4, abs=1e-12)
     assert np.isnan(auc(positive[:2], score[:2]))
     # one positive above every negative; at 1% false alarms 2% of the way from (0, 0.5) to (0.5, 1)
-    assert hits_at(positive, score) == pytest.approx(0.5 + 0.01, abs=1e-12)
+    assert tpr_at_fpr(positive, score) == pytest.approx(0.5 + 0.01, abs=1e-12)
     # half of the people are positives: the named half is the first and half of the tie
     assert gain(positive, score, 0.5) == pytest.approx((0.75 - 0.5) / 0.5, abs=1e-12)
     assert gain(positive, np.zeros(4), 0.8) == pytest.approx(0, abs=1e-12)
@@ -96,13 +96,13 @@ def test_curves_by_hand():
 
 
 @pytest.mark.parametrize(("markov", "passed"), [(0.71, True), (0.69, None), (None, None)])
-def test_the_verdict_is_void_where_the_control_is_not_seen(markov, passed):
+def test_the_verdict_is_void_if_the_control_fails(markov, passed):
     metrics = scorecard.read_metrics(RESOURCES / "metrics.csv")
     records = [figure(run, "classifier_auc", value) for run, value in (("multitask", 0.5), ("real", 0.5))]
     records += [figure("markov", "classifier_auc", markov)] if markov else []
     found = scorecard.join(records, metrics)
     assert found[0]["pass"] is passed and found[0]["real"] == 0.5
-    assert scorecard.voided(records) == (
+    assert scorecard.failed_controls(records) == (
         [] if passed else [(("synthesize", "classifier_auc", "all"), markov)]
     )
 

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from cohortloom.data import bands
 from cohortloom.data.coded import encode
 from cohortloom.data.visits import write_visits
-from cohortloom.evaluation.conditioning import flips, observed, pairs, probes, written
+from cohortloom.evaluation.conditioning import flips, generated_sides, matched_pairs, observed_sides, probes
 from cohortloom.evaluation.utility import prediction
 from evaluate_conditioning import evaluate_conditioning
 from evaluate_utility import evaluate_utility
@@ -26,7 +26,7 @@ def probed(table) -> dict:
 
 def distances(table, seed=0) -> dict:
     (coded,), names = encode([table])
-    return {metric: e for metric, _, e, *_ in flips(observed(coded, 200, seed), len(names), seed)}
+    return {metric: e for metric, _, e, *_ in flips(observed_sides(coded, 200, seed), len(names), seed)}
 
 
 def test_real_is_read_like_real_and_permuted_demographics_are_not():
@@ -48,17 +48,17 @@ def test_flips_see_what_sex_and_age_do_and_nothing_where_they_do_nothing():
     assert all(real[flip].low <= other[flip].value <= real[flip].high for flip in real)
 
 
-def test_pairs_are_matched_and_nobody_is_in_two():
+def test_pairs_are_matched_and_disjoint():
     rng = np.random.default_rng(0)
     age, sex = rng.integers(0, 90, 600).astype(float), rng.integers(0, 2, 600)
-    one, other = pairs(age, sex, "sex", 1000, 1)
+    one, other = matched_pairs(age, sex, "sex", 1000, 1)
     assert (sex[one] == 0).all() and (sex[other] == 1).all()
     assert (bands.band(age[one]) == bands.band(age[other])).all()
-    one, other = pairs(age, sex, "age", 1000, 1)
+    one, other = matched_pairs(age, sex, "age", 1000, 1)
     assert (sex[one] == sex[other]).all()
     assert ((age[one] >= 18) & (age[one] < 45)).all() and (age[other] >= 65).all()
     for flip in ("sex", "age", "none"):
-        one, other = pairs(age, sex, flip, 50, 1)
+        one, other = matched_pairs(age, sex, flip, 50, 1)
         assert len(one) == 50 and len({*one.tolist(), *other.tolist()}) == 100
 
 
@@ -75,7 +75,7 @@ def writer(reads_sex: bool):
 
 def asked(reads_sex: bool) -> dict:
     (people,), _ = encode([TEST])
-    sides = written(people, writer(reads_sex), 200, 0)
+    sides = generated_sides(people, writer(reads_sex), 200, 0)
     return {metric: estimate for metric, _, estimate, *_ in flips(sides, 18, 0)}
 
 
@@ -85,7 +85,7 @@ def test_a_model_that_ignores_the_sex_is_caught():
     assert deaf["flip_sex_js"].low <= deaf["flip_none_js"].high
     assert sound["flip_sex_js"].value == pytest.approx(np.sqrt(np.log(2)), abs=1e-9)  # nothing in common
     assert deaf["flip_age_change"].value == sound["flip_age_change"].value == 1
-    assert sound["flip_sex_js"].n == len(pairs(*people_of(TEST), "sex", 200, 0)[0])
+    assert sound["flip_sex_js"].n == len(matched_pairs(*people_of(TEST), "sex", 200, 0)[0])
 
 
 def people_of(table):

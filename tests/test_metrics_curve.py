@@ -11,7 +11,7 @@ from cohortloom.data.examples import plain_pairs
 from cohortloom.data.guesses import NONE, Guesses, best_threshold, highest
 from cohortloom.data.reveal import revealed_mask, validation_mask
 from cohortloom.data.visits import read_visits, write_visits
-from cohortloom.evaluation.curve import PER_HIDDEN_CODE, Truth, curve
+from cohortloom.evaluation.curve import PER_HIDDEN_CODE, HiddenCodes, curve
 from cohortloom.evaluation.reconstruction import reconstruction
 from cohortloom.model.scoring import first_code_log_probs, score_teacher_forced
 from evaluate_curve import as_scores, evaluate_curve
@@ -27,13 +27,18 @@ def batches(scores: np.ndarray, size: int = 3):
         yield rows, scores[rows].copy()
 
 
-def scored(seed: int = 0) -> tuple[Coded, np.ndarray, np.ndarray, Truth]:
+def scored(seed: int = 0) -> tuple[Coded, np.ndarray, np.ndarray, HiddenCodes]:
     """Visits, what is shown of them, random scores of all codes, and the truth."""
     (visits,), names = encode([visits_of(cohort(120, 4))])
     shown = revealed_mask(len(visits.codes), 0.5, 0)
     scores = np.random.default_rng(seed).random((visits.n_visits, len(names))).astype(np.float32)
     group, _ = visits.groups(0)
-    return visits, shown, scores, Truth(visits.lengths, np.diff(row_offsets(shown)[visits.offsets]), group)
+    return (
+        visits,
+        shown,
+        scores,
+        HiddenCodes(visits.lengths, np.diff(row_offsets(shown)[visits.offsets]), group),
+    )
 
 
 def with_truth(visits: Coded, scores: np.ndarray, weight: float) -> np.ndarray:
@@ -46,7 +51,7 @@ def values(figures) -> dict:
     return {(metric, subset): estimate.value for metric, subset, estimate, *_ in figures}
 
 
-def test_the_highest_scores_of_codes_that_are_not_shown():
+def test_the_highest_scores_of_hidden_codes():
     codes, offsets = np.array([0, 1, 2, 1]), np.array([0, 3, 4])
     shown = np.array([True, False, False, False])
     scores = np.array([[9.0, 0.5, 0.1, 0.4], [0.3, 0.2, NONE, 0.1]], np.float32)
@@ -131,11 +136,11 @@ def test_a_point_beyond_the_guesses_has_no_figure():
     assert np.isnan(found["curve_f1", "1.1"]) and found["curve_f1", "0.1"] >= 0
 
 
-def test_where_nothing_is_hidden_no_figure_is_made_up():
+def test_without_hidden_codes_figures_have_no_value():
     visits, shown, scores, _ = scored()
     group, _ = visits.groups(0)
     guesses = highest(batches(scores), visits.codes, visits.offsets, shown | True)
-    figures = list(curve(guesses, Truth(visits.lengths, visits.lengths, group), np.inf))
+    figures = list(curve(guesses, HiddenCodes(visits.lengths, visits.lengths, group), np.inf))
     assert all(np.isnan(figure.estimate.value) for figure in figures)
     assert {figure.reason for figure in figures} == {"no code of the held-out visits is hidden"}
 
@@ -151,7 +156,7 @@ def test_a_probability_of_the_next_code_times_how_many_are_hidden():
     assert np.exp(scores) == pytest.approx(np.array([[0.4, 1.4], [1.0, 1.0]]), rel=1e-5)
 
 
-def test_the_model_is_asked_for_the_first_code_after_what_is_shown(world):  # noqa: F811
+def test_scores_are_those_of_the_first_code_after_the_revealed_ones(world):  # noqa: F811
     """Its probabilities are those of the first position of the whole teacher-forced sequence."""
     _, data, model = world
     shown = np.random.default_rng(0).random(len(data.ids)) < 0.5

@@ -163,7 +163,7 @@ def test_rarest_and_top_break_ties_by_code():
 
 
 def population(n: int, seed: int) -> list[list[tuple]]:
-    """Patients of two kinds of disease, whose codes stand together."""
+    """Patients with one of two kinds of disease, whose codes occur together."""
     rng = np.random.default_rng(seed)
     patients = []
     for _ in range(n):

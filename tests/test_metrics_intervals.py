@@ -84,7 +84,7 @@ def test_the_jackknife_of_a_mean_is_the_textbook_interval():
     assert estimate.n == 77
 
 
-def test_rates_of_what_was_never_seen_keep_an_upper_end():
+def test_a_rate_of_zero_has_an_upper_end():
     estimate = ratio(np.zeros(20), np.full(20, 50), 1000, 1.0)
     assert (estimate.value, estimate.low, estimate.high) == (0.0, 0.0, pytest.approx(3 / 1000))
     assert ratio(np.zeros(20), np.full(20, 50), 1000, per=1e5).high == pytest.approx(300)

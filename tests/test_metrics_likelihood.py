@@ -1,4 +1,4 @@
-"""Membership by the model's likelihood: a model that has memorised its patients gives them away."""
+"""Membership by the model's likelihood: a model that has memorised its patients reveals them."""
 
 import json
 
@@ -18,7 +18,7 @@ from evaluate_likelihood import evaluate_likelihood
 @pytest.fixture(scope="module")
 def files(thirds, memorised):
     """A model that has memorised the training third of a cohort, and the cohort."""
-    return {"model": memorised, **{name: thirds[name] for name in ("train", "val", "test")}}
+    return {"model_dir": memorised, **{name: thirds[name] for name in ("train", "val", "test")}}
 
 
 def attacked(files, tmp_path, **options):
@@ -26,7 +26,7 @@ def attacked(files, tmp_path, **options):
     return {record["metric"]: record for record in json.loads((tmp_path / "r.json").read_text())}
 
 
-def test_what_was_memorised_is_found_and_the_control_finds_nothing(files, tmp_path):
+def test_memorised_patients_are_detected_and_the_control_is_at_chance(files, tmp_path):
     found, control = attacked(files, tmp_path), attacked(files, tmp_path, control=True)
     assert found["likelihood_auc"]["ci_low"] > control["likelihood_auc"]["ci_high"]
     assert control["likelihood_auc"]["ci_low"] < 0.5 < control["likelihood_auc"]["ci_high"]
@@ -44,23 +44,23 @@ def test_publishing_refuses_what_was_memorised(files, tmp_path):
 
 
 def test_a_score_is_the_log_likelihood_a_token_of_the_visits_one_by_one(files, monkeypatch):
-    bart = PromptBartWithDemographicPrediction.from_pretrained(files["model"]).eval()
+    model = PromptBartWithDemographicPrediction.from_pretrained(files["model_dir"]).eval()
     data = Examples.load(files["test"])
-    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), bart.config.max_position_embeddings)
+    pairs = plain_pairs(data, np.zeros(len(data.ids), bool), model.config.max_position_embeddings)
     sums = {}
     for row in range(len(data)):
         batch = {k: torch.from_numpy(v) for k, v in collate(data, pairs, np.array([row])).items()}
         with torch.inference_mode():
-            losses = bart(**batch).token_losses.double()
+            losses = model(**batch).token_losses.double()
         patient = int((data.visit[: row + 1] == 0).sum()) - 1
         loss, tokens = sums.get(patient, (0.0, 0))
         sums[patient] = loss + float(losses.sum()), tokens + len(losses)
     expected = [-loss / tokens for loss, tokens in sums.values()]
-    fast = patient_log_likelihoods(bart, data)
+    fast = patient_log_likelihoods(model, data)
     monkeypatch.setattr(
         "cohortloom.model.scoring.fast_products", lambda device: torch.autocast("cpu", enabled=False)
     )
-    found = patient_log_likelihoods(bart, data)
+    found = patient_log_likelihoods(model, data)
     assert found == pytest.approx(expected, abs=2e-4)  # padding moves float32 sums in their last digits
     assert found != pytest.approx(expected[::-1], abs=2e-4)
     # Where products are in bf16, by far less than patients differ.

@@ -59,16 +59,16 @@ def test_shuffled_copies_leak_no_more_than_real():
     assert found["copy_share"].low <= figures(VAL)["copy_share"].high
 
 
-def test_a_planted_tenth_is_found():
-    """A release of real patients of whom a tenth are training patients: beyond the interval of real."""
-    leaking, real = figures(privacy.plant(VAL, TRAIN, 0.1, 6)), figures(VAL)
+def test_a_planted_tenth_is_detected():
+    """A release of real patients with a tenth of training patients is outside the interval of real."""
+    leaking, real = figures(privacy.with_planted_patients(VAL, TRAIN, 0.1, 6)), figures(VAL)
     assert leaking["copy_share"].low > real["copy_share"].high
-    assert privacy.plant(VAL, TRAIN, 0.1, 6).num_rows == pytest.approx(VAL.num_rows, rel=0.1)
-    everything = figures(privacy.plant(VAL, TRAIN, 1.0, 6))
+    assert privacy.with_planted_patients(VAL, TRAIN, 0.1, 6).num_rows == pytest.approx(VAL.num_rows, rel=0.1)
+    everything = figures(privacy.with_planted_patients(VAL, TRAIN, 1.0, 6))
     assert everything["copy_share"].value == 1
 
 
-def test_a_release_that_holds_all_members_is_found_at_few_false_alarms():
+def test_a_release_of_all_members_is_detected_at_a_low_false_positive_rate():
     found = figures(TRAIN)
     assert found["membership_auc"].low > 0.75 and found["membership_tpr_1fpr"].low > 0.02
 
@@ -164,7 +164,7 @@ def test_adversarial_accuracy_is_the_published_one_recomputed():
 
 
 def test_attribute_inference_by_hand(monkeypatch):
-    monkeypatch.setattr(privacy, "COMMON", 2)
+    monkeypatch.setattr(privacy, "N_COMMON", 2)
     train = visits_of([["a b x"], ["a b y"], ["a z"], ["b w"]])  # a and b are the two known ones
     test = visits_of([["a q"], ["b x"]])
     release = visits_of([["a b x"], ["a q"], ["b r s"]])
@@ -185,7 +185,7 @@ def test_copies_are_sets_of_five_codes_or_more():
     assert found.value == pytest.approx(2 / 3, abs=1e-9) and found.n == 3
 
 
-def test_the_step_writes_the_control_for_real_alone(tmp_path):
+def test_the_control_is_computed_for_real_only(tmp_path):
     files = {}
     for name, table in (("train", TRAIN), ("val", VAL), ("test", TEST)):
         files[name] = tmp_path / f"{name}.parquet"

@@ -80,7 +80,7 @@ def test_a_file_from_another_test_set_is_refused():
     rows = [("a", "a b")] * 5
     with pytest.raises(UserError, match="made.parquet: columns source_patient_id, source_visit: 5 rows"):
         figures(table(rows, other))
-    with pytest.raises(UserError, match="2 rows do not stand for the 4 held-out visits"):
+    with pytest.raises(UserError, match="2 rows do not match the 4 held-out visits"):
         figures(table(WRITTEN).slice(0, 2))
 
 

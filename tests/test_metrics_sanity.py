@@ -58,11 +58,11 @@ def card(tmp_path_factory) -> dict:
     }
     paths = []
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr("evaluate_conditioning.PAIRS", 150)  # so many can be matched in every set
+    monkeypatch.setattr("evaluate_conditioning.PAIRS", 150)  # every set has this number of matches
     for run, table in made.items():
         release = folder / f"made {run}.parquet"
         write_visits(table, release, {})
-        held = files["test"] if run == "real" else release  # where no test visits stand on the other side
+        held = files["test"] if run == "real" else release  # where test is not the reference
         out = [folder / f"{run} {kind}.json" for kind in "mfcput"]
         of_test, of_val = ({"run": run, "held_out": files[name]} for name in ("test", "val"))
         evaluate_medical_validity(synthetic=held, rules=RULES, records=out[0], **of_test)
@@ -130,7 +130,7 @@ def test_shuffled_codes_keep_unigrams_and_lose_pairs(card):
     assert "unigram_r2" not in missed and "copy_share" not in missed
 
 
-def test_markov_is_told_from_real_by_the_classifier(card):
-    """The control stands at 0.70 here, so that the classifier's verdicts count."""
+def test_the_classifier_distinguishes_markov_from_real(card):
+    """The control reaches 0.70 here, so the classifier has verdicts."""
     assert card["markov", "classifier_auc", ""]["value"] >= 0.7
     assert "classifier_auc" in failed(card, "markov") and "classifier_auc" not in failed(card, "real")

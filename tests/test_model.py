@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from build_dataset import learn_vocabulary, with_ids
-from cohortloom.data.bands import FINE
+from cohortloom.data.bands import FINE, group_of
 from cohortloom.data.examples import (
     N_PROMPTS,
     Examples,
@@ -14,7 +14,7 @@ from cohortloom.data.examples import (
 )
 from cohortloom.data.visits import write_visits
 from cohortloom.data.vocabulary import END, MASK, NOW, START
-from cohortloom.model.initial import group_of, make_model
+from cohortloom.model.initial import make_model
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
 from cohortloom.model.scoring import as_tensors
 from grammar import grammar_visits
@@ -26,12 +26,12 @@ def world(tmp_path_factory):
     from build_dataset import DATASET_SCHEMA
 
     visits = grammar_visits(300, 0)
-    words = learn_vocabulary(visits, 5, 4)
+    vocabulary = learn_vocabulary(visits, 5, 4)
     path = tmp_path_factory.mktemp("world") / "train.parquet"
-    write_visits(with_ids(visits, words), path, {}, DATASET_SCHEMA)
+    write_visits(with_ids(visits, vocabulary), path, {}, DATASET_SCHEMA)
     data = Examples.load(path)
     losses = {"age_weight": 0.3, "sex_weight": 0.2, "age_loss_unit": "standardized"}
-    return words, data, make_model(words, data, "tiny", 0, 0.0, **losses).eval()
+    return vocabulary, data, make_model(vocabulary, data, "tiny", 0, 0.0, **losses).eval()
 
 
 CPU = torch.device("cpu")
@@ -39,20 +39,20 @@ CPU = torch.device("cpu")
 
 def first_batch(world, n=16, reveal=0.0):
     """The first n visits packed into rows."""
-    words, data, _ = world
+    vocabulary, data, _ = world
     pairs = plain_pairs(data, np.random.default_rng(0).random(len(data.ids)) < reveal, 64)
     return as_tensors(collate(data, pairs, np.arange(n)), CPU)
 
 
 def batch_of(world, rows, reveal=0.0):
     """These visits packed into rows, the same codes revealed as in `first_batch`."""
-    words, data, _ = world
+    vocabulary, data, _ = world
     pairs = plain_pairs(data, np.random.default_rng(0).random(len(data.ids)) < reveal, 64)
     return as_tensors(collate(data, pairs, np.asarray(rows)), CPU)
 
 
 def visits_in_rows(world, n=16, reveal=0.0):
-    """What the model reads of the first n visits, one in a row, as generate() takes it."""
+    """Inputs of generate() for the first n visits, one in a row."""
     _, data, _ = world
     pairs = plain_pairs(data, np.random.default_rng(0).random(len(data.ids)) < reveal, 64)
     sequences = np.split(pairs.encoder_ids, pairs.encoder_offsets[1:-1])[:n]
@@ -78,11 +78,11 @@ def test_inputs_have_one_age_and_one_sex_a_visit(world):
 
 
 def test_a_code_is_one_token(world):
-    words, data, _ = world
-    assert len(data.ids) == len(words.decode(data.ids)) and data.ids.min() >= words.first_code
+    vocabulary, data, _ = world
+    assert len(data.ids) == len(vocabulary.decode(data.ids)) and data.ids.min() >= vocabulary.first_code
 
 
-def test_losses_combine_as_the_config_says(world):
+def test_the_loss_is_the_weighted_sum_of_its_terms(world):
     model, batch = world[2], first_batch(world)
     out = model(**batch)
     lm, age, sex = (out.terms[name] for name in ("lm", "age", "sex"))
@@ -124,9 +124,9 @@ def test_in_random_order_every_code_to_come_is_a_target(world):
 
 
 def test_the_summary_distinguishes_this_visit_from_earlier_ones(world):
-    """A code read before <now> is history, after it part of this visit; masks and terminators are neither."""
-    words, _, model = world
-    code, person = words.first_code, (torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.long))
+    """A code before <now> is history, after it part of this visit; masks and terminators are neither."""
+    vocabulary, _, model = world
+    code, person = vocabulary.first_code, (torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.long))
     table = model.model.shared.weight
     sequences = {
         "nothing": [END, NOW, MASK],
@@ -169,10 +169,10 @@ def test_the_summary_distinguishes_this_visit_from_earlier_ones(world):
     }
 
 
-def test_a_written_code_gives_back_what_it_had_for_recurring(world):
-    """By hand: more for a code of an earlier visit, lost once it is written; all written ones lose."""
-    words, _, model = world
-    code, other = words.first_code, words.first_code + 1
+def test_a_generated_code_loses_its_recurrence_bias(world):
+    """By hand: a code of an earlier visit gains until it is generated; every generated code loses."""
+    vocabulary, _, model = world
+    code, other = vocabulary.first_code, vocabulary.first_code + 1
     shown, bias = torch.tensor([[[code, 0]] * 3]), torch.tensor([[[3.0, 0.0]] * 3])
     added = model.summary.repetition_bias(torch.tensor([[START, code, other]]), shown, bias)
     repetition = float(model.summary.repetition.detach())
@@ -180,10 +180,10 @@ def test_a_written_code_gives_back_what_it_had_for_recurring(world):
     assert added[0].tolist() == pytest.approx([0, repetition - 3, repetition])
 
 
-def test_known_codes_move_their_own_logits_alone(world):
-    """By hand from the biases: a code of an earlier visit gains by recurrence until it is written."""
-    words, _, model = world
-    code = words.first_code
+def test_the_bias_of_a_code_changes_only_its_own_logit(world):
+    """By hand from the biases: a code of an earlier visit gains by recurrence until it is generated."""
+    vocabulary, _, model = world
+    code = vocabulary.first_code
     given = {"x_num": torch.tensor([[50.0]]), "x_cat": torch.tensor([[1]])}
     inputs = {"decoder_input_ids": torch.tensor([[START, START, START, code]]), **given}
     sequence = torch.tensor([[START, START, code, END, NOW]])
@@ -194,13 +194,13 @@ def test_known_codes_move_their_own_logits_alone(world):
         model.summary.recurrence[code] = 0.0
     gained = (logits - without)[:, code].tolist()
     assert gained == pytest.approx([3.0, 3.0, 3.0, 0.0], abs=1e-5)
-    others = torch.arange(len(words)) != code
+    others = torch.arange(len(vocabulary)) != code
     assert torch.equal(logits[:, others], without[:, others])
 
 
 def test_the_bias_on_ending_counts_codes_and_distinguishes_kinds_of_visits(world):
-    """First visits, later ones and those with revealed codes have a row each; a column a code known."""
-    words, data, model = world
+    """First visits, later ones and those with revealed codes have a row each; a column for each count."""
+    vocabulary, data, model = world
     first, later = int(np.flatnonzero(data.visit == 0)[0]), int(np.flatnonzero(data.visit == 1)[0])
     shown = np.zeros(len(data.ids), bool)
     shown[data.offsets[later]] = True
@@ -215,7 +215,7 @@ def test_the_bias_on_ending_counts_codes_and_distinguishes_kinds_of_visits(world
 
 
 def test_groups_of_age_and_sex_are_those_of_the_counts(world):
-    """The model finds the group from float32 ages, the counts from exact ones; a day decides."""
+    """The model computes the group from float32 ages, the counts from exact ones; a day decides."""
     _, _, model = world
     ages = np.concatenate([np.array(FINE), np.array(FINE)[1:] - 1 / 365.25, [89.9]])
     ids = torch.full((len(ages), 1), NOW)
@@ -226,8 +226,8 @@ def test_groups_of_age_and_sex_are_those_of_the_counts(world):
         assert found.tolist() == group_of(ages, sexes).tolist()
 
 
-def test_a_packed_visit_is_read_as_if_it_were_alone(world):
-    """Losses and gradients of visits side by side are those of each by itself."""
+def test_packed_visits_give_the_same_result_as_single_ones(world):
+    """Losses and gradients of packed visits are those of single ones."""
     model, n = world[2], 12
     packed = first_batch(world, n, reveal=0.3)
     assert len(packed["input_ids"]) < n and (packed["decoder_visit"] == -1).any()
@@ -262,7 +262,7 @@ def test_a_packed_visit_is_read_as_if_it_were_alone(world):
     assert not torch.allclose(seen.token_losses, together.token_losses, atol=1e-5)
 
 
-def test_heads_read_code_positions_alone(world):
+def test_heads_pool_only_code_positions(world):
     """A visit without a code to pool adds nothing; the others count alone."""
     model, batch = world[2], first_batch(world)
     ids = batch["decoder_input_ids"].clone()
@@ -290,7 +290,7 @@ def test_age_and_sex_change_the_distribution(world, name):
 
 
 def test_nearby_ages_differ_where_it_matters(world):
-    """Newborn and one year, 11 and 12 years are told apart; prompts of one age are equal."""
+    """Newborn and one year, 11 and 12 years are distinguished; prompts of the same age are equal."""
     prompt = world[2].encoder_prompt
     ages = torch.tensor([[0.0], [1.0], [11.0], [12.0], [12.0]])
     vectors = prompt(ages, torch.zeros(5, 1, dtype=torch.long))[:, 0]

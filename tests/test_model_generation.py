@@ -13,10 +13,10 @@ from test_model import first_batch, visits_in_rows, world  # noqa: F401
 
 
 def test_cached_equals_uncached_logits(world):  # noqa: F811
-    words, _, model = world
+    vocabulary, _, model = world
     given = visits_in_rows(world, 8, reveal=0.3)
     ids = torch.full((8, N_PROMPTS + 6), START)
-    codes = np.random.default_rng(0).integers(words.first_code, len(words), (8, 5))
+    codes = np.random.default_rng(0).integers(vocabulary.first_code, len(vocabulary), (8, 5))
     ids[:, N_PROMPTS + 1 :] = torch.from_numpy(codes)
     with torch.no_grad():
         record = model.encode(**given)
@@ -58,8 +58,8 @@ def test_ids_at_the_places_of_prompts_are_not_read(world):  # noqa: F811
         assert not torch.equal(model(decoder_input_ids=ids, **{**given, "input_ids": read}).logits, expected)
 
 
-def test_rows_may_stand_in_any_order_while_they_are_written(world):  # noqa: F811
-    """As where generate() repeats or reorders them: each row reads its own record."""
+def test_rows_may_be_reordered_during_generation(world):  # noqa: F811
+    """As when generate() repeats or reorders rows: each row uses its own encoded visit."""
     model, given = world[2], visits_in_rows(world, 4, reveal=0.3)
     ids, order = torch.full((4, N_PROMPTS + 1), START), torch.tensor([2, 2, 0, 3])
     with torch.no_grad():
@@ -72,8 +72,8 @@ def test_rows_may_stand_in_any_order_while_they_are_written(world):  # noqa: F81
 
 def test_generate_samples_from_the_uncached_distribution(world):  # noqa: F811
     """Greedy generate() equals the arg max of uncached logits under the same ban on repeats."""
-    words, data, model = world
-    read = torch.tensor([[START, START, NOW, words.first_code], [START, START, NOW, 0]])
+    vocabulary, data, model = world
+    read = torch.tensor([[START, START, NOW, vocabulary.first_code], [START, START, NOW, 0]])
     person = {"x_num": torch.tensor([[30.0], [60.0]]), "x_cat": torch.tensor([[0], [1]])}
     made = model.generate(read, **person, do_sample=False)
     ids = torch.full((2, N_PROMPTS + 1), START)
@@ -81,19 +81,19 @@ def test_generate_samples_from_the_uncached_distribution(world):  # noqa: F811
         with torch.no_grad():
             logits = model(input_ids=read, decoder_input_ids=ids, **person).logits
         last = logits[:, -1].scatter(1, ids, -torch.inf)
-        open_rows = ~torch.isin(ids, torch.tensor(words.terminators)).any(1)
+        open_rows = ~torch.isin(ids, torch.tensor(vocabulary.terminators)).any(1)
         assert (made[open_rows, step] == last.argmax(1)[open_rows]).all()
         ids = torch.cat([ids, made[:, step : step + 1]], 1)
 
 
 def test_saved_model_loads_equal_and_keeps_headline_sampling(world, tmp_path):  # noqa: F811
-    words, _, model = world
+    vocabulary, _, model = world
     model.save_pretrained(tmp_path)
     assert [path.suffix for path in tmp_path.glob("*model*")] == [".safetensors"]
     saved = GenerationConfig.from_pretrained(tmp_path)
     assert (saved.do_sample, saved.temperature, saved.top_k, saved.top_p) == (True, 1.0, 0, 1.0)
     assert saved.no_repeat_ngram_size == 1
-    assert saved.eos_token_id == words.terminators and START not in saved.eos_token_id
+    assert saved.eos_token_id == vocabulary.terminators and START not in saved.eos_token_id
     assert saved.decoder_start_token_id == START
     again = PromptBartWithDemographicPrediction.from_pretrained(tmp_path).eval()
     batch = first_batch(world)
@@ -102,36 +102,36 @@ def test_saved_model_loads_equal_and_keeps_headline_sampling(world, tmp_path):  
 
 def test_every_terminator_is_reachable(world):  # noqa: F811
     """A model that is biased to a terminator ends its visits with it, whichever it is."""
-    words, _, model = world
-    assert len(words.terminators) > 2
+    vocabulary, _, model = world
+    assert len(vocabulary.terminators) > 2
     rows = (np.full(4, NOW), np.ones(4, np.int64))
-    for terminator in words.terminators:
+    for terminator in vocabulary.terminators:
         made = generate_visits(
-            model, words, rows, np.full(4, 40.0), np.zeros(4), 0, sequence_bias=[[[terminator], 50.0]]
+            model, vocabulary, rows, np.full(4, 40.0), np.zeros(4), 0, sequence_bias=[[[terminator], 50.0]]
         )
         assert (made.terminators == terminator).all() and (made.lengths == 0).all()
     made = generate_visits(
-        model, words, rows, np.full(4, 40.0), np.zeros(4), 0, suppress_tokens=words.terminators
+        model, vocabulary, rows, np.full(4, 40.0), np.zeros(4), 0, suppress_tokens=vocabulary.terminators
     )
     assert made.counts["cut_off"] == 4
 
 
 def test_repeats_are_banned_and_counted(world):  # noqa: F811
     """The control without the ban repeats codes, and the count on the raw ids sees them."""
-    words, _, model = world
+    vocabulary, _, model = world
     rows = (np.full(64, NOW), np.ones(64, np.int64))
     given = (rows, np.full(64, 40.0), np.zeros(64), 0)
-    assert generate_visits(model, words, *given).counts["duplicates"] == 0
-    assert generate_visits(model, words, *given, no_repeat_ngram_size=0).counts["duplicates"] > 0
+    assert generate_visits(model, vocabulary, *given).counts["duplicates"] == 0
+    assert generate_visits(model, vocabulary, *given, no_repeat_ngram_size=0).counts["duplicates"] > 0
 
 
-def test_raw_ids_are_taken_apart():
-    words = Vocabulary(
+def test_raw_ids_are_parsed():
+    vocabulary = Vocabulary(
         ("A", "B", "C"), (3, 2, 1), ((1, 9), (10, 99))
     )  # ids: end 4, gaps 5 and 6, codes 7 to 9
     written = [[7, 8, 5, 0], [9, 9, 4, 0], [7, MASK, 8, 9], [4, 0, 0, 0]]
     raw = np.array([[START] * (N_PROMPTS + 1) + row for row in written])
-    made = parse_ids(raw, words)
+    made = parse_ids(raw, vocabulary)
     assert made.ids.tolist() == [7, 8, 9, 9, 7, 8, 9]
     assert made.lengths.tolist() == [2, 2, 3, 0]
     assert made.terminators.tolist() == [5, END, END, END]

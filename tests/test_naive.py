@@ -170,7 +170,7 @@ def test_prevalence_keeps_codes_and_loses_pairs_that_markov_keeps(files):
         )
 
 
-def test_a_visit_never_holds_a_code_twice_even_where_all_are_taken():
+def test_a_visit_never_holds_a_code_twice_even_if_it_holds_all():
     (known,), names = encode([visits_of([["a b c"], ["a b"]])])
     training = TrainingStrata(known, len(names))
     key = stratum_of(np.full(50, 50.0), np.zeros(50, int))

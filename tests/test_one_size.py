@@ -124,7 +124,7 @@ def test_the_control_of_duplicates_takes_patients_at_random(dataset, tmp_path, m
     asked = []
     monkeypatch.setattr(
         "cohortloom.generation.synthesize.synthesize",
-        lambda bart, words, age, sex, seed, **_: asked.append((age.copy(), sex.copy())) or [],
+        lambda model, vocabulary, age, sex, seed, **_: asked.append((age.copy(), sex.copy())) or [],
     )
     model = save_model(dataset, tmp_path / "model")
     counts = tmp_path / "synthesize.json"
@@ -133,7 +133,7 @@ def test_the_control_of_duplicates_takes_patients_at_random(dataset, tmp_path, m
     )
     for seed in (0, 0, 1):
         evaluate_duplicates(
-            model=model,
+            model_dir=model,
             test=dataset["test"],
             counts=[counts],
             records=tmp_path / "r",
@@ -155,27 +155,27 @@ def save_model(dataset, folder, **losses):
     from cohortloom.data.vocabulary import Vocabulary
     from cohortloom.model.initial import make_model
 
-    words = Vocabulary.load(dataset["vocabulary"])
-    make_model(words, Examples.load(dataset["train"]), "tiny", 0, 0.0, **losses).save_pretrained(folder)
+    vocabulary = Vocabulary.load(dataset["vocabulary"])
+    make_model(vocabulary, Examples.load(dataset["train"]), "tiny", 0, 0.0, **losses).save_pretrained(folder)
     (folder / "vocabulary.json").write_bytes(dataset["vocabulary"].read_bytes())
     return folder
 
 
 @pytest.mark.parametrize("untrained", [("age",), ("sex",), ("age", "sex"), ()])
 def test_a_head_that_was_not_trained_has_no_verdict(dataset, tmp_path, untrained):
-    from cohortloom.reporting.sentences import in_words
+    from cohortloom.reporting.sentences import record_cells
     from evaluate_heads import evaluate_heads
 
     weights = {f"{head}_weight": 0.0 if head in untrained else 0.3 for head in ("age", "sex")}
     model = save_model(dataset, tmp_path / "model", **weights)
-    evaluate_heads(model=model, test=dataset["test"], records=tmp_path / "r", run="x", device="cpu")
+    evaluate_heads(model_dir=model, test=dataset["test"], records=tmp_path / "r", run="x", device="cpu")
     records = {r["metric"]: r for r in scorecard.join(read_json(tmp_path / "r"), METRICS)}
     for head in ("age", "sex"):
         record = records[f"{head}_head_loss"]
-        words = in_words(record, METRICS[record["metric"]])
+        vocabulary = record_cells(record, METRICS[record["metric"]])
         if head in untrained:
             assert (record["value"], record["pass"], record["reason"]) == (None, None, "not trained")
-            assert (words["value"], words["verdict"]) == ("–", "not trained")
+            assert (vocabulary["value"], vocabulary["verdict"]) == ("–", "not trained")
         else:
-            assert record["value"] is not None and words["verdict"] in ("pass", "FAIL")
+            assert record["value"] is not None and vocabulary["verdict"] in ("pass", "FAIL")
     assert records["lm_loss"]["value"] is not None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cohortloom.training.optimizers import ADAGRAD_RATE, ADAMW_RATE, MUON_RATE, ODDS_RATE, make_optimizers
+from cohortloom.training.optimizers import ADAGRAD_RATE, ADAMW_RATE, BIAS_RATE, MUON_RATE, make_optimizers
 from test_model import world  # noqa: F401
 
 
@@ -25,8 +25,8 @@ def test_every_weight_is_moved_once_at_its_rate(world, scale):  # noqa: F811
     assert set(found) == {name for name, _ in model.named_parameters()}
     rates = {
         "model.shared.weight": ("Adagrad", ADAGRAD_RATE),
-        "summary.ending": ("AdamW", ODDS_RATE),
-        "summary.repetition": ("AdamW", ODDS_RATE),
+        "summary.ending": ("AdamW", BIAS_RATE),
+        "summary.repetition": ("AdamW", BIAS_RATE),
         "model.encoder.layers.0.fc1.weight": ("Muon", MUON_RATE),
         "summary.present.weight": ("Muon", MUON_RATE),
         "summary.recurrence": ("AdamW", ADAMW_RATE),

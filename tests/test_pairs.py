@@ -51,15 +51,17 @@ def company(seed, shuffled=False) -> Examples:
     if shuffled:
         odd = rng.permutation(odd)
     other = rng.integers(0, 40, 2000)
-    words = Vocabulary(CODES, (1,) * 40)
-    return visits_of([np.unique(codes) for codes in zip(even, odd, other, strict=True)], words.first_code)
+    vocabulary = Vocabulary(CODES, (1,) * 40)
+    return visits_of(
+        [np.unique(codes) for codes in zip(even, odd, other, strict=True)], vocabulary.first_code
+    )
 
 
 def gain(data, seed=0):
     """Mean gain in logit of a code once its partner is known, over that of other codes; untrained."""
-    words = Vocabulary(CODES, (1,) * 40)
-    model = make_model(words, data, "tiny", seed, 0.0).eval()
-    table = model.model.shared.weight[words.first_code :].detach()
+    vocabulary = Vocabulary(CODES, (1,) * 40)
+    model = make_model(vocabulary, data, "tiny", seed, 0.0).eval()
+    table = model.model.shared.weight[vocabulary.first_code :].detach()
     logits = (model.summary.pairs.detach() * table) @ table.T
     partner = np.arange(40) ^ 1
     others = ~np.eye(40, dtype=bool)
@@ -73,11 +75,13 @@ def test_a_fresh_model_expects_the_codes_that_go_with_those_known():
 
 
 def test_embeddings_keep_their_length_and_other_weights_stay(monkeypatch):
-    data, words = company(0), Vocabulary(CODES, (1,) * 40)
-    with_pairs = make_model(words, data, "tiny", 0, 0.0)
+    data, vocabulary = company(0), Vocabulary(CODES, (1,) * 40)
+    with_pairs = make_model(vocabulary, data, "tiny", 0, 0.0)
     monkeypatch.setattr("cohortloom.model.initial.initialize_pairs", lambda *_: None)
-    without = make_model(words, data, "tiny", 0, 0.0)
-    tables = [model.model.shared.weight[words.first_code :].norm(dim=1) for model in (with_pairs, without)]
+    without = make_model(vocabulary, data, "tiny", 0, 0.0)
+    tables = [
+        model.model.shared.weight[vocabulary.first_code :].norm(dim=1) for model in (with_pairs, without)
+    ]
     assert tables[0].detach().numpy() == pytest.approx(float(tables[1].detach().mean()), rel=1e-4)
     changed = {
         key
@@ -89,9 +93,9 @@ def test_embeddings_keep_their_length_and_other_weights_stay(monkeypatch):
     assert not without.summary.pairs.any()
 
 
-def test_the_seed_decides_and_one_code_alone_is_left_at_random():
-    data, words = company(0), Vocabulary(CODES, (1,) * 40)
-    one, again = (make_model(words, data, "tiny", 3, 0.0).state_dict() for _ in range(2))
+def test_the_seed_decides_and_a_single_code_stays_random():
+    data, vocabulary = company(0), Vocabulary(CODES, (1,) * 40)
+    one, again = (make_model(vocabulary, data, "tiny", 3, 0.0).state_dict() for _ in range(2))
     assert all(torch.equal(one[key], again[key]) for key in one)
-    alone = visits_of([[0]] * 5, words.first_code)
-    assert not make_model(words, alone, "tiny", 0, 0.0).summary.pairs.any()
+    alone = visits_of([[0]] * 5, vocabulary.first_code)
+    assert not make_model(vocabulary, alone, "tiny", 0, 0.0).summary.pairs.any()

@@ -96,9 +96,9 @@ def test_another_training_is_not_the_same(dataset, one, tmp_path, change):
         assert_same_training(other, one, 2e-3)
 
 
-def test_a_mistake_in_a_process_is_told_in_one_line(dataset, tmp_path):
+def test_a_mistake_in_a_process_is_reported_in_one_line(dataset, tmp_path):
     (tmp_path / "rules.csv").write_text("code\n042\n")
-    with pytest.raises(UserError, match=r"^[^\n]*rules.csv: column prefix is missing[^\n]*$"):
+    with pytest.raises(UserError, match=r"^[^\n]*rules.csv: column system is missing[^\n]*$"):
         run_train(dataset, tmp_path / "model", devices=2, rules=tmp_path / "rules.csv", forbidden_weight=1.0)
 
 

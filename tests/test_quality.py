@@ -11,7 +11,7 @@ from cohortloom.config.check import check_config
 from cohortloom.data.visits import read_visits, write_visits
 from cohortloom.evaluation.records import record
 from cohortloom.generation.requests import resampled_positions
-from cohortloom.reporting.quality import Sample, page, read_targets, table, verdict
+from cohortloom.reporting.quality import Sample, page, read_targets, table, verdict_sentences
 from cohortloom.reporting.scorecard import read_metrics
 from conftest import REPOSITORY
 from generate_naive import generate_naive
@@ -58,7 +58,7 @@ def figure(run: str, metric: str, value: float | None, n: int, mode: str = "synt
 
 
 def world(base: int = BASE, real_n: int = BASE, **own: float | None) -> list[dict]:
-    """Records of four sources and real: all of ours meet their targets but for those given."""
+    """Records of four sources and real: all of ours meet their targets except the given ones."""
     made = []
     for target in TARGETS:
         metric, mode, size = target["metric"], target["mode"], target["size"]
@@ -84,7 +84,7 @@ def judged(records: list[dict], cohort: str = "nhds2010", samples=SAMPLES) -> li
     return table(records, samples, TARGETS, cohort)
 
 
-def test_the_targets_are_those_that_were_asked_for():
+def test_the_targets_are_the_required_ones():
     assert [*dict.fromkeys(target["metric"] for target in TARGETS)] == list(FIGURES)
     assert all(target["metric"] in METRICS and target["source"] for target in TARGETS)
 
@@ -175,11 +175,11 @@ def test_bounds_follow_real_and_prevalence():
     assert line(rows, "carried_codes", "real")["pass"] is None
 
 
-def test_linear_stands_beside_prevalence_and_is_to_be_beaten():
+def test_linear_is_a_column_and_must_be_beaten():
     """It makes no patients: none of the samples is of it."""
     rows = judged(world(hidden_f1=0.218))
     assert "linear" not in {row["run"] for row in rows}
-    assert "linear" not in " ".join(verdict(rows, "ours", METRICS))
+    assert "linear" not in " ".join(verdict_sentences(rows, "ours", METRICS))
     of_linear = [figure("linear", "hidden_f1", 0.221, HELD_OUT, "reconstruct")]
     rows = judged(world(hidden_f1=0.218) + of_linear)
     assert list(dict.fromkeys(row["run"] for row in rows)) == [
@@ -187,18 +187,20 @@ def test_linear_stands_beside_prevalence_and_is_to_be_beaten():
     ]
     assert line(rows, "hidden_f1", "linear")["mean"] == 0.221 and line(rows, "hidden_f1")["pass"] is True
     assert line(rows, "js_distance", "linear")["mean"] is None
-    assert "F1 on hidden codes, 0.218, does not beat linear, 0.221." in verdict(rows, "ours", METRICS)
+    assert "F1 on hidden codes, 0.218, does not beat linear, 0.221." in verdict_sentences(
+        rows, "ours", METRICS
+    )
     rows = judged(world(hidden_f1=0.23) + of_linear)
-    assert "F1 on hidden codes, 0.230, beats linear, 0.221." in verdict(rows, "ours", METRICS)
+    assert "F1 on hidden codes, 0.230, beats linear, 0.221." in verdict_sentences(rows, "ours", METRICS)
 
 
-def test_where_real_has_too_few_visits_copies_of_the_same_n_stand_in():
+def test_copies_of_the_same_n_replace_real_with_too_few_visits():
     rows = judged(world(real_n=3_500))
     row = line(rows, "distinct_codes")
     assert (row["against"], row["real"], row["target_low"]) == ("copy", None, pytest.approx(0.9 * 3988))
     assert line(rows, "distinct_codes", "copy")["pass"] is None  # it is the yardstick
     assert line(rows, "distinct_codes", "real")["mean"] is None
-    # A rate of real data does not depend on n, and copies must not stand in for it.
+    # A rate of real data does not depend on n, so copies must not replace it.
     row = line(rows, "carried_codes")
     assert (row["against"], row["real"]) == ("real", 0.423)
     without = [r for r in world() if not (r["metric"] == "copy_share" and r["run"] == "real")]
@@ -223,11 +225,11 @@ def test_a_target_for_another_n_or_other_data_is_not_judged():
     row = line(rows, "js_distance")
     assert row["pass"] is None and row["reason"] == "the target is for nhds2010" and row["mean"] == 0.5
     assert line(rows, "distinct_codes")["pass"] is True
-    told = verdict(rows, "ours", METRICS)
+    told = verdict_sentences(rows, "ours", METRICS)
     assert told[0] == "10 of 10 targets met." and "(the target is for nhds2010)" in told[1]
 
 
-def test_a_classifier_that_cannot_tell_markov_from_real_says_nothing():
+def test_a_classifier_that_does_not_distinguish_markov_is_void():
     records = world(classifier_auc=0.5)
     for found in records:
         if found["run"] == "quality-markov-g0" and found["metric"] == "classifier_auc":
@@ -243,7 +245,7 @@ def test_a_classifier_that_cannot_tell_markov_from_real_says_nothing():
     assert row["pass"] is None and "was not scored" in row["reason"]
 
 
-def test_what_needs_several_visits_is_left_out_where_nobody_has_them():
+def test_figures_of_histories_are_left_out_without_second_visits():
     records = [{**r, "value": None} if r["metric"] == "carried_codes" else r for r in world()]
     rows = judged(records)
     left = {"carried_codes", "ks_visits_per_patient", "sequential_bigram_r2"}
@@ -275,12 +277,12 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("changes, message", MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_in_the_section_is_told(changes, message):
+def test_a_mistake_in_the_section_is_reported(changes, message):
     with pytest.raises(UserError, match=message):
         check_config(demo(**changes), SCHEMA)
 
 
-def test_naive_methods_make_as_many_patients_as_asked_for(tmp_path):
+def test_naive_methods_generate_the_requested_number_of_patients(tmp_path):
     rng = np.random.default_rng(0)
     for name, n in (("train", 60), ("test", 20)):
         patients = [[(f"a b c{rng.integers(9)}", 0, int(rng.integers(90)), "FM"[i % 2])] for i in range(n)]

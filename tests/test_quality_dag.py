@@ -1,4 +1,4 @@
-"""The target quality: a tiny table made whole, its figures beside the single evaluations, and what reruns."""
+"""The target quality: a tiny table, compared with the single evaluations, and its reruns."""
 
 import dataclasses
 import json
@@ -85,7 +85,7 @@ def test_a_tiny_table_equals_the_single_evaluations(tiny_quality):
         assert row["n"] >= 100 and row["seeds"] == 1
     scored = read_json(results / "evaluation" / "quality-real" / "fidelity.json")[0]
     assert scored["metric"] == "js_distance" and 50 <= scored["n"] < 60
-    for source in SOURCES:  # real stands beside as many visits only, and that is up to the tiny model
+    for source in SOURCES:  # real has a figure only at an equal n, which depends on the tiny model
         row = line(content["rows"], "js_distance", source)
         ours = line(content["rows"], "js_distance", "multitask")["n"]
         alike = abs(ours - scored["n"]) <= SAME_SIZE * scored["n"]
@@ -97,7 +97,7 @@ def test_a_tiny_table_equals_the_single_evaluations(tiny_quality):
     assert "| figure | n | target | multitask | copy | real |" in text and "/tmp" not in text
 
 
-def test_a_seed_more_is_made_alone_and_other_keys_touch_what_they_name(tiny_quality):
+def test_one_more_seed_adds_only_its_samples(tiny_quality):
     assert tiny_quality.jobs() - {"quality"} == set()
     assert tiny_quality.jobs(quality={"seeds": 3}) == SUMMARY.union(*(made(s, "g2") for s in SOURCES))
     assert tiny_quality.jobs(quality={"large": 120}) == SUMMARY.union(*(made(s, "large") for s in SOURCES))
@@ -106,7 +106,7 @@ def test_a_seed_more_is_made_alone_and_other_keys_touch_what_they_name(tiny_qual
     assert tiny_quality.jobs(quality={"patients": 60}) == small
 
 
-def test_another_run_is_added_alone_and_evaluate_all_knows_nothing_of_the_table(tiny_quality):
+def test_one_more_run_adds_only_its_samples_and_evaluate_all_has_none(tiny_quality):
     more = tiny_quality.jobs(runs={"third": {"dropout": 0.2}})
     parts = ("g0", "g1", "large")
     assert more == SUMMARY.union(*(made("third", part) for part in parts)) | {

@@ -23,7 +23,7 @@ def test_offsets_positions_and_rows():
     assert row_of_value(row_offsets(LENGTHS)).tolist() == [0, 0, 0, 2]
 
 
-def test_rows_are_selected_in_the_order_asked_for():
+def test_rows_are_selected_in_the_given_order():
     values, offsets = select_rows(np.array([7, 8, 9, 5]), row_offsets(LENGTHS), np.array([2, 1, 0, 2]))
     assert values.tolist() == [5, 7, 8, 9, 5] and offsets.tolist() == [0, 1, 1, 4, 5]
 

@@ -12,7 +12,7 @@ from cohortloom.base.errors import UserError
 from cohortloom.data.coded import encode
 from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import write_visits
-from cohortloom.evaluation.neighbours import copied
+from cohortloom.evaluation.neighbours import is_copy
 from cohortloom.reporting import curves, examples, figures, report, scorecard
 from cohortloom.reporting.sentences import sentences
 from summarize import summarize
@@ -92,10 +92,10 @@ def test_violations_by_kind_name_every_set():
         {**figure(run, figures.VIOLATIONS, value, subset="newborn", half=1), "column": "diagnoses"}
         for run, value in (("multitask", 40.0), ("real", 2.0), ("markov", 90.0))
     ]
-    drawn = figures.violations(kinds, "multitask")["violations"]
+    drawn = figures.violation_figures(kinds, "multitask")["violations"]
     assert drawn["shows"] == "real, held out, synthetic (multitask), markov (naive)"
-    assert figures.violations(kinds[1:], "multitask") == {}
-    assert figures.violations(kinds[::2], "multitask") == {}
+    assert figures.violation_figures(kinds[1:], "multitask") == {}
+    assert figures.violation_figures(kinds[::2], "multitask") == {}
 
 
 def hidden_codes() -> list[dict]:
@@ -111,12 +111,12 @@ def hidden_codes() -> list[dict]:
     return [*made, figure("linear", "hidden_f1", 0.221, mode="reconstruct")]
 
 
-def test_curves_of_hidden_codes_are_drawn_and_a_model_below_linear_is_told_so(tmp_path):
-    drawn = curves.of_hidden_codes([*hidden_codes(), figure("multitask", "jaccard", 0.5)], "multitask")
+def test_curves_are_drawn_and_a_model_below_linear_is_named(tmp_path):
+    drawn = curves.hidden_code_figures([*hidden_codes(), figure("multitask", "jaccard", 0.5)], "multitask")
     assert drawn["curve_f1"]["shows"] == "model (multitask), linear (naive), prevalence (naive)"
-    without_mark = curves.of_hidden_codes([r for r in hidden_codes() if r["subset"]], "multitask")
+    without_mark = curves.hidden_code_figures([r for r in hidden_codes() if r["subset"]], "multitask")
     assert without_mark["curve_f1"]["uri"] != drawn["curve_f1"]["uri"]
-    assert curves.of_hidden_codes([r for r in hidden_codes() if r["run"] == "linear"], "multitask") == {}
+    assert curves.hidden_code_figures([r for r in hidden_codes() if r["run"] == "linear"], "multitask") == {}
     inputs = write_inputs(tmp_path)
     inputs["records"].append(tmp_path / "hidden.json")
     inputs["records"][-1].write_text(json.dumps(hidden_codes()), encoding="utf-8")
@@ -126,7 +126,7 @@ def test_curves_of_hidden_codes_are_drawn_and_a_model_below_linear_is_told_so(tm
     assert text.count("over the number of guesses for each hidden code: model (multitask)") == 2
 
 
-def test_the_page_says_nothing_of_linear_without_it(page):
+def test_the_page_does_not_mention_linear_without_it(page):
     assert "beat linear" not in page and "number of guesses for each hidden code:" not in page
 
 
@@ -145,7 +145,7 @@ def test_unequal_sizes_are_marked(tmp_path):
 
 def test_attacks_at_two_sets_of_ages_are_said_to_be_two(tmp_path):
     inputs = write_inputs(tmp_path)
-    said = "The larger of the two figures is given"
+    said = "The larger figure is given"
     extra = [figure(run, "membership_auc", value) for run, value in (("multitask", 0.5), ("twin", 0.53))]
     inputs["records"].append(tmp_path / "extra.json")
     inputs["records"][-1].write_text(json.dumps(extra), encoding="utf-8")
@@ -163,7 +163,7 @@ def test_figures_are_drawn_with_their_alternative_texts(page):
 
 
 def test_examples_are_synthetic_and_no_copies():
-    found = examples.choose(SYNTHETIC_VISITS, [REAL_VISITS], TITLES, RULES)
+    found = examples.choose_examples(SYNTHETIC_VISITS, [REAL_VISITS], TITLES, RULES)
     assert [patient["id"] for patient in found] == ["synthetic-0000002", "synthetic-0000003"]
     assert found[0]["who"] == "Female, newborn at the first visit"
     codes = found[0]["visits"][0]["codes"]
@@ -174,7 +174,7 @@ def test_examples_are_synthetic_and_no_copies():
 
 def test_a_visit_in_another_order_is_a_copy_and_a_short_one_is_not():
     (synthetic, real), names = encode([SYNTHETIC_VISITS, REAL_VISITS])
-    assert copied(synthetic, real, len(names)).tolist() == [True, False, False, False]
+    assert is_copy(synthetic, real, len(names)).tolist() == [True, False, False, False]
 
 
 def test_a_code_cannot_inject_markup(page):
@@ -204,9 +204,9 @@ def test_histories_leave_out_what_is_empty_or_unknown(tmp_path):
 def test_a_cohort_without_several_visits_has_no_figure_of_them():
     single = REAL_VISITS.filter(pa.compute.equal(REAL_VISITS["visit"], 0))
     sets = dict.fromkeys(("training", "test", "synthetic"), single)
-    found = figures.of_visits(sets, {}, "multitask")
+    found = figures.visit_figures(sets, {}, "multitask")
     assert set(found) == {"prevalence", "prevalence_real", "codes_per_visit"}
-    assert "visits_per_patient" in figures.of_visits(sets | {"test": REAL_VISITS}, {}, "multitask")
+    assert "visits_per_patient" in figures.visit_figures(sets | {"test": REAL_VISITS}, {}, "multitask")
 
 
 def test_each_of_three_readers_has_a_part(page):
@@ -283,8 +283,8 @@ def test_a_page_with_attacks_audit_seeds_and_a_void_measure(tmp_path):
     inputs["records"][-1].write_text(json.dumps(extra), encoding="utf-8")
     summarize(**inputs)
     text = inputs["report"].read_text(encoding="utf-8")
-    assert "How far training patients are given away" in text
-    assert "the test sees such a leak" in text
+    assert "Attacks on training patients" in text
+    assert "the test detects such a leak" in text
     row = re.search(r"<tr><td class=.num.>4</td>.*?</tr>", text)[0]
     cells = [re.sub("<.*?>", "", cell).strip() for cell in re.findall(r"<td.*?>(.*?)</td>", row)]
     assert cells[:4] == ["4", "0.500", "0.490 to 0.510", "0.500"] and "pass" in cells[4]
@@ -294,6 +294,6 @@ def test_a_page_with_attacks_audit_seeds_and_a_void_measure(tmp_path):
     assert "is not judged: its control, the method markov, scores 0.600" in text
 
 
-def test_a_page_without_them_says_so(page):
+def test_a_page_without_attacks_says_so(page):
     assert "Nothing was measured." in page and 'id="seeds"' not in page and 'id="removed"' not in page
     assert "Planted patients" not in page

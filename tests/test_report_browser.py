@@ -63,7 +63,7 @@ def test_it_opens_without_a_fault_and_draws_every_figure(page, tmp_path):
     assert said == []
 
 
-def test_a_fault_would_be_seen(page, tmp_path):
+def test_a_broken_image_or_script_is_detected(page, tmp_path):
     broken = page.replace("</body>", "<script>nothing.there()</script></body>")
     broken = re.sub(r'src="data:image/svg[^"]{30}', 'src="data:image/svg', broken, count=1)
     (_, _, images, drawn, _), said = probed(broken, tmp_path, "--window-size=1280,900")

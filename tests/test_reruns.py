@@ -109,8 +109,8 @@ def test_a_key_under_generate_reruns_generation_and_what_follows(changed):
     assert jobs == expected
 
 
-def test_a_key_of_one_mode_leaves_the_other_alone(changed):
-    jobs = changed(generate={"reconstruct": {"terminator_bias": 0.5}})
+def test_a_key_of_one_mode_does_not_rerun_the_other(changed):
+    jobs = changed(generate={"reconstruct": {"threshold": 0.3}})
     of_runs = {f"{rule} {run}" for rule in ("evaluate_duplicates", "evaluate_reconstruction") for run in RUNS}
     assert jobs == of_runs | {f"generate {run} reconstruct" for run in RUNS} | SUMMARY
 
@@ -156,7 +156,7 @@ def test_an_added_run_runs_alone(changed):
     assert changed(runs={"third": {"dropout": 0.2}}) == {"train third"} | after_training("third")
 
 
-def test_a_key_of_the_canaries_reruns_their_run_and_what_real_is_asked_about_them(changed):
+def test_a_key_of_the_canaries_reruns_their_run_and_the_control_by_real(changed):
     jobs = changed(runs={"canaries": {"canary_repeats": 4}})
     assert jobs == {"train canaries"} | after_training("canaries") | PLANTED
 
@@ -193,7 +193,7 @@ def test_a_metrics_module_reruns_the_evaluations_that_import_it(edited):
     assert jobs == {job for job in EVALUATED if job.startswith(importers)} | SUMMARY
 
 
-def test_the_report_module_reruns_the_summary_alone(edited):
+def test_the_report_module_reruns_only_the_summary(edited):
     assert edited("workflow_scripts", "cohortloom", "reporting", "report.py") == SUMMARY
 
 
@@ -240,8 +240,8 @@ def test_a_moved_workflow_reruns_nothing(tiny, tmp_path):
     assert Workflow(tmp_path / "workflow", tmp_path / "work", options).jobs() == set()
 
 
-def test_what_was_told_is_what_runs(tiny, tmp_path):
-    """A real run of one evaluation after a change, then nothing; and the change undone likewise."""
+def test_the_announced_jobs_are_those_that_run(tiny, tmp_path):
+    """A real run of one evaluation after a change, then nothing; and the same after the change is undone."""
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(yaml.safe_dump({"evaluate": {"visits": 150}}))
     changed = ["--configfile", *tiny.options[1:], str(overlay)]

@@ -94,7 +94,7 @@ def test_the_main_run_is_attacked_once_more_at_ages_and_sexes_of_training_patien
     assert names(runs_of(generate={"demographics": "train"}), "privacy") == []  # its own have them
 
 
-def test_naive_methods_take_the_test_patients_whatever_generate_says():
+def test_naive_methods_use_the_test_patients_whatever_generate_says():
     runs = runs_of(generate={"demographics": "train", "patients": 7, "constrained": "full"})
     echo, copy = runs["echo"], runs["copy"]
     assert (copy.patients, copy.demographics, copy.constrained) == (None, "test", "none")
@@ -140,7 +140,7 @@ def test_only_what_a_trained_run_synthesized_may_be_exported(tmp_path):
     assert not any(runs[f"ablation-{arm}-s0"].exportable for arm in ("planted", "bound"))
 
 
-def test_canaries_are_asked_for_where_they_were_planted_and_of_real():
+def test_canaries_are_evaluated_for_their_run_and_for_real():
     runs = runs_of()
     assert not any("canaries" in run.evaluations.get("evaluate_all", ()) for run in runs.values())
     assert runs["real"].planted is None
@@ -151,7 +151,7 @@ def test_canaries_are_asked_for_where_they_were_planted_and_of_real():
     assert runs["real"].planted == runs["planted"].planted and runs["real"].attacked == "multitask"
 
 
-def test_each_target_reads_the_records_of_its_own_runs_and_what_they_stand_beside(tmp_path):
+def test_each_target_needs_the_records_of_its_runs_and_references(tmp_path):
     (tmp_path / "theirs.csv").touch()
     runs = runs_of(evaluate={"external": {"theirs": str(tmp_path / "theirs.csv")}}).values()
     read_by = {
@@ -182,7 +182,7 @@ def test_each_target_reads_the_records_of_its_own_runs_and_what_they_stand_besid
 @pytest.mark.parametrize(
     "name", ["multitask", "real", "copy", "ablation-years-s0", "quality-real", "privacy-x"]
 )
-def test_external_visits_under_a_name_that_is_taken_are_refused(name, tmp_path):
+def test_external_visits_with_a_reserved_name_are_refused(name, tmp_path):
     (tmp_path / "theirs.csv").touch()
     with pytest.raises(UserError, match=f"evaluate.external.{name}: this name is taken"):
         runs_of(evaluate={"external": {name: str(tmp_path / "theirs.csv")}})
@@ -192,6 +192,6 @@ def test_external_visits_under_a_name_that_is_taken_are_refused(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["real", "echo", "ablation-x", "quality-x", "privacy-x", "mine-s1"])
-def test_a_run_under_a_name_that_is_taken_is_refused(name):
+def test_a_run_with_a_reserved_name_is_refused(name):
     with pytest.raises(UserError, match=f"runs.{name}: this name is taken"):
         runs_of(runs={name: {}})

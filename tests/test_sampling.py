@@ -22,12 +22,12 @@ from test_model import visits_in_rows, world  # noqa: F401
 
 
 class Scatter(LogitsProcessor):
-    """Adds fixed numbers by the last token, so that an untrained model writes visits of many lengths."""
+    """Adds fixed numbers by the last token, so that an untrained model generates visits of many lengths."""
 
-    def __init__(self, words):
+    def __init__(self, vocabulary):
         chance = torch.Generator().manual_seed(0)
-        self.table = 5 * torch.randn(len(words), len(words), generator=chance)
-        self.table[:, words.terminators] -= 4.0
+        self.table = 5 * torch.randn(len(vocabulary), len(vocabulary), generator=chance)
+        self.table[:, vocabulary.terminators] -= 4.0
 
     def __call__(self, input_ids, scores):
         return scores + self.table[input_ids[:, -1]]
@@ -59,7 +59,7 @@ def test_tokens_are_drawn_by_their_probability():
 
 @pytest.mark.parametrize("fine", [True, False], ids=["alarms", "in single precision"])
 def test_alarms_are_exponential_and_fine_near_zero(fine):
-    """Of a rare code the small ones count. Rejected: -log(1 - u) of numbers u of 24 bits."""
+    """For a rare code the small alarms matter. Rejected: -log(1 - u) of numbers u of 24 bits."""
     torch.manual_seed(0)
     alarms = draw_alarms(2000, 2000, torch.device("cpu")) if fine else -torch.log1p(-torch.rand(2000, 2000))
     assert kstest(alarms.flatten()[:200_000].numpy(), "expon").pvalue > 1e-3
@@ -94,8 +94,8 @@ def test_later_tokens_are_drawn_by_their_probability_given_the_earlier_ones(stop
 
 
 @pytest.mark.parametrize("anew", [False, True], ids=["clocks", "new clocks at each position"])
-def test_a_token_that_another_may_not_have_leaves_the_rest_alone(anew):
-    """Without repeats, six of twenty tokens: forbidding token 15 takes it out and changes nothing else."""
+def test_a_forbidden_token_changes_no_other_draw(anew):
+    """Six of twenty tokens without repeats: forbidding token 15 removes it and changes no other draw."""
 
     def written(barred):
         torch.manual_seed(0)
@@ -128,8 +128,8 @@ def test_scores_without_a_token_to_draw_are_refused(scores):
 
 @pytest.mark.parametrize("reveal", [0.0, 0.5])
 @pytest.mark.parametrize("leave, grain", PACKED)
-def test_without_chance_it_writes_what_the_library_writes(world, monkeypatch, reveal, leave, grain):  # noqa: F811
-    """Whenever ended visits leave the batch: at once, by shares, or never, and at what lengths they end."""
+def test_greedy_decoding_equals_the_librarys(world, monkeypatch, reveal, leave, grain):  # noqa: F811
+    """For ended visits that leave the batch at once, at a share of it, or never, and for all lengths."""
     monkeypatch.setattr(cohortloom.generation.sampling, "MIN_ENDED", leave)
     monkeypatch.setattr(cohortloom.generation.sampling, "ROW_MULTIPLE", grain)
     options = {"do_sample": False, "logits_processor": [Scatter(world[0])]}
@@ -142,8 +142,8 @@ def test_without_chance_it_writes_what_the_library_writes(world, monkeypatch, re
 
 
 @pytest.mark.parametrize("repeats", [{}, {"no_repeat_ngram_size": 0}], ids=["without repeats", "with"])
-def test_a_visit_is_drawn_alike_whatever_the_others_do(world, monkeypatch, repeats):  # noqa: F811
-    """Not by when ended visits leave, nor by what the other patients are; another seed draws others."""
+def test_a_visit_does_not_depend_on_the_others_in_its_batch(world, monkeypatch, repeats):  # noqa: F811
+    """Not on when ended visits leave nor on the other patients; another seed gives other draws."""
     options = {"do_sample": True, "logits_processor": [Scatter(world[0])], **repeats}
     made = []
     for leave, grain in PACKED:
@@ -163,7 +163,7 @@ def test_a_visit_is_drawn_alike_whatever_the_others_do(world, monkeypatch, repea
 
 
 def test_sampled_visits_are_distributed_as_the_librarys(world):  # noqa: F811
-    """First code and number of codes of 20,000 visits of one patient; another temperature is told apart."""
+    """First code and number of codes of 20,000 visits of one patient; another temperature is detected."""
     model, n = world[2], 20_000
     given = {
         "input_ids": torch.tensor([[START, START, NOW]]).repeat(n, 1),
@@ -189,17 +189,17 @@ def test_sampled_visits_are_distributed_as_the_librarys(world):  # noqa: F811
     assert min(pvalues(theirs, tables(1, custom_generate=sample_tokens, temperature=0.5))) < 1e-6
 
 
-def test_a_constraint_keeps_to_its_rows_when_others_leave(world):  # noqa: F811
-    """Rows of their own go with the visits: the same codes and the same mass as in the library's loop."""
-    words = world[0]
-    table = np.random.default_rng(0).random((2, AGES, len(words))) < 0.5
-    table[..., : words.first_code] = False
+def test_a_constraint_follows_its_rows_when_others_leave(world):  # noqa: F811
+    """The rows of the mask stay with their visits: the same codes and mass as in the library's loop."""
+    vocabulary = world[0]
+    table = np.random.default_rng(0).random((2, AGES, len(vocabulary))) < 0.5
+    table[..., : vocabulary.first_code] = False
     batch = visits_in_rows(world, 64)
-    bound = Constraint(words, table)
+    bound = Constraint(vocabulary, table)
     made = []
     for library in (False, True):
         processor = bound.processor(batch["x_num"][:, 0].numpy(), batch["x_cat"][:, 0].numpy())
-        options = {"do_sample": False, "logits_processor": [Scatter(words), processor]}
+        options = {"do_sample": False, "logits_processor": [Scatter(vocabulary), processor]}
         made.append((written(world, 64, library=library, **options), processor.counts()))
     (ours, counted), (theirs, expected) = made
     assert torch.equal(ours, theirs)
@@ -208,7 +208,7 @@ def test_a_constraint_keeps_to_its_rows_when_others_leave(world):  # noqa: F811
 
 
 @pytest.mark.parametrize("options", [{"max_time": 10.0}, {"use_cache": False}])
-def test_what_it_cannot_do_is_refused(world, options):  # noqa: F811
+def test_unsupported_options_are_refused(world, options):  # noqa: F811
     with pytest.raises(ValueError, match="sample_tokens"):
         written(world, 4, **options)
 
@@ -218,7 +218,7 @@ PUBLISHED = Path(__file__).resolve().parents[1] / "published" / "nhds2010" / "mo
 
 @pytest.mark.parametrize("wrong", [False, True], ids=["products in bf16", "weights in eight bits"])
 def test_products_in_bf16_hardly_move_probabilities(monkeypatch, wrong):
-    """Of the published model, over visits that it writes, in nats a token. Rejected: coarser products."""
+    """Of the published model, over visits that it generates, in nats a token. Rejected: coarser products."""
     monkeypatch.setattr("cohortloom.runtime.devices.pick_device", lambda *asked: ("cpu", "bf16"))
     model = PromptBartWithDemographicPrediction.from_pretrained(PUBLISHED).float().eval()
     chance, n = np.random.default_rng(0), 100
@@ -242,8 +242,8 @@ def test_products_in_bf16_hardly_move_probabilities(monkeypatch, wrong):
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_visits_are_written_with_fast_products(world, monkeypatch, fast):  # noqa: F811
-    """Where the CPU is fast in bf16, and there alone; with them too a visit does not depend on the others."""
+def test_visits_are_generated_with_fast_products(world, monkeypatch, fast):  # noqa: F811
+    """Only on a CPU with fast bf16; a visit does not depend on the others with them either."""
     monkeypatch.setattr(
         "cohortloom.runtime.devices.pick_device", lambda *asked: ("cpu", "bf16" if fast else "no")
     )
@@ -254,22 +254,22 @@ def test_visits_are_written_with_fast_products(world, monkeypatch, fast):  # noq
             found.append((torch.is_autocast_enabled("cpu"), scores.dtype))
             return scores
 
-    words, n = world[0], 64
+    vocabulary, n = world[0], 64
     rows = np.full(n, NOW), np.ones(n, np.int64)
     age, sex = np.linspace(0, 89, n), np.arange(n) % 2
     made = []
     for leave, grain in PACKED:
         monkeypatch.setattr(cohortloom.generation.sampling, "MIN_ENDED", leave)
         monkeypatch.setattr(cohortloom.generation.sampling, "ROW_MULTIPLE", grain)
-        processors = [Look(), Scatter(words)]
-        made.append(generate_visits(world[2], words, rows, age, sex, 0, logits_processor=processors))
+        processors = [Look(), Scatter(vocabulary)]
+        made.append(generate_visits(world[2], vocabulary, rows, age, sex, 0, logits_processor=processors))
     assert set(found) == {(fast, torch.float32)}
     assert all(np.array_equal(made[0].ids, other.ids) for other in made[1:])
 
 
 def test_histories_are_cut_to_their_latest_whole_visits(world):  # noqa: F811
-    words = world[0]
-    a, b, c, d = range(words.first_code, words.first_code + 4)
+    vocabulary = world[0]
+    a, b, c, d = range(vocabulary.first_code, vocabulary.first_code + 4)
     visits = [[a, b, END], [c, END], [b, c, d, END]]
     past = (np.array(sum(visits, []) + [a, END]), np.array([9, 2]))
     for longest, expected, cut in (
@@ -278,9 +278,9 @@ def test_histories_are_cut_to_their_latest_whole_visits(world):  # noqa: F811
         (6, visits[1:], 1),
         (5, visits[2:], 1),
     ):
-        (tokens, lengths), shortened = latest_visits(past, longest, words)
+        (tokens, lengths), shortened = latest_visits(past, longest, vocabulary)
         whole = sum(expected, [])
         assert tokens.tolist() == [*whole, a, END] and lengths.tolist() == [len(whole), 2]
         assert shortened == cut
-    (tokens, lengths), shortened = latest_visits(past, 3, words)  # not even the last visit of the first
+    (tokens, lengths), shortened = latest_visits(past, 3, vocabulary)  # not even the last visit of the first
     assert tokens.tolist() == [a, END] and lengths.tolist() == [0, 2] and shortened == 1

@@ -13,7 +13,7 @@ def test_a_seed_depends_on_purpose_and_numbers():
     assert all(0 <= seed_of(*use) < 2**63 for use in uses)
 
 
-def test_numbers_that_numpy_pads_are_told_apart():
+def test_numbers_that_numpy_pads_give_different_seeds():
     assert np.random.default_rng([5]).random() == np.random.default_rng([5, 0]).random()
     assert generator("split", 5).random() != generator("split", 5, 0).random()
 

@@ -205,7 +205,7 @@ def naive_figures(folder: Path, visits: pa.Table) -> tuple[float, float]:
         generate_naive(**files, **out, method="prevalence", mode=mode, seed=0, true_length=True)
         found[mode] = read_visits(out["synthetic"])
     sizes = overlap(found["reconstruct"], test)
-    jaccard = (sizes.common / (sizes.real + sizes.written - sizes.common)).mean()
+    jaccard = (sizes.common / (sizes.real + sizes.reconstructed - sizes.common)).mean()
     (known, scored), names = encode([train, found["synthesize"]])
     figures = pair_figures(known, scored, len(names), *scored.groups(0))
     return float(jaccard), next(estimate.value for name, _, estimate, *_ in figures if name == "bigram_r2")

@@ -39,7 +39,7 @@ def evaluated(train, test, release) -> dict[str, list]:
     """Records of every evaluation of visits, by metric."""
     (known, held_out, made), names = encode([train, test, release])
     n = len(names)
-    sides = conditioning.observed(made, 50, 0), conditioning.written(held_out, write, 50, 0)
+    sides = conditioning.observed_sides(made, 50, 0), conditioning.generated_sides(held_out, write, 50, 0)
     unknown = tuple(np.zeros(part.n_visits, int) for part in (known, held_out))
     figures = [
         *fidelity.fidelity(known, made, n, 0),
@@ -83,7 +83,7 @@ def test_every_null_has_a_reason_of_its_own(fast_boosting, name, released):
         assert metric in found
 
 
-def test_the_reason_says_what_is_missing(fast_boosting):
+def test_the_reason_names_what_is_missing(fast_boosting):
     women = evaluated(cohort("women", 1), cohort("women", 2), cohort("women", 3))
     assert women["probe_sex_auc"][0]["reason"] == "the training visits are of one sex alone"
     assert women["flip_sex_change"][0]["reason"] == "no woman and man of one band of age to compare"
@@ -96,13 +96,13 @@ def test_the_reason_says_what_is_missing(fast_boosting):
     assert newborns["prediction_auc"][0]["value"] is not None  # of three codes; age and sex are none
 
 
-def test_a_model_is_not_asked_for_nobody():
+def test_a_model_generates_nothing_without_pairs():
     def refuses(ages, sexes, seed):
         raise AssertionError("asked to write no visit")
 
     (women,), _ = encode([cohort("women", 1)])
     alone = np.flatnonzero(women.age < 45)
     (young,), _ = encode([cohort("women", 1).take(alone)])
-    sides = list(conditioning.written(young, refuses, 50, 0))
+    sides = list(conditioning.generated_sides(young, refuses, 50, 0))
     assert [name for name, *_ in sides] == ["same_seed_sex", "sex", "none", "same_seed_age", "age"]
     assert all(len(offsets) == 1 for _, *parts in sides for _, offsets in parts)

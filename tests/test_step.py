@@ -55,7 +55,7 @@ def test_files_become_paths_and_params_stay():
     }
 
 
-def test_only_untracked_keys_are_taken_from_the_config():
+def test_only_untracked_keys_are_read_from_the_config():
     """A key that a rule forgets would work and never cause a rerun."""
 
     def forgetful(*, tokens: int = 5, devices: int | None = None):
@@ -76,7 +76,7 @@ def test_an_optional_input_without_a_file_keeps_its_default():
     }
 
 
-def test_folders_given_as_params_become_paths():
+def test_params_of_folders_become_paths():
     found = step.arguments(example, job(params={"visits": "folder", "parts": ["b"]}))
     assert found["visits"] == Path("folder") and found["parts"] == [Path("b")]
 
@@ -100,7 +100,7 @@ def test_a_param_that_the_step_does_not_take_is_refused(params):
         step.arguments(example, job(params=params))
 
 
-def test_untracked_keys_are_left_alone_where_none_is_named():
+def test_untracked_keys_are_ignored_without_a_section():
     assert "speed" not in step.arguments(example, job(config={"train": {"speed": "fast"}}))
 
 
@@ -146,7 +146,7 @@ def test_every_script_has_a_command_line(run, script):
     assert status == 0 and "--help" in out, err
 
 
-def test_the_command_line_tells_mistakes_in_one_line(run, tmp_path):
+def test_the_command_line_reports_mistakes_in_one_line(run, tmp_path):
     files = [f"--{name}={tmp_path / name}" for name in ("train", "val", "test", "vocabulary")]
     status, _, err = run("build_dataset", f"--visits={tmp_path / 'none.parquet'}", *files)
     assert status == 1 and "none.parquet: no such file" in err and len(err.splitlines()) == 1

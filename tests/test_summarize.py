@@ -21,7 +21,7 @@ def joined(*records):
     return scorecard.join(list(records), METRICS)[0]
 
 
-def test_join_puts_real_copy_and_best_naive_beside_a_record():
+def test_join_adds_real_copy_and_best_naive_to_a_record():
     found = joined(
         figure("multitask", "js_distance", 0.125),
         figure("real", "js_distance", 0.12),
@@ -56,7 +56,7 @@ def found_codes(value: float, linear: float | None, run: str = "multitask") -> l
     return scorecard.join(made, METRICS)
 
 
-def test_a_model_must_beat_linear_on_hidden_codes_and_is_told_where_it_does_not():
+def test_a_model_must_beat_linear_on_hidden_codes():
     assert [found_codes(*values)[0]["pass"] for values in ((0.23, 0.22), (0.22, 0.22), (0.16, 0.22))] == [
         *(True, False, False)
     ]
@@ -172,7 +172,7 @@ def test_where_n_differs_there_is_no_verdict_but_that_of_a_criterion(field):
     assert (joined(mine, real)["pass"], joined(mine, real)["reason"]) == (True, None)
     found = joined({**mine, field: 10 * mine[field]}, real)
     assert (found["pass"], found["reason"]) == (None, "n differs")
-    assert sentences.in_words(found, METRICS["js_distance"])["verdict"] == "n differs"
+    assert sentences.record_cells(found, METRICS["js_distance"])["verdict"] == "n differs"
     rate = {**figure("multitask", "copy_share", 0.1), field: 10 * mine[field]}  # of its own long visits
     assert joined(rate, figure("real", "copy_share", 0.1))["pass"] is (True if field == "n" else None)
     criterion = {**figure("multitask", "age_violation_rate", 0.001), field: 10 * mine[field]}
@@ -182,17 +182,17 @@ def test_where_n_differs_there_is_no_verdict_but_that_of_a_criterion(field):
 @pytest.mark.parametrize(
     "better, margin", [(False, "at most 0.110"), (True, "at least 0.090"), (None, "0.090 to 0.110")]
 )
-def test_the_margin_stands_beside_the_verdict(better, margin):
+def test_the_margin_is_given_with_the_verdict(better, margin):
     """It is real's interval, which is wider where fewer visits are held out."""
     mine, real = (figure(run, "js_distance", 0.1, better=better) for run in ("multitask", "real"))
     found = joined(mine, real)
     assert (found["real_low"], found["real_high"]) == (real["ci_low"], real["ci_high"])
-    assert sentences.in_words(found, METRICS["js_distance"])["margin"] == margin
-    assert sentences.in_words(joined(mine), METRICS["js_distance"])["margin"] == ""
+    assert sentences.record_cells(found, METRICS["js_distance"])["margin"] == margin
+    assert sentences.record_cells(joined(mine), METRICS["js_distance"])["margin"] == ""
 
 
 def test_figures_of_two_columns_of_codes_are_not_mixed():
-    """Procedures beside diagnoses: each against its own real, the criterion that of the diagnoses."""
+    """Procedures and diagnoses: each is compared with its own real; the criterion is of the diagnoses."""
 
     def of(column: str, run: str, metric: str, value: float) -> dict:
         return {**figure(run, metric, value), "column": column}
@@ -210,13 +210,13 @@ def test_figures_of_two_columns_of_codes_are_not_mixed():
         criterion = found["multitask", "age_violation_rate", "diagnoses"]
         assert criterion["target"] == 0.02 and criterion["pass"] is True
         assert found["multitask", "age_violation_rate", "procedures"]["target"] is None
-        said = sentences.in_words(found["multitask", "js_distance", "procedures"], METRICS["js_distance"])
+        said = sentences.record_cells(found["multitask", "js_distance", "procedures"], METRICS["js_distance"])
         assert said["mode"] == "procedures"
         joint = list(found.values())
         assert {r["value"] for r in joint if scorecard.is_headline(r)} == {0.001, 0.1}
 
 
-def test_of_two_attacks_the_larger_is_the_main_runs_own():
+def test_the_larger_of_two_attacks_is_the_main_runs_figure():
     def of(run: str, copies: float, distance: float) -> list[dict]:
         return [figure(run, "copy_share", copies), figure(run, "membership_auc", distance)]
 
@@ -247,7 +247,7 @@ def test_a_file_that_holds_no_records_is_refused(tmp_path, content):
         scorecard.read_records([path])
 
 
-def test_a_metric_that_nobody_explained_is_refused():
+def test_a_metric_without_an_explanation_is_refused():
     with pytest.raises(UserError, match="no row for the metric beauty"):
         scorecard.build("tiny", [figure("multitask", "beauty", 1.0)], "multitask", METRICS)
 
@@ -290,12 +290,12 @@ def test_a_run_that_misses_its_targets_fails_in_the_records(made):
     assert verdicts == dict.fromkeys(scorecard.CRITERIA, False)
 
 
-def test_naive_methods_and_real_stand_in_the_records_too(made):
+def test_naive_methods_and_real_have_records_too(made):
     card = json.loads((made / "scorecard.json").read_text(encoding="utf-8"))
     assert {"prevalence", "markov", "echo", "copy", "real"} < {record["run"] for record in card["records"]}
 
 
-def test_the_csv_says_the_same(made):
+def test_the_csv_equals_the_json(made):
     card = json.loads((made / "scorecard.json").read_text(encoding="utf-8"))
     with open(made / "scorecard.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -313,7 +313,7 @@ def test_two_runs_give_identical_files(tmp_path, monkeypatch):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_provenance_says_where_the_figures_come_from(made):
+def test_provenance_holds_config_seeds_and_versions(made):
     found = json.loads((made / "provenance.json").read_text(encoding="utf-8"))
     assert found["seeds"] == {"seeds": 1, "train.seed": 7}
     assert found["inputs_sha256"] == {"ADMISSIONS.csv": "ab" * 32}
@@ -335,7 +335,7 @@ def test_the_terminal_shows_the_criteria_and_the_path(made, capsys):
     assert str(made / "report.html") in text.replace("\n", "")
 
 
-def test_a_criterion_without_a_value_says_why(tmp_path, capsys):
+def test_a_criterion_without_a_value_has_a_reason(tmp_path, capsys):
     """In the record, on the terminal and on the page, which is complete."""
     inputs = write_inputs(tmp_path)
     path = tmp_path / "evaluation" / "multitask" / "all.json"
@@ -383,4 +383,4 @@ def test_the_terminal_names_a_missing_scorecard(tmp_path):
     ],
 )
 def test_numbers_in_words(value, unit, text):
-    assert sentences.number(value, unit) == text
+    assert sentences.format_number(value, unit) == text

@@ -62,12 +62,12 @@ def test_rows_and_records_agree_on_the_better_side(emitted):
         assert record["higher_is_better"] is BETTER[row["higher_is_better"]], record["metric"]
 
 
-def test_a_metric_without_a_row_would_be_found(emitted):
+def test_a_metric_without_a_row_is_detected(emitted):
     assert {*(record["metric"] for record in emitted), "beauty"} - set(METRICS) == {"beauty"}
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_row_says_what_its_metric_means_and_when_it_misleads(name):
+def test_a_row_explains_its_metric_and_when_it_misleads(name):
     row = METRICS[name]
     assert len(row["meaning"]) > 30 and len(row["misleads"]) > 30
     assert row["title"] and row["group"] and row["higher_is_better"] in BETTER

@@ -48,7 +48,7 @@ def _brief():
 
 def run_train(dataset, folder, **options):
     given = {key: dataset[key] for key in ("train", "val", "vocabulary")}
-    train(**given, model=folder, **{**BRIEF, **options})
+    train(**given, model_dir=folder, **{**BRIEF, **options})
     with open(folder / "history.csv", newline="") as file:
         return load_file(folder / "model.safetensors"), list(csv.DictReader(file))
 
@@ -78,7 +78,7 @@ def test_losses_are_logged_apart_for_training_and_validation(brief):
     assert lm[-1] < lm[0]
 
 
-def test_the_card_has_the_losses_of_the_weights_beside_it(dataset, brief, brief_folder):
+def test_the_card_has_the_losses_of_the_saved_weights(dataset, brief, brief_folder):
     """Not those of the last checkpoint, which may not be the best one and was not calibrated."""
     model = PromptBartWithDemographicPrediction.from_pretrained(brief_folder).eval()
     losses = mean_losses(model, Examples.load(dataset["val"]))
@@ -86,9 +86,9 @@ def test_the_card_has_the_losses_of_the_weights_beside_it(dataset, brief, brief_
     assert (last["split"], saved["split"]) == ("val", "saved")
     assert float(saved["lm_loss"]) == pytest.approx(losses["lm"], rel=2e-3) != float(last["lm_loss"])
     card = (brief_folder / "README.md").read_text(encoding="utf-8")
-    assert (
-        f"lm {float(saved['lm_loss']):.4f} nats" in card and f"checkpoint at token\n{saved['tokens']}" in card
-    )
+    sentences = " ".join(card.split())
+    assert f"lm {float(saved['lm_loss']):.4f} nats" in sentences
+    assert f"checkpoint at token {saved['tokens']}" in sentences
     assert f"| threads | {torch.get_num_threads()} |" in card and f"| torch | {torch.__version__} |" in card
 
 
@@ -201,7 +201,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_a_gpu_asked_for_and_absent_is_an_error(dataset, tmp_path, monkeypatch):
+def test_a_requested_gpu_that_is_absent_is_an_error(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="no GPU is visible"):
         run_train(dataset, tmp_path / "model", device="cuda")
@@ -212,7 +212,7 @@ def test_the_script_runs_from_the_command_line(dataset, tmp_path):
     files = [f"--{key}={dataset[key]}" for key in ("train", "val", "vocabulary")]
     options = [f"--{key.replace('_', '-')}={value}" for key, value in {**BRIEF, "tokens": 500}.items()]
     subprocess.run(
-        [*command, *files, f"--model={tmp_path / 'model'}", *options], check=True, capture_output=True
+        [*command, *files, f"--model-dir={tmp_path / 'model'}", *options], check=True, capture_output=True
     )
     names = {path.name for path in (tmp_path / "model").iterdir()}
     assert {
@@ -223,7 +223,7 @@ def test_the_script_runs_from_the_command_line(dataset, tmp_path):
         "README.md",
     } <= names
     gone = subprocess.run([*command, *files], capture_output=True, text=True)
-    assert gone.returncode == 2 and "--model" in gone.stderr and "Traceback" not in gone.stderr
+    assert gone.returncode == 2 and "--model-dir" in gone.stderr and "Traceback" not in gone.stderr
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +289,7 @@ def test_ids_are_new_and_demographics_are_the_test_patients(trained, dataset, tm
     assert wanted == got
 
 
-def test_reconstruct_keeps_what_is_revealed_and_finds_what_is_not(trained, dataset, tmp_path):
+def test_reconstruct_keeps_revealed_codes_and_recovers_hidden_ones(trained, dataset, tmp_path):
     made = run_generate(trained, dataset, tmp_path, mode="reconstruct").to_pylist()
     real = {(row["patient_id"], row["visit"]): row for row in read_visits(dataset["test"]).to_pylist()}
     assert len(made) == len(real)
@@ -322,7 +322,7 @@ def test_requested_demographics_are_read_and_checked(trained, dataset, tmp_path)
 
 
 def test_a_repeated_code_is_refused_not_repaired(trained, dataset, tmp_path):
-    """With the ban on repeats off and all codes as likely, a code is repeated, and nothing is written."""
+    """Without the ban on repeats and with equal probabilities a code repeats, and nothing is written."""
     with pytest.raises(UserError, match="stands twice"):
         run_generate(trained, dataset, tmp_path, no_repeat_ngram_size=0, temperature=10.0)
     assert not (tmp_path / "s.parquet").exists()

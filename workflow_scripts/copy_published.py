@@ -1,4 +1,4 @@
-"""Copy a published model and its cohort to another folder, in place of what was published there before."""
+"""Copy a published model and its cohort to another folder, where it replaces an earlier one."""
 
 import shutil
 from pathlib import Path
@@ -10,10 +10,9 @@ from cohortloom.release.layout import PUBLISHED
 
 
 def copy_published(*, published: Path, target: Path) -> None:
-    """Copy the files of `published`, as publish wrote them, to the folder `target`.
+    """Copy the files that publish wrote to `published` into the folder `target`.
 
-    Raises UserError where one is missing, and where `target` holds anything but such files: it is then left
-    untouched.
+    Raises UserError if one is missing, or if `target` holds other files; `target` then does not change.
     """
     for name in PUBLISHED:
         if not (published / name).is_file():

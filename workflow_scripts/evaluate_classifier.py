@@ -1,4 +1,4 @@
-"""Score whether a classifier can distinguish a set of visits from held-out real ones, as records."""
+"""Records of how well a classifier distinguishes a set of visits from held-out real ones."""
 
 from pathlib import Path
 
@@ -23,11 +23,11 @@ def evaluate_classifier(
     visits: int = 20000,
     sample_seed: int = 0,
 ) -> None:
-    """Train classifiers to distinguish a sample of `synthetic` from as many visits of `test`; score them.
+    """Train classifiers to distinguish a sample of `synthetic` from as many visits of `test`, and test them.
 
-    At most `visits` of each, and no more than `held_out` has, the real visits whose figure stands beside. Of
-    `train` only the frequency of codes is used. `seed` is the run's own and only written down; `sample_seed`
-    draws samples, folds and the classifiers.
+    At most `visits` of each and no more than in `held_out`, the reference set of real visits. `train` gives
+    only the most frequent codes. `seed` is the run's; it is only recorded. `sample_seed` draws samples, folds
+    and classifiers.
     """
     reference, real, release = (read_visits(path) for path in (train, test, synthetic))
     size = min(sample_size(visits, held_out), real.num_rows, release.num_rows)
@@ -35,8 +35,7 @@ def evaluate_classifier(
     figures: list[Figure] = []
     for column in MODELLED_COLUMNS:
         coded, names = encode(parts, column)
-        found = two_sample(*coded, len(names), sample_seed, has_demographics(synthetic))
-        figures += of_column(column, found)
+        figures += of_column(column, two_sample(*coded, len(names), sample_seed, has_demographics(synthetic)))
     save_figures(records, figures, run, seed, mode)
 
 

@@ -1,4 +1,4 @@
-"""Count repeated codes, invalid tokens and cut-off visits on the raw ids, and run the control."""
+"""Records of repeated codes, invalid tokens and truncated visits in the raw ids, and of a control."""
 
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ CONTROL_VISITS = 500  # generated with repeats allowed
 
 def evaluate_duplicates(
     *,
-    model: Path,
+    model_dir: Path,
     test: Path,
     counts: list[Path],
     records: Path,
@@ -24,10 +24,10 @@ def evaluate_duplicates(
     control_seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Rates of faults from the counts that generation kept, and of repeated codes when they are allowed.
+    """Rates of faults from the counts of generation, and of repeated codes when repeats are allowed.
 
-    The control generates the first visits of CONTROL_VISITS test patients, drawn at random, with
-    no_repeat_ngram_size off; nothing of it is written. `control_seed` draws the patients and their codes.
+    The control generates first visits for CONTROL_VISITS random test patients without the ban on repeats
+    (no_repeat_ngram_size); its visits are not saved. `control_seed` draws the patients and their codes.
     """
     quiet_libraries()
     from cohortloom.data.examples import Examples
@@ -36,36 +36,36 @@ def evaluate_duplicates(
     from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
     from cohortloom.runtime.devices import pick_device
 
-    made = []
+    rows = []
     for path in sorted(counts):
-        found, mode = read_json(path), path.stem
+        total, mode = read_json(path), path.stem
         for metric, key in {**PER_CODE, **PER_VISIT}.items():
-            below = found["codes"] + found["invalid_tokens"] if metric in PER_CODE else found["visits"]
-            made.append(_rate(run, seed, mode, metric, found[key], below, found["visits"]))
-    name, _ = pick_device(device)
-    bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
-    words, data = Vocabulary.load(model / "vocabulary.json"), Examples.load(test)
+            below = total["codes"] + total["invalid_tokens"] if metric in PER_CODE else total["visits"]
+            rows.append(_rate(run, seed, mode, metric, total[key], below, total["visits"]))
+    device, _ = pick_device(device)
+    model = PromptBartWithDemographicPrediction.from_pretrained(model_dir).eval().to(device)
+    vocabulary, data = Vocabulary.load(model_dir / "vocabulary.json"), Examples.load(test)
     first = (data.visit == 0).nonzero()[0]
     first = generator("duplicates: patients", control_seed).permutation(first)[:CONTROL_VISITS]
-    drawn = synthesize(
-        bart,
-        words,
+    batches = synthesize(
+        model,
+        vocabulary,
         data.age[first],
         data.sex[first],
         ("duplicates", control_seed),
         max_visits=1,
         no_repeat_ngram_size=0,
     )
-    control = [record.counts for record in drawn]
+    control = [batch.counts for batch in batches]
     repeated, codes = (sum(part[key] for part in control) for key in ("duplicates", "codes"))
-    made.append(_rate(run, seed, "synthesize", "duplicate_rate_control", repeated, codes, len(first)))
-    for row in made:
+    rows.append(_rate(run, seed, "synthesize", "duplicate_rate_control", repeated, codes, len(first)))
+    for row in rows:
         log_record(row)
-    write_json(records, made)
+    write_json(records, rows)
 
 
 def _rate(run: str, seed: int, mode: str, metric: str, above: int, below: int, n: int) -> dict:
-    """A rate with the exact (Clopper-Pearson) interval of a count."""
+    """Record of a rate with the exact (Clopper-Pearson) interval of a count."""
     from scipy.stats import binomtest
 
     better = None if metric == "duplicate_rate_control" else False

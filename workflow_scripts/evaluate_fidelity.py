@@ -1,4 +1,4 @@
-"""Score how like the training visits a set of visits is, as records."""
+"""Records of the fidelity of a set of visits: how similar it is to the training visits."""
 
 from pathlib import Path
 
@@ -22,10 +22,10 @@ def evaluate_fidelity(
     visits: int = 20000,
     sample_seed: int = 0,
 ) -> None:
-    """Score how like the training visits a sample of whole patients of `visits` visits is.
+    """Compare a sample of `synthetic`, whole patients with `visits` visits, with the training visits.
 
-    No more are scored than `held_out` has: the real visits whose figures stand beside, which depend on n.
-    `seed` is the run's own and only written down; `sample_seed` draws the sample and the groups of the
+    No more visits are scored than in `held_out`, the reference set of real visits, because figures depend on
+    n. `seed` is the run's; it is only recorded. `sample_seed` draws the sample and the groups of the
     intervals.
     """
     size, missing = sample_size(visits, held_out), absent(synthetic) | absent(train)
@@ -33,8 +33,8 @@ def evaluate_fidelity(
     figures: list[Figure] = []
     for column in MODELLED_COLUMNS:
         coded, names = encode(parts, column)
-        found = fidelity(*coded, len(names), sample_seed, not DEMOGRAPHICS & missing)
-        figures += of_column(column, found)
+        of_codes = fidelity(*coded, len(names), sample_seed, not DEMOGRAPHICS & missing)
+        figures += of_column(column, of_codes)
     figures += histories(*coded, sample_seed, "days" not in missing)
     save_figures(records, figures, run, seed, mode)
 

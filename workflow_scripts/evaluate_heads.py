@@ -1,4 +1,4 @@
-"""Score the age and sex heads, and the likelihood, on the test visits."""
+"""Records of the age and sex heads and of the likelihood on the test visits."""
 
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ NO_KNOWN_CODE = "no held-out visit holds a code of the vocabulary"
 
 def evaluate_heads(
     *,
-    model: Path,
+    model_dir: Path,
     test: Path,
     records: Path,
     run: str,
@@ -25,11 +25,11 @@ def evaluate_heads(
     group_seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Score the age and sex heads on test visits: teacher-forced, nothing revealed, dropout off.
+    """Score the age and sex heads on test visits: teacher-forced, no code revealed, no dropout.
 
-    Losses are means over the visits that hold a code of the vocabulary. A head of weight 0 was not trained:
-    its figures have no value, for they would say nothing. `seed` is the run's own and only written down;
-    `group_seed` draws the groups of the intervals.
+    Losses are means over the visits with a code of the vocabulary. A head of weight 0 is not trained, so its
+    figures have no value. `seed` is the run's; it is only recorded. `group_seed` draws the groups of the
+    intervals.
     """
     quiet_libraries()
     import torch
@@ -40,24 +40,25 @@ def evaluate_heads(
     from cohortloom.model.scoring import score_teacher_forced, unrevealed_pairs
     from cohortloom.runtime.devices import pick_device
 
-    name, _ = pick_device(device)
-    bart = PromptBartWithDemographicPrediction.from_pretrained(model).to(name)
+    device, _ = pick_device(device)
+    model = PromptBartWithDemographicPrediction.from_pretrained(model_dir).to(device)
     data = Examples.load(test)
-    found = {key: np.zeros(len(data)) for key in ("years2", "years", "sex", "right", "lm", "tokens", "visit")}
+    names = ("years2", "years", "sex", "right", "lm", "tokens", "visit")
+    values = {name: np.zeros(len(data)) for name in names}
     scored = np.flatnonzero(np.diff(data.offsets) > 0)
-    for rows, output in score_teacher_forced(bart, data, unrevealed_pairs(bart, data), scored):
+    for rows, output in score_teacher_forced(model, data, unrevealed_pairs(model, data), scored):
         output = {name: output[name].cpu() for name in ("age", "sex_logits", "token_losses", "visit")}
         error = output["age"].double().numpy() - data.age[rows]
-        found["years2"][rows], found["years"][rows] = error**2, np.abs(error)
+        values["years2"][rows], values["years"][rows] = error**2, np.abs(error)
         sex = torch.from_numpy(data.sex[rows])
-        found["sex"][rows] = F.cross_entropy(output["sex_logits"], sex, reduction="none").double().numpy()
-        found["right"][rows] = (output["sex_logits"].argmax(1) == sex).numpy()
+        values["sex"][rows] = F.cross_entropy(output["sex_logits"], sex, reduction="none").double().numpy()
+        values["right"][rows] = (output["sex_logits"].argmax(1) == sex).numpy()
         visit = output["visit"].numpy()
-        found["lm"][rows] = np.bincount(visit, output["token_losses"].numpy(), len(rows))
-        found["tokens"][rows], found["visit"][rows] = np.bincount(visit, minlength=len(rows)), 1.0
+        values["lm"][rows] = np.bincount(visit, output["token_losses"].numpy(), len(rows))
+        values["tokens"][rows], values["visit"][rows] = np.bincount(visit, minlength=len(rows)), 1.0
     patient = patient_of_visit(data.visit)
     group = patient_groups(int(patient[-1]) + 1, group_seed)[patient]
-    sums = {key: np.bincount(group, values, group.max() + 1) for key, values in found.items()}
+    sums = {name: np.bincount(group, of_visit, group.max() + 1) for name, of_visit in values.items()}
     n = int(sums["visit"].sum())
     rates = [
         ("age_head_loss", "years2", "visit", False),
@@ -70,10 +71,10 @@ def evaluate_heads(
         Figure(metric, "", ratio(sums[above], sums[below], n), None, better, NO_KNOWN_CODE)
         for metric, above, below, better in rates
     ]
-    untrained = [head for head in ("age", "sex") if not getattr(bart.config, f"{head}_weight")]
-    nothing = {"estimate": Estimate(np.nan, np.nan, np.nan, n), "reason": NOT_TRAINED}
+    untrained = [head for head in ("age", "sex") if not getattr(model.config, f"{head}_weight")]
+    no_value = {"estimate": Estimate(np.nan, np.nan, np.nan, n), "reason": NOT_TRAINED}
     figures = [
-        figure._replace(**nothing) if figure.metric.split("_head_")[0] in untrained else figure
+        figure._replace(**no_value) if figure.metric.split("_head_")[0] in untrained else figure
         for figure in figures
     ]
     save_figures(records, figures, run, seed, MODE)

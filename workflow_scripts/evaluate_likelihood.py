@@ -1,4 +1,4 @@
-"""Score how far the model's own likelihood tells its training patients from held-out ones, as records."""
+"""Records of how well the model's likelihood distinguishes training patients from held-out ones."""
 
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ MODE = "teacher_forced"
 
 def evaluate_likelihood(
     *,
-    model: Path,
+    model_dir: Path,
     train: Path,
     val: Path,
     test: Path,
@@ -28,13 +28,12 @@ def evaluate_likelihood(
     sample_seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Attack training patients of `train` beside as many of `test` with the model in the folder `model`.
+    """Attack training patients of `train` and as many patients of `test` by the likelihood of the model.
 
-    A patient's score is the log likelihood a token of all visits, each after the earlier ones:
-    teacher-forced, nothing revealed, dropout off. At most `visits` patients of each side. With `control` the
-    patients of `val` stand for the training ones: what the attack finds where nobody was trained on.
-    `sampling_fraction`: see evaluate_privacy. `seed` is the run's own and only written down; `sample_seed`
-    draws samples and groups.
+    A patient's score is the mean log likelihood of a token over all visits, each given the earlier ones:
+    teacher-forced, no code revealed, no dropout. At most `visits` patients of each side. With `control`,
+    patients of `val` replace the training ones: the result of the attack without a leak. `sampling_fraction`:
+    see evaluate_privacy. `seed` is the run's; it is only recorded. `sample_seed` draws samples and groups.
     """
     quiet_libraries()
     from cohortloom.data.examples import Examples
@@ -42,26 +41,25 @@ def evaluate_likelihood(
     from cohortloom.model.scoring import patient_log_likelihoods
     from cohortloom.runtime.devices import pick_device
 
-    name, _ = pick_device(device)
-    bart = PromptBartWithDemographicPrediction.from_pretrained(model).eval().to(name)
+    device, _ = pick_device(device)
+    model = PromptBartWithDemographicPrediction.from_pretrained(model_dir).eval().to(device)
     sets = [Examples.load(path) for path in (train, val, test)]
     sizes = [int((part.visit == 0).sum()) for part in sets]
     fraction = sampling_fraction or sizes[0] / sum(sizes)
     members, others = (sets[1] if control else sets[0]), sets[2]
     count = min(visits, *(int((part.visit == 0).sum()) for part in (members, others)))
-    scores = [
-        patient_log_likelihoods(bart, _some_patients(part, count, sample_seed)) for part in (members, others)
-    ]
+    samples = [_sample_patients(part, count, sample_seed) for part in (members, others)]
+    scores = [patient_log_likelihoods(model, sample) for sample in samples]
     figures = attack("likelihood", *scores, sizes[0], sample_seed, fraction)
     save_figures(records, figures, run, seed, MODE)
 
 
-def _some_patients(data, count: int, seed: int):
-    """`count` whole patients of an Examples, drawn at random, in their order."""
+def _sample_patients(data, count: int, seed: int):
+    """Visits of `count` random patients of an Examples, in their order."""
     patient = patient_of_visit(data.visit)
-    chosen = np.zeros(int(patient[-1]) + 1, bool)
-    chosen[np.random.default_rng([seed, 0x11E]).permutation(len(chosen))[:count]] = True
-    return data.select(np.flatnonzero(chosen[patient]))
+    is_sampled = np.zeros(int(patient[-1]) + 1, bool)
+    is_sampled[np.random.default_rng([seed, 0x11E]).permutation(len(is_sampled))[:count]] = True
+    return data.select(np.flatnonzero(is_sampled[patient]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Score how often a set of visits breaks the age and sex edits, as records."""
+"""Records of how often the codes of a set of visits break the age and sex edits."""
 
 import math
 from pathlib import Path
@@ -26,12 +26,12 @@ def evaluate_medical_validity(
     mode: str = "synthesize",
     group_seed: int = 0,
 ) -> None:
-    """Score how often the visits of a file break the age and sex edits of a validity table.
+    """Count how often the codes of a file break the age and sex edits of a validity table.
 
-    No more visits are scored than `held_out` has, the real ones whose rates stand beside: a sample of whole
-    patients. A foreign file without age and sex cannot be scored: no figure has a value. `seed` is the run's
-    own and only written down; `group_seed` draws the sample and the groups of the intervals. `counts` (one
-    file) are those of the generation: with constrained decoding they say how much probability it removed.
+    No more visits are scored than in `held_out`, the reference set of real visits: a sample of whole
+    patients. A foreign file without age and sex gives figures without a value. `counts` (one file) are those
+    of generation; with constrained decoding they hold the probability mass removed. `seed` is the run's; it
+    is only recorded. `group_seed` draws the sample and the groups of the intervals.
     """
     figures: list[Figure] = []
     if has_demographics(synthetic):
@@ -40,15 +40,15 @@ def evaluate_medical_validity(
         table = load_rules(rules)
         for column in MODELLED_COLUMNS:
             codes, _ = code_lists(visits, column)
-            if free := int((~table.apply_to(codes)).sum()):
-                log.info("%s: %d of %d codes are of systems without limits", column, free, len(codes))
-            found = medical_validity(visits, table, group_seed, column)
-            figures += of_column(column, found)
-        for kept in map(read_json, counts or []):
-            if "removed_mass" in kept:
-                n = kept["constrained_positions"]
-                share = Estimate(kept["removed_mass"] / n if n else math.nan, math.nan, math.nan, n)
-                # of all codes that the model could write
+            if n_without := int((~table.apply_to(codes)).sum()):
+                log.info("%s: %d of %d codes are of systems without limits", column, n_without, len(codes))
+            of_codes = medical_validity(visits, table, group_seed, column)
+            figures += of_column(column, of_codes)
+        for totals in map(read_json, counts or []):
+            if "removed_mass" in totals:
+                n = totals["constrained_positions"]
+                share = Estimate(totals["removed_mass"] / n if n else math.nan, math.nan, math.nan, n)
+                # a figure of all columns of codes
                 figures.append(Figure("removed_mass", "", share, reason="nothing was generated"))
     else:
         names = ("age_violation_rate", "sex_violation_rate", "any_violation_rate", "restricted_share")

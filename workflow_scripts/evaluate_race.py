@@ -1,4 +1,4 @@
-"""Audit the removal of race: how well the kept columns predict it, as records of rates, none of a patient."""
+"""Records of an audit of the removal of race: how well the remaining columns predict it, in rates only."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ from cohortloom.base.step import main
 from cohortloom.data.absent import NO_DEMOGRAPHICS, has_demographics
 from cohortloom.data.coded import encode, sample_patients, sample_size
 from cohortloom.data.visits import MODELLED_COLUMNS, read_visits
-from cohortloom.evaluation.race import audit, unknown
+from cohortloom.evaluation.race import audit, no_audit
 from cohortloom.evaluation.records import Figure, of_column, save_figures
 from cohortloom.sources.race import RACES, race_of_patients, race_of_visits
 
-# Rates of fewer people, written beside the group's name, would come close to naming them, and an AUC of so
-# few has an interval from guessing to certainty.
+# A rate of fewer people with the name of their group could identify them, and the interval of their AUC would
+# reach from guessing to certainty.
 MIN_PATIENTS = 20
 
 
@@ -31,28 +31,27 @@ def evaluate_race(
     control: bool = False,
     sample_seed: int = 0,
 ) -> None:
-    """Read race from the raw tables, hold it in memory, and write how well the visits predict it.
+    """Read race from the raw tables into memory, and record how well the visits predict it.
 
-    A race with fewer than MIN_PATIENTS is not reported. `control`: the release is real, and how well race
-    is predicted from held-out visits is among the records. At most `visits` of each set, in whole patients,
-    and of the release no more than `held_out` has, the real visits that are scored beside.
-    `seed` is the run's own and only written down; `sample_seed` draws samples and the groups of the
-    intervals.
+    A race with fewer than MIN_PATIENTS patients is not reported. With `control` the release is real, and the
+    records include how well race is predicted from held-out visits. At most `visits` visits of each set, in
+    whole patients, and of the release no more than in `held_out`, the reference set of real visits. `seed` is
+    the run's; it is only recorded. `sample_seed` draws samples and the groups of the intervals.
     """
     recorded = race_of_patients(source, raw_dir)
     figures: list[Figure] = []
     if recorded is None:
-        figures.append(unknown("no raw table records race"))
+        figures.append(no_audit("no raw table records race"))
     elif not has_demographics(synthetic):
-        figures.append(unknown(NO_DEMOGRAPHICS))
+        figures.append(no_audit(NO_DEMOGRAPHICS))
     else:
         sizes = ((train, visits), (test, visits), (synthetic, sample_size(visits, held_out)))
         parts = [sample_patients(read_visits(path), size, sample_seed) for path, size in sizes]
         race = tuple(race_of_visits(part, recorded) for part in parts[:2])
         for column in MODELLED_COLUMNS:
             coded, names = encode(parts, column)
-            found = audit(*coded, race, RACES, len(names), sample_seed, MIN_PATIENTS, control)
-            figures += of_column(column, found)
+            of_codes = audit(*coded, race, RACES, len(names), sample_seed, MIN_PATIENTS, control)
+            figures += of_column(column, of_codes)
     save_figures(records, figures, run, seed, mode)
 
 

@@ -1,4 +1,4 @@
-"""Score how well the hidden codes of held-out visits were found again, as records."""
+"""Records of how well the hidden codes of held-out visits are recovered."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from cohortloom.evaluation.records import HEADLINE, of_column, save_figures
 def evaluate_reconstruction(
     *, reconstruct: Path, test: Path, records: Path, run: str, seed: int = 0, group_seed: int = 0
 ) -> None:
-    """Score a reconstruct file against the held-out visits: hidden codes found, Jaccard a visit.
+    """Compare a reconstruct file with the held-out visits: recovered codes, Jaccard of each visit.
 
-    `seed` is the run's own and only written down; `group_seed` draws the groups of the intervals.
+    `seed` is the run's; it is only recorded. `group_seed` draws the groups of the intervals.
     """
     figures = reconstruction(read_visits(reconstruct), read_visits(test), reconstruct, group_seed)
     save_figures(records, of_column(HEADLINE, figures), run, seed, "reconstruct")

@@ -1,4 +1,4 @@
-"""Score how well models trained on a set of visits predict real ones, as records."""
+"""Records of how well models trained on a set of visits predict the codes of real ones."""
 
 from pathlib import Path
 
@@ -25,9 +25,9 @@ def evaluate_utility(
 ) -> None:
     """Predict the most frequent codes of `test` by models trained on a sample of `visits` of `synthetic`.
 
-    They learn from no more visits than `held_out` has, the real ones whose figure stands beside. Of `train`
-    only the frequency of codes is used. `seed` is the run's own and only written down; `sample_seed` draws
-    the samples and the groups of the intervals.
+    They are trained on no more visits than in `held_out`, the reference set of real visits. `train` gives
+    only the most frequent codes. `seed` is the run's; it is only recorded. `sample_seed` draws the samples
+    and the groups of the intervals.
     """
     reference, tested, release = (read_visits(path) for path in (train, test, synthetic))
     size = sample_size(visits, held_out)

@@ -13,6 +13,7 @@ from cohortloom.base.files import sha256, write_json
 from cohortloom.base.ragged import patient_of_visit, row_of_value, row_offsets
 from cohortloom.base.seeds import seed_of
 from cohortloom.base.step import log, main, quiet_libraries
+from cohortloom.data.coded import encode
 from cohortloom.data.reveal import revealed_mask
 from cohortloom.data.visits import (
     RECONSTRUCT_SCHEMA,
@@ -27,6 +28,7 @@ from cohortloom.data.visits import (
     with_empty_columns,
 )
 from cohortloom.data.vocabulary import Vocabulary
+from cohortloom.generation.naive import TrainingStrata, stratum_of
 from cohortloom.generation.requests import requested_patients
 
 
@@ -48,7 +50,7 @@ def generate(
     temperature: float = 1.0,
     no_repeat_ngram_size: int = 1,
     prompt_prob: float = 0.5,
-    terminator_bias: float = 0.0,
+    threshold: float = 0.2,
     constrained: Literal["none", "hard", "full"] = "none",
     rules: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -61,8 +63,7 @@ def generate(
     `test`. Codes are drawn at `temperature`.
 
     mode reconstruct: each code of a test visit is revealed with probability `prompt_prob`; earlier visits are
-    the real ones. The model adds the most probable codes; `terminator_bias` is added to the scores of ending
-    the visit.
+    the real ones. The model adds the codes whose probability of being hidden is `threshold` or more.
 
     Only part `shard` (from 1) of the `shards` parts of all batches is generated. `constrained` forbids the
     codes that the hard or the full edit of `rules` forbids at the patient's age and sex. Raises UserError for
@@ -92,8 +93,6 @@ def generate(
     options: dict = {"no_repeat_ngram_size": no_repeat_ngram_size, "do_sample": mode == "synthesize"}
     if mode == "synthesize":
         options["temperature"] = temperature
-    elif terminator_bias:
-        options["sequence_bias"] = [[[token], terminator_bias] for token in vocabulary.terminators]
     if constrained != "none":
         options["constraint"] = _constraint(vocabulary, rules, constrained, device)
     metadata = {
@@ -108,8 +107,11 @@ def generate(
         schema, n = SCHEMA, len(age) // shards
     else:
         batches = _batches(held_out, batch_size, shard, shards)
+        is_revealed = revealed_mask(len(code_lists(held_out)[0]), prompt_prob, seed)
+        expected = _expected_hidden(read_visits(train), held_out, is_revealed, prompt_prob)
+        hidden = expected, threshold
         tables = _reconstructed(
-            model, vocabulary, held_out, test, seed, batches, prompt_prob, options, totals
+            model, vocabulary, held_out, test, seed, batches, is_revealed, hidden, options, totals
         )
         schema, n = RECONSTRUCT_SCHEMA, sum(end - begin for begin, end in batches)
     with (
@@ -173,17 +175,29 @@ def _batches(held_out: pa.Table, batch_size: int, shard: int, shards: int) -> li
     return [batches[number] for number in shard_batches(len(batches), shard, shards)]
 
 
-def _reconstructed(model, vocabulary, held_out, test, seed, batches, prompt_prob, options, totals):
+def _expected_hidden(
+    train: pa.Table, held_out: pa.Table, is_revealed: np.ndarray, prompt_prob: float
+) -> np.ndarray:
+    """Number of hidden codes to expect in each held-out visit, by age, sex and number of revealed codes."""
+    (training, visits), names = encode([train, held_out])
+    n_revealed = np.diff(row_offsets(is_revealed)[visits.offsets])
+    strata = TrainingStrata(training, len(names))
+    return strata.expected_hidden(stratum_of(visits.age, visits.sex), n_revealed, prompt_prob)
+
+
+def _reconstructed(model, vocabulary, held_out, test, seed, batches, is_revealed, hidden, options, totals):
     """Tables of held-out visits with hidden codes filled in, batch by batch, each with its number of rows.
 
-    Adds to `totals`. batches: first row and end of each.
+    Adds to `totals`. batches: first row and end of each. is_revealed: of the codes of all held-out visits.
+    hidden: number of hidden codes to expect in each visit, and the threshold of HiddenCodes.
     """
     from cohortloom.data.examples import Examples, plain_pairs
+    from cohortloom.generation.hidden import HiddenCodes
     from cohortloom.generation.synthesize import generate_visits
 
     data = Examples.load(test)
     codes, offsets = code_lists(held_out)
-    is_revealed = revealed_mask(len(codes), prompt_prob, seed)
+    expected, threshold = hidden
     in_vocabulary = vocabulary.encode(codes) >= 0
     pairs = plain_pairs(data, is_revealed[in_vocabulary], model.config.max_position_embeddings)
     lengths = np.diff(pairs.encoder_offsets)
@@ -199,6 +213,7 @@ def _reconstructed(model, vocabulary, held_out, test, seed, batches, prompt_prob
             data.age[rows],
             data.sex[rows],
             seed_of("reconstruct", seed, begin),
+            logits_processor=[HiddenCodes(expected[rows], threshold, vocabulary.terminators)],
             **options,
         )
         _add(totals, generated.counts)

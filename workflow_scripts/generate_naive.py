@@ -13,6 +13,7 @@ from cohortloom.base.ragged import positions_in_rows, ragged_range, row_of_value
 from cohortloom.base.seeds import generator
 from cohortloom.base.step import log, main
 from cohortloom.base.version import VERSION
+from cohortloom.data import linear
 from cohortloom.data.coded import Coded, encode
 from cohortloom.data.guesses import Guesses
 from cohortloom.data.reveal import revealed_mask
@@ -24,7 +25,6 @@ from cohortloom.data.visits import (
     with_empty_columns,
     write_visits,
 )
-from cohortloom.generation import linear
 from cohortloom.generation.naive import (
     TrainingStrata,
     code_column,

@@ -12,7 +12,7 @@ from cohortloom.base.step import log, main
 from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import check_ending, patient_starts, read_visits, write_visits_csv
 from cohortloom.generation.requests import draw_patients, write_demographics
-from cohortloom.reporting.examples import in_words, read_titles
+from cohortloom.reporting.examples import patient_in_words, read_titles
 from generate import generate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -87,7 +87,7 @@ def print_patients(visits: pa.Table, show: int) -> None:
     titles, rules = read_titles(RESOURCES / "icd9_titles.csv"), load_rules(RESOURCES / "icd9_validity.csv")
     starts = [*patient_starts(visits).tolist(), visits.num_rows]
     for begin, end in list(zip(starts[:-1], starts[1:], strict=True))[:show]:
-        patient = in_words(visits.slice(begin, end - begin), titles, rules)
+        patient = patient_in_words(visits.slice(begin, end - begin), titles, rules)
         print(f"\n{patient['id']}: {patient['who']}")
         for visit in patient["visits"]:
             print(f"  {visit['when']}, {visit['age']}")

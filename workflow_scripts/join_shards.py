@@ -1,4 +1,4 @@
-"""Join the parts of a generation that was split over several jobs; the result is that of one job."""
+"""Join the parts of a generation by several jobs; the result equals that of one job."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from cohortloom.data.visits import RECONSTRUCT_SCHEMA, SCHEMA, visits_writer
 def join_shards(
     *, synthetic_shards: list[Path], counts_shards: list[Path], synthetic: Path, counts: Path
 ) -> None:
-    """Write the visits of all shards in order, batch by batch as they were generated, and the sums of counts.
+    """Write the visits of all shards in their order, batch by batch, and the sums of their counts.
 
-    Raises UserError where a batch does not fit the schema.
+    Raises UserError if a batch does not fit the schema.
     """
-    given = pq.read_schema(synthetic_shards[0])
-    schema = RECONSTRUCT_SCHEMA if "source_patient_id" in given.names else SCHEMA
-    metadata = {key.decode(): value.decode() for key, value in given.metadata.items()}
+    first_schema = pq.read_schema(synthetic_shards[0])
+    schema = RECONSTRUCT_SCHEMA if "source_patient_id" in first_schema.names else SCHEMA
+    metadata = {key.decode(): value.decode() for key, value in first_schema.metadata.items()}
     metadata.pop("ARROW:schema", None)  # the writer adds its own
     with visits_writer(synthetic, metadata, schema) as writer:
         for path in synthetic_shards:

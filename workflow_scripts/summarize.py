@@ -1,4 +1,4 @@
-"""summarize: join all evaluations of an experiment into scorecard, report and provenance."""
+"""Join all evaluations of an experiment into scorecard, report and provenance."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from cohortloom.evaluation.records import FIELDS
 from cohortloom.reporting import curves, examples, figures
 from cohortloom.reporting import provenance as provenances
 from cohortloom.reporting import scorecard as scorecards
-from cohortloom.reporting.report import render
+from cohortloom.reporting.report import render_report
 
 
 def summarize(
@@ -39,41 +39,43 @@ def summarize(
 ) -> None:
     """Join all evaluations into the scorecard, and write the report and the provenance.
 
-    Inputs: `records` are all evaluation/<run>/*.json (models, naive methods, `real`); `models` the
-    folders models/<run>, for their history.csv; `synthetic` the main run's synthesize.parquet; `naive`
-    the synthesize.parquet of the naive methods; `train`, `test` of the dataset; `titles`, `validity`,
-    `metrics`, `template` are resources/icd9_titles.csv, icd9_validity.csv, metrics.csv and
-    report.html.j2. Outputs: `scorecard` to `provenance`. Params: `main_run` and `runs` are run ids
-    (with several seeds the main run's first); `config` is the resolved config as JSON text, less the
-    keys that must not cause a rerun; `privacy_run` is the id of the main run's visits at ages and sexes of
+    Inputs: `records` are all evaluation/<run>/*.json (models, naive methods, `real`); `models` the folders
+    models/<run>, for their history.csv; `synthetic` the main run's synthesize.parquet; `naive` the
+    synthesize.parquet of the naive methods; `train`, `test` of the dataset; `titles`, `validity`, `metrics`,
+    `template` are resources/icd9_titles.csv, icd9_validity.csv, metrics.csv and report.html.j2.
+
+    Outputs: `scorecard`, `scorecard_csv`, `report`, `provenance`.
+
+    Params: `main_run` and `runs` are names of runs; `config` is the resolved config as JSON, without the keys
+    that must not cause a rerun; `privacy_run` is the run of the main run's visits at ages and sexes of
     training patients.
     """
-    table = scorecards.read_metrics(metrics)
-    card = scorecards.build(experiment, scorecards.read_records(records), main_run, table, privacy_run)
-    account = read_json(audit)
-    origin = provenances.collect(json.loads(config), account)
+    meanings = scorecards.read_metrics(metrics)
+    card = scorecards.build(experiment, scorecards.read_records(records), main_run, meanings, privacy_run)
+    audit_content = read_json(audit)
+    provenance_content = provenances.collect(json.loads(config), audit_content)
     visits = {"training": read_visits(train), "test": read_visits(test), "synthetic": read_visits(synthetic)}
     real = [visits["training"], visits["test"]]
     methods = {path.parent.name: read_visits(path) for path in naive}
-    names = examples.read_titles(titles)
-    page = render(
+    title_of_code = examples.read_titles(titles)
+    page = render_report(
         template,
         card=card,
-        metrics=table,
+        metrics=meanings,
         main_id=main_run,
         runs=list(runs),
-        audit=account,
-        provenance=origin,
+        audit=audit_content,
+        provenance=provenance_content,
         visits=visits,
-        figures=figures.of_experiment(card["records"], main_run, list(models), visits, methods)
-        | curves.of_hidden_codes(card["records"], main_run),
-        examples=examples.choose(visits["synthetic"], real, names, load_rules(validity)),
-        titles=names,
+        figures=figures.report_figures(card["records"], main_run, list(models), visits, methods)
+        | curves.hidden_code_figures(card["records"], main_run),
+        examples=examples.choose_examples(visits["synthetic"], real, title_of_code, load_rules(validity)),
+        titles=title_of_code,
     )
     write_json(scorecard, card)
     write_csv(scorecard_csv, FIELDS, card["records"])
     write_text(report, page)
-    write_json(provenance, origin)
+    write_json(provenance, provenance_content)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Join the evaluations of the ablation's arms into one table and one figure, with a verdict in words."""
+"""Join the evaluations of the ablation's arms into one table and one figure, with verdicts in words."""
 
 import json
 from pathlib import Path
@@ -24,9 +24,8 @@ def summarize_ablation(
 ) -> None:
     """Write the table (JSON with sentences, and CSV) and the figure (.svg or .png by its name).
 
-    `records` are the evaluations of all trainings and of `real`; `arms` is JSON, one
-    [id, arm, seed, id of the training whose model it uses] a training. Raises UserError where the reference
-    has no figure.
+    `records` are the evaluations of all trainings and of `real`; `arms` is JSON, for each training [run, arm,
+    seed, run of the training whose model it uses]. Raises UserError if the reference has no figure.
     """
     trainings = [ablation.Training(*entry) for entry in json.loads(arms)]
     titles = {metric: row["title"] for metric, row in read_metrics(metrics).items()}
@@ -35,13 +34,13 @@ def summarize_ablation(
         raise UserError(
             f"ablation: no figure of the arm {reference}; run the target ablation, which makes it"
         )
-    words = ablation.in_words(rows, titles)
-    content = {"experiment": experiment, "reference": reference, "verdict": words, "rows": rows}
+    sentences = ablation.verdict_sentences(rows, titles)
+    content = {"experiment": experiment, "reference": reference, "verdict": sentences, "rows": rows}
     with atomic(figure) as temporary:
         draw_ablation(rows, titles, reference, temporary, figure.suffix[1:])
     write_csv(table_csv, ablation.COLUMNS, rows)
     write_json(table, content)
-    for sentence in words:
+    for sentence in sentences:
         log.info("%s", sentence)
 
 

@@ -7,9 +7,9 @@ from cohortloom.base.files import write_csv, write_json
 from cohortloom.base.step import log, main
 from cohortloom.evaluation.records import FIELDS, is_headline
 from cohortloom.reporting import scorecard as scorecards
-from cohortloom.reporting.sentences import in_words
+from cohortloom.reporting.sentences import record_cells
 
-SHOWN = ("js_distance", "bigram_r2", "classifier_auc", "any_per_100k_visits", "prediction_auc", "copy_share")
+LOGGED = ("js_distance", "bigram_r2", "classifier_auc", "any_per_100k_visits", "prediction_auc", "copy_share")
 
 
 def summarize_external(
@@ -21,20 +21,20 @@ def summarize_external(
     experiment: str,
     names: list[str],
 ) -> None:
-    """Write the records of the foreign sets `names`, with real's, copy's, naive's and a verdict each.
+    """Write the records of the foreign sets `names` with the figures of real, copy and naive, and verdicts.
 
     `records` are all evaluation/<name>/*.json of the foreign sets, the naive methods and `real`. The six
-    criteria need a model of our own and are not among them.
+    criteria are not among them, because they need a model of this workflow.
     """
     if not names:
         raise UserError("config: evaluate.external: no file is named; give NAME: PATH of the visits to score")
-    table = scorecards.read_metrics(metrics)
-    joined = scorecards.join(scorecards.read_records(records), table)
+    meanings = scorecards.read_metrics(metrics)
+    joined = scorecards.join(scorecards.read_records(records), meanings)
     write_json(scorecard, {"experiment": experiment, "external": list(names), "records": joined})
     write_csv(scorecard_csv, FIELDS, joined)
     for record in joined:
-        if record["run"] in names and record["metric"] in SHOWN and is_headline(record):
-            row = in_words(record, table[record["metric"]])
+        if record["run"] in names and record["metric"] in LOGGED and is_headline(record):
+            row = record_cells(record, meanings[record["metric"]])
             text = "{run}: {metric} {value} (real {real}): {verdict}"
             if row["reason"]:
                 text = "{run}: {metric} has no value: {reason}"

@@ -26,47 +26,48 @@ def summarize_quality(
     samples: str,
     timings: Path,
 ) -> None:
-    """Write the table of targets as JSON (a row a figure and run) and as Markdown.
+    """Write the table of targets as JSON (one row for each figure and run) and as Markdown.
 
     `records` are the evaluations of all samples, of held-out visits and of the runs' reconstruction.
-    `samples` is JSON, one [id, run or method, generation seed, whether it is the large one] a sample; those
-    of the run that is judged first come first. `patients` and `large` are how many were asked for, `timings`
-    is the folder of the jobs' times, where there are any. Raises UserError for a figure without a meaning.
+    `samples` is JSON, for each sample [name, run or method, generation seed, whether it is the large one];
+    those of the main run come first. `patients` and `large` are the requested numbers of patients. `timings`
+    is the folder of the jobs' times, which may be missing. Raises UserError for a metric without a row in
+    `metrics`.
     """
-    made = [quality.Sample(*entry) for entry in json.loads(samples)]
-    wanted, meanings = quality.read_targets(targets), read_metrics(metrics)
-    if unknown := sorted({line["metric"] for line in wanted} - set(meanings)):
+    sample_list = [quality.Sample(*entry) for entry in json.loads(samples)]
+    target_lines, meanings = quality.read_targets(targets), read_metrics(metrics)
+    if unknown := sorted({line["metric"] for line in target_lines} - set(meanings)):
         raise UserError(
             f"{targets}: column metric: {unknown[0]} is not in {metrics}; say there what it means"
         )
-    rows = quality.table(read_records(records), made, wanted, cohort)
+    rows = quality.table(read_records(records), sample_list, target_lines, cohort)
     content = {
         "experiment": experiment,
-        "run": made[0].source,
+        "run": sample_list[0].source,
         "cohort": cohort,
-        "seeds": sorted({sample.seed for sample in made if not sample.large}),
+        "seeds": sorted({sample.seed for sample in sample_list if not sample.large}),
         "patients": patients,
         "large": large,
         "demographics": "test",
         "constrained": constrained,
-        "generation_seconds": {sample.name: seconds(timings, sample.name) for sample in made},
+        "generation_seconds": {sample.name: seconds(timings, sample.name) for sample in sample_list},
         "git": provenance.git(provenance.WORKFLOW),
         "hardware": provenance.hardware(),
         "rows": rows,
     }
     write_text(table_md, quality.page(content, meanings))
     write_json(table, content)
-    for line in quality.verdict(rows, made[0].source, meanings):
+    for line in quality.verdict_sentences(rows, sample_list[0].source, meanings):
         log.info("%s", line)
 
 
 def seconds(timings: Path, name: str) -> float | None:
-    """Seconds of the jobs that generated a sample, all shards together; None where no time was kept."""
-    found = []
+    """Seconds of the jobs that generated a sample, summed over shards; None without a timing."""
+    times = []
     for path in sorted(timings.glob(f"generate*.{name}.synthesize*.tsv")):
         with open(path, newline="", encoding="utf-8") as file:
-            found += [float(row["s"]) for row in csv.DictReader(file, delimiter="\t")]
-    return round(sum(found), 1) if found else None
+            times += [float(row["s"]) for row in csv.DictReader(file, delimiter="\t")]
+    return round(sum(times), 1) if times else None
 
 
 if __name__ == "__main__":

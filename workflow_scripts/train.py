@@ -16,13 +16,14 @@ from cohortloom.base.step import log, main, quiet_libraries
 from cohortloom.data.validity import load_rules
 from cohortloom.data.vocabulary import Vocabulary
 
-MAX_EPOCHS = 50  # more passes over the training visits would only memorise them
+MAX_EPOCHS = 50  # with more passes over the training visits the model only memorises them
 MODEL_FILES = (
     *("model.safetensors", "config.json", "generation_config.json", "vocabulary.json", "history.csv"),
     "README.md",
 )
-PLANTED = """**Not for release.** {canaries} invented patients (canaries) were planted into the training, up
-to {canary_repeats} times each, to measure what the model remembers. What it writes may hold their codes.
+CANARY_WARNING = """**Not for release.** {canaries} invented patients (canaries) were planted into the
+training, up to {canary_repeats} times each, to measure what the model memorises. Generated visits may hold
+their codes.
 
 """
 
@@ -32,7 +33,7 @@ def train(
     train: Path,
     val: Path,
     vocabulary: Path,
-    model: Path,
+    model_dir: Path,
     checkpoints: Path | None = None,
     rules: Path | None = None,
     preset: Literal["tiny", "mini", "small", "base"] = "mini",
@@ -42,7 +43,7 @@ def train(
     age_loss_unit: Literal["standardized", "years"] = "standardized",
     heads: Literal["states", "codes", "expected"] = "states",
     forbidden_weight: float = 0.0,
-    tokens: int = 450_000,
+    tokens: int = 350_000,
     batch_tokens: int = 1750,
     learning_rate: float = 1.0,
     dropout: float = 0.3,
@@ -58,15 +59,20 @@ def train(
 ) -> None:
     """Train on train.parquet; write a save_pretrained folder, vocabulary.json, history.csv, a model card.
 
-    `tokens` is the budget in target tokens, cut to MAX_EPOCHS passes over the training visits; a step takes
-    about `batch_tokens` of them. `learning_rate` scales the rates of training/optimizers.py. Checkpoints go
-    to the folder `checkpoints` (none without it), at SIGTERM too, and the same call goes on from the newest.
-    `devices` GPUs (None: one; on a CPU so many processes, for tests) train on each of `nodes` nodes; on a CPU
-    one process trains with `threads` (None: as many as torch has). `forbidden_weight` weighs the probability
-    on codes that the full edit of `rules` forbids. `canaries` invented patients are planted 1, 4, 16 ...
-    times, up to `canary_repeats`: the model is then for measuring what it remembers and not for release.
-    Raises UserError for a missing GPU, a loss that is not finite, an unwritable folder, one that another job
-    trains into and a `model` folder with files of others; Interrupted after a signal.
+    `tokens` is the budget in target tokens, at most MAX_EPOCHS passes over the training visits; a step takes
+    about `batch_tokens`. `learning_rate` scales the rates of training/optimizers.py. `forbidden_weight` is
+    the weight of the probability of codes that the full edit of `rules` forbids.
+
+    `canaries` invented patients are planted 1, 4, 16 ... times, up to `canary_repeats`. Such a model is for
+    measuring what it memorises, not for release.
+
+    Checkpoints go to the folder `checkpoints` every `checkpoint_every_minutes` and at SIGTERM; the same call
+    resumes from the newest. Without the folder there are none. Each of `nodes` nodes trains on `devices` GPUs
+    (None: one). On a CPU one process trains with `threads` threads (None: torch's default); `devices`
+    processes are for tests.
+
+    Raises UserError for a missing GPU, a loss that is not finite, a folder that cannot be written or that
+    another job trains into, and a `model_dir` with foreign files; Interrupted after a signal.
     """
     keywords = dict(locals())
     quiet_libraries()
@@ -78,15 +84,15 @@ def train(
     from cohortloom.runtime.devices import keep_freed_memory, pick_device
     from cohortloom.runtime.interrupt import Stop
     from cohortloom.runtime.processes import is_first, is_worker, launch
-    from cohortloom.training.canaries import invent, repeats_of, with_canaries
+    from cohortloom.training.canaries import assign_repeats, invent_patients, with_canaries
     from cohortloom.training.checkpoints import Checkpoints
     from cohortloom.training.trainer import Plan, Trainer
 
-    check_own_folder(model, MODEL_FILES)
+    check_own_folder(model_dir, MODEL_FILES)
     edits = [rules] if forbidden_weight or canaries else []
     if edits and not rules:
         raise UserError("train: forbidden_weight and canaries need a validity table; give rules")
-    repeats = repeats_of(canaries, canary_repeats) if canaries else None
+    repeats = assign_repeats(canaries, canary_repeats) if canaries else None
     pick_device(device, devices or 1)
     if (devices or 1) * nodes > 1 and not is_worker():
         launch("train", keywords, devices or 1, nodes, threads or 1)
@@ -95,9 +101,9 @@ def train(
     if threads and not is_worker():
         torch.set_num_threads(threads)
 
-    words, data = Vocabulary.load(vocabulary), Examples.load(train)
+    vocab, data = Vocabulary.load(vocabulary), Examples.load(train)
     if canaries:
-        planted, _ = invent(data, words, load_rules(rules), seed, canaries)
+        planted, _ = invent_patients(data, vocab, load_rules(rules), seed, canaries)
         data = with_canaries(data, planted, repeats)
         log.info(
             "%d invented patients are planted, %d with repeats: not for release", canaries, repeats.sum()
@@ -118,8 +124,8 @@ def train(
         heads=heads,
         forbidden_weight=forbidden_weight,
     )
-    forbidden = forbidden_table(words, load_rules(rules)) if forbidden_weight else None
-    fresh = make_model(words, data, seed=seed, **shape, **losses)
+    forbidden = forbidden_table(vocab, load_rules(rules)) if forbidden_weight else None
+    fresh = make_model(vocab, data, seed=seed, **shape, **losses)
     log.info(
         "%s: %.1f million parameters, %d training visits, %d target tokens an epoch",
         preset,
@@ -130,16 +136,16 @@ def train(
     parameters = vars(plan) | shape | losses
     if canaries:
         parameters |= dict(canaries=canaries, canary_repeats=canary_repeats)
-    shaping = [train, val, vocabulary, *edits]
-    kept = Checkpoints(checkpoints, digest(shaping, parameters))
-    with Stop() as stop, kept.claimed() if is_first() else nullcontext():
+    inputs = [train, val, vocabulary, *edits]
+    store = Checkpoints(checkpoints, digest(inputs, parameters))
+    with Stop() as stop, store.claimed() if is_first() else nullcontext():
         trainer = Trainer(
             fresh,
-            words,
+            vocab,
             data,
             Examples.load(val),
             plan,
-            kept,
+            store,
             device,
             checkpoint_every_minutes,
             stop,
@@ -148,11 +154,11 @@ def train(
         trained = trainer.fit()
         if is_first():
             parameters |= machine(trainer.accelerator)
-            write_model(trained, model, vocabulary, trainer.state.history, parameters)
+            write_model(trained, model_dir, vocabulary, trainer.state.history, parameters)
 
 
 def digest(inputs: list[Path], parameters: dict) -> str:
-    """Hex digest of all that shapes the weights: the dataset, the parameters and this code."""
+    """Hex digest of everything that shapes the weights: dataset, parameters, code."""
     parts = [sha256(path) for path in (*inputs, *imported_files("train"))] + [
         json.dumps(parameters, sort_keys=True)
     ]
@@ -160,7 +166,7 @@ def digest(inputs: list[Path], parameters: dict) -> str:
 
 
 def write_model(trained, folder: Path, vocabulary: Path, history: list[dict], parameters: dict) -> None:
-    """Write the model folder as a whole, in place of one that an earlier training wrote."""
+    """Write the model folder as a whole; it replaces one that an earlier training wrote."""
     with replace_own_folder(folder, MODEL_FILES) as temporary:
         trained.save_pretrained(temporary)
         shutil.copyfile(vocabulary, temporary / "vocabulary.json")
@@ -173,7 +179,7 @@ def write_model(trained, folder: Path, vocabulary: Path, history: list[dict], pa
 
 
 def machine(accelerator) -> dict[str, str | int]:
-    """What else the weights depend on: dropout is drawn by each process, and sums depend on threads."""
+    """What the weights depend on beside the parameters: processes draw dropout, threads change sums."""
     import torch
 
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
@@ -184,30 +190,31 @@ def machine(accelerator) -> dict[str, str | int]:
 
 
 def model_card(trained, history: list[dict], parameters: dict) -> str:
-    """A model card in Markdown: what it is, how it was trained, what it may be used for."""
+    """The model card in Markdown: what the model is, how it was trained, what it may be used for."""
     saved = [row for row in history if row["split"] == "saved"][-1]
     rows = "\n".join(f"| {key} | {value} |" for key, value in parameters.items())
-    warning = PLANTED.format(**parameters) if "canaries" in parameters else ""
+    warning = CANARY_WARNING.format(**parameters) if "canaries" in parameters else ""
     return f"""# PromptBartWithDemographicPrediction
 
-A BART of {trained.num_parameters():,} parameters that writes the ICD-9-CM codes of hospital visits, prompted
-with age and sex. Trained by Cohortloom; ids are in vocabulary.json, the loss curve in history.csv.
+A BART of {trained.num_parameters():,} parameters that generates the ICD-9-CM codes of hospital visits,
+prompted with age and sex. Trained by Cohortloom; ids are in vocabulary.json, the loss curve in history.csv.
 
-{warning}Validation losses of these weights, nothing revealed: lm {saved["lm_loss"]:.4f} nats a token, age
-{saved["age_loss_years2"]:.3f} years², sex {saved["sex_loss"]:.5f}. They are the checkpoint at token
-{saved["tokens"]}, calibrated. Calibration set how often visits end, and the last layer of the age head, on
-these validation visits. It set how frequent codes are, where later visits end and how many codes recur in
-what the model generates by counts of the training visits, with which fidelity is compared too.
+{warning}Validation losses of these weights, with no code revealed: lm {saved["lm_loss"]:.4f} nats a token,
+age {saved["age_loss_years2"]:.3f} years², sex {saved["sex_loss"]:.5f}. The weights are those at token
+{saved["tokens"]}, calibrated. The share of the linear autoencoder in the distribution over codes
+({trained.config.linear_share:.2f}), the bias on ending a visit and the last layer of the age head are fitted
+on the same validation visits. Code frequencies, the ends of later visits and the carry-forward rate of
+generated visits are fitted to counts of the training visits. Fidelity is measured against the same counts.
 
-`group_bias` in the weights holds smoothed counts of the training visits by age and sex, and the biases on
-length and recurrence hold others: of a small group, whether a code occurred can be read from them.
+`group_bias` in the weights holds smoothed counts of the training visits by age and sex; the biases on length
+and recurrence hold other counts. They reveal whether a code occurred in a small group.
 
 | parameter | value |
 |---|---|
 {rows}
 
-A model can repeat what it was trained on. Weights trained on data under a use agreement, MIMIC-III among
-them, fall under that agreement and may not be published. The model is for making synthetic records and
+A model can repeat patients it was trained on. Weights trained on data under a use agreement, such as
+MIMIC-III, fall under that agreement and may not be published. The model is for generating synthetic records,
 not for decisions about patients.
 """
 

@@ -15,7 +15,7 @@ SNAKEFILE = Path(__file__).resolve().parents[1] / "Snakefile"
 def unlock(*, directory: Path = Path(".")) -> None:
     """Unlock the working directory `directory` of the workflow.
 
-    Raises UserError where a run on this machine works there; one on another machine is not seen.
+    Raises UserError if a run on this machine works there; a run on another machine is not detected.
     """
     locks = directory / ".snakemake" / "locks"
     if not any(locks.glob("*.lock")):
@@ -42,21 +42,21 @@ def unlock(*, directory: Path = Path(".")) -> None:
 
 
 def runs_in(directory: Path) -> list[int]:
-    """Numbers of the processes of Snakemake, and of jobs it left behind, whose working directory this is.
+    """Ids of the processes of Snakemake and of its jobs whose working directory is `directory`.
 
-    One whose working directory this user may not see counts as well.
+    A process whose working directory this user may not read counts too.
     """
     here = (directory.resolve(), None)
-    found = []
+    ids = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         where = process.info["cwd"]
         if is_run(process.info["cmdline"] or []) and (Path(where).resolve() if where else None) in here:
-            found.append(process.pid)
-    return found
+            ids.append(process.pid)
+    return ids
 
 
 def is_run(command: list[str]) -> bool:
-    """Whether a command line is one of Snakemake itself or of one of its scripts.
+    """Whether a command line is that of Snakemake or of one of its scripts.
 
     >>> is_run(["python", "-m", "snakemake"]), is_run(["python", "/w/.snakemake/scripts/x.train.py"])
     (True, True)

@@ -1,4 +1,4 @@
-"""What the drills stand on: a cluster of one node, an undisturbed training to compare with, a watched run."""
+"""Helpers of the drills: a cluster of one node, an undisturbed training as the reference, a watched run."""
 
 import csv
 import os
@@ -80,11 +80,11 @@ class Cluster:
         return [job for _, job in sorted(self.records.items()) if of.match(job.get("Comment", ""))]
 
     def control(self, action: str) -> None:
-        """start, stop or restart, by the script beside this file."""
+        """start, stop or restart, by the script in this folder."""
         subprocess.run([SCRIPT, action, self.folder], check=True, timeout=120)
 
     def forget(self) -> None:
-        """Cancel all jobs and forget their records, so that one test does not see those of another."""
+        """Cancel all jobs and remove their records, so that they do not appear in another test."""
         self.call("scancel", "--user", str(os.getuid()))
         wait_until(lambda: not self.call("squeue", "-h", "-t", "PD,R,CG"), 60)
         self.first = max([*self.look(), self.first - 1]) + 1
@@ -171,7 +171,7 @@ class Drill:
     """A training of the prepared cohort as a job of the cluster, in a directory of its own."""
 
     def __init__(self, cluster: Cluster, prepared: Workflow, name: str, profile: Path | None = None):
-        """`profile` stands in for profiles/slurm."""
+        """`profile` replaces profiles/slurm."""
         self.directory = untrained(prepared, name)
         self.cluster, self.folder, self.options = cluster, prepared.folder, prepared.options
         self.profile = profile or self.folder / "profiles/slurm"

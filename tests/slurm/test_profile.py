@@ -32,7 +32,7 @@ def command(folder, overlay, *arguments):
 
 def watched(slurm, words, directory, seconds):
     """Run snakemake, looking at Slurm's jobs meanwhile; it must succeed. Returns what it said."""
-    said = directory / "snakemake.txt"  # a pipe that nobody empties would halt it after 64 kB
+    said = directory / "snakemake.txt"  # a pipe that is not read would block it after 64 kB
     with open(said, "w", encoding="utf-8") as file:
         process = subprocess.Popen(
             words, cwd=directory, env=slurm.environment, stdout=file, stderr=subprocess.STDOUT
@@ -74,18 +74,18 @@ def test_the_whole_workflow_runs(finished):
     assert {job["JobState"] for job in records.values()} == {"COMPLETED"}
 
 
-def test_slurm_says_what_train_may_use(finished):
+def test_the_resources_of_train_reach_slurm(finished):
     assert requested(finished[2], "train") == ("2-00:00:00", "62.50G", "8", "gres:gpu:1")
 
 
-def test_slurm_says_what_the_others_may_use(finished):
+def test_the_resources_of_other_rules_reach_slurm(finished):
     assert requested(finished[2], "generate_wild") == ("01:00:00", "32000M", "8", "gres:gpu:1")
     for rule in ("preprocess", "evaluate_fidelity", "summarize"):
         limit, memory, cpus, gpus = requested(finished[2], rule)
         assert (limit, memory, cpus, gpus) == ("01:00:00", "8000M", "1", "no GPU")
 
 
-def test_every_rule_that_shares_the_cores_asks_for_its_own():
+def test_every_rule_with_shared_cores_requests_cpus():
     """Else sbatch asks for one number of CPUs and srun in the job for another, which ends the job."""
     text = "\n".join(path.read_text() for path in sorted((REPOSITORY / "rules").glob("*.smk")))
     rules = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^(?:use )?rule |\Z)", text, re.MULTILINE | re.DOTALL))
@@ -138,7 +138,7 @@ def test_four_shards_on_slurm_make_what_one_makes(finished, slurm, prepared):
     assert not list(base.glob("results/tiny/synthetic/multitask/shards/*"))
 
 
-def test_a_limit_beyond_the_partition_is_told_at_once(slurm, finished, prepared, tmp_path):
+def test_a_limit_beyond_the_partition_is_reported_at_once(slurm, finished, prepared, tmp_path):
     """EnforcePartLimits makes sbatch refuse; Snakemake passes its line on."""
     _, overlay, _, _ = finished
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Reading and writing files so that what is half-written never looks finished."""
+"""Reading and writing files; a file that is not finished never has its final name."""
 
 import csv
 import errno
@@ -14,26 +14,26 @@ from typing import Any
 
 from cohortloom.base.errors import UserError
 
-# What the system says where a disk is full, read-only, closed to the user, or over a quota or a size limit.
-REFUSED = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG)
+# Errors of a disk that is full, read-only, not writable for the user, or over a quota or a size limit.
+DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG)
 
 
 def disk_error(error: BaseException) -> str | None:
-    """In words why the disk refused a file; None for an error of another kind.
+    """The reason, in words, why the disk refused a file; None for an error of another kind.
 
-    safetensors gives the system's number in its message alone.
+    safetensors gives the number of the system's error only in its message.
     """
     number = error.errno if isinstance(error, OSError) else None
-    if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
-        number = int(found[1])
-    return os.strerror(number) if number in REFUSED else None
+    if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(match[1])
+    return os.strerror(number) if number in DISK_ERRORS else None
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it on success, delete it on any error.
 
-    Raises UserError where the folder or the disk refuses the file.
+    Raises UserError if the folder or the disk refuses the file.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -43,22 +43,22 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         if error.filename is not None and Path(error.filename) not in (temporary, path, path.parent):
-            raise  # a file that is being read, not this one
+            raise  # of another file, which is being read
         reason = error.strerror or error
         raise UserError(
             f"{path}: cannot be written ({reason}); free the disk or choose another folder"
         ) from error
     finally:
-        with suppress(OSError):  # where the folder itself could not be made
+        with suppress(OSError):  # if the folder could not be created
             temporary.unlink(missing_ok=True)
 
 
 def check_own_folder(folder: Path, names: Collection[str]) -> None:
-    """Raise UserError where `folder` holds anything that a step which writes `names` did not write.
+    """Raise UserError unless `folder` is missing, has no file, or has exactly the files `names`.
 
-    `names` are the paths of all files that the step writes, relative to the folder. A folder may be replaced
-    that has no file (Snakemake makes it before a job) or exactly these files: one of them alone, such as a
-    README.md, may well be the user's.
+    names: paths of all files that the step writes, relative to the folder. A folder without files may be
+    replaced, because Snakemake creates it before a job. A folder with only some of the files may not: one of
+    them, such as README.md, may be the user's.
     """
     folder = Path(folder)
     if not os.path.lexists(folder):
@@ -85,11 +85,11 @@ def check_own_folder(folder: Path, names: Collection[str]) -> None:
 
 @contextmanager
 def replace_own_folder(folder: Path, names: Collection[str]) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `folder` to write `names` into; it takes the place of `folder`.
+    """Yield an empty temporary folder for the files `names`; it then replaces `folder`.
 
-    On any error `folder` stays as it was and the temporary one is removed. Raises UserError, before anything
-    is written and once more before anything is replaced, where check_own_folder does; ValueError where other
-    files than `names` were written.
+    On any error `folder` does not change and the temporary folder is removed. Raises UserError as
+    check_own_folder does, before anything is written and again before anything is replaced; ValueError if
+    other files than `names` are written.
     """
     folder = Path(folder)
     check_own_folder(folder, names)
@@ -113,7 +113,7 @@ def replace_own_folder(folder: Path, names: Collection[str]) -> Iterator[Path]:
             ) from error
         written = {path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir()}
         if written != set(names):
-            raise ValueError(f"{folder}: {sorted(written ^ set(names))} is written or named, not both")
+            raise ValueError(f"{folder}: {sorted(written ^ set(names))}: written or expected, not both")
         check_own_folder(folder, names)
         if folder.exists():
             folder.rename(old)
@@ -138,16 +138,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Write a flat table atomically, a line a row; null is an empty field, a truth value true or false."""
+    """Write a flat table atomically, one line for each row; null is an empty field, a bool true or false."""
     with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow({n: str(v).lower() if isinstance(v, bool) else v for n, v in row.items()})
+            writer.writerow({k: str(v).lower() if isinstance(v, bool) else v for k, v in row.items()})
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted-as-given keys and a final newline, atomically."""
+    """Write JSON atomically, keys in their order, with a final newline."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -1,6 +1,6 @@
-"""Which files of this repository a script imports, so that editing one reruns exactly the steps that use it.
+"""The files of this repository that a script imports: editing one reruns exactly the steps that use it.
 
-Read from the source without running it: parsing the workflow needs neither torch nor data.
+They are read from the source, which is not run: parsing the workflow needs neither torch nor data.
 """
 
 import ast
@@ -15,21 +15,21 @@ def imported_files(script: str) -> list[Path]:
 
     Imports count at any depth, at the top of a file or inside a function.
     """
-    found: set[Path] = set()
-    waiting = [SCRIPTS / f"{script}.py"]
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            waiting += _imports_of(path)
-    return sorted(found)
+    visited: set[Path] = set()
+    queue = [SCRIPTS / f"{script}.py"]
+    while queue:
+        path = queue.pop()
+        if path not in visited:
+            visited.add(path)
+            queue += _imports_of(path)
+    return sorted(visited)
 
 
 @functools.cache
 def _imports_of(path: Path) -> list[Path]:
     """Files of this repository that one file imports."""
     names, statements = set(), ast.parse(path.read_text(encoding="utf-8")).body
-    for node in statements:  # grows below; expressions hold no imports and are most of a file
+    for node in statements:  # grows below by nested blocks; expressions are skipped, for they hold no imports
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

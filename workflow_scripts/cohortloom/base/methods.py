@@ -1,6 +1,6 @@
-"""The methods without a model that generate visits: what each can make, and which score every code.
+"""The naive methods: the modes of each, and which of them score every code.
 
-The rules, which parse with the standard library alone, and the step that runs a method both read it.
+Used by the rules, which parse with the standard library alone, and by the steps.
 """
 
 NAIVE = {  # method -> modes
@@ -10,5 +10,5 @@ NAIVE = {  # method -> modes
     "echo": ("reconstruct",),
     "linear": ("reconstruct",),
 }
-SCORING = ("prevalence", "linear")  # they give each hidden code a score, as a model does
-FITTED = "linear"  # its settings are chosen on validation visits
+SCORING = ("prevalence", "linear")  # methods that give each hidden code a score, as a model does
+FITTED = "linear"  # the method whose settings are chosen on validation visits

@@ -1,3 +1,3 @@
-"""How many canaries a training needs: asked when the config is checked, and by the training itself."""
+"""The least number of canaries of a training, for the check of the config and for the training."""
 
-LEAST_CANARIES = 10  # fewer say nothing
+MIN_CANARIES = 10  # with fewer, figures have no meaning

@@ -1,4 +1,4 @@
-"""The range of each option, read from config/schema.yaml so that no script repeats it."""
+"""The permitted range of each option, read from config/schema.yaml so that no script repeats it."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ from cohortloom.base.imports import SCRIPTS
 
 SCHEMA = SCRIPTS.parent / "config" / "schema.yaml"
 LIMITS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
-# Options that are no keys of the config.
+# Options that are not keys of the config.
 OTHERS = {
     "shard": {"minimum": 1},
     "show": {"minimum": 0},
@@ -20,27 +20,27 @@ OTHERS = {
 
 
 def check_ranges(values: Mapping[str, Any]) -> None:
-    """Raise UserError for the first number among the options that is out of its range."""
+    """Raise UserError for the first number out of the range of its option."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
         ranges = ranges_of(name)
-        if ranges and not any(_inside(value, limits) for limits in ranges):
+        if ranges and not any(_is_inside(value, limits) for limits in ranges):
             option = f"--{name.replace('_', '-')}"
-            raise UserError(f"{option}: {value} is out of range; give a number {in_words(ranges[0])}")
+            raise UserError(f"{option}: {value} is out of range; give a number {range_in_words(ranges[0])}")
 
 
 def ranges_of(name: str) -> list[dict[str, float]]:
-    """The ranges that an option may lie in, the widest first: a key of several sections has that of each."""
+    """The permitted ranges of an option, the widest first; a key of several sections has one of each."""
     name = "seed" if name.endswith("_seed") else name
-    found = [OTHERS[name]] if name in OTHERS else _schema_ranges().get(name, [])
-    return sorted(found, key=lambda limits: (_low(limits), -limits.get("maximum", math.inf)))
+    ranges = [OTHERS[name]] if name in OTHERS else _schema_ranges().get(name, [])
+    return sorted(ranges, key=lambda limits: (_low(limits), -limits.get("maximum", math.inf)))
 
 
-def in_words(limits: Mapping[str, float]) -> str:
+def range_in_words(limits: Mapping[str, float]) -> str:
     """A range in words.
 
-    >>> in_words({"minimum": 1}), in_words({"exclusiveMinimum": 0, "exclusiveMaximum": 1})
+    >>> range_in_words({"minimum": 1}), range_in_words({"exclusiveMinimum": 0, "exclusiveMaximum": 1})
     ('of at least 1', 'above 0 and below 1')
     """
     words = {"minimum": "of at least", "exclusiveMinimum": "above"}
@@ -52,7 +52,7 @@ def _low(limits: Mapping[str, float]) -> float:
     return limits.get("minimum", limits.get("exclusiveMinimum", -math.inf))
 
 
-def _inside(value: float, limits: Mapping[str, float]) -> bool:
+def _is_inside(value: float, limits: Mapping[str, float]) -> bool:
     """Whether a number lies in a range; NaN lies in none."""
     tests = {
         "minimum": operator.ge,
@@ -65,17 +65,17 @@ def _inside(value: float, limits: Mapping[str, float]) -> bool:
 
 @functools.cache
 def _schema_ranges() -> dict[str, list[dict[str, float]]]:
-    """Key -> its ranges in the schema, over all sections."""
+    """Key -> its ranges in all sections of the schema."""
     import yaml
 
     with open(SCHEMA, encoding="utf-8") as file:
         schema = yaml.safe_load(file)
-    found: dict[str, list[dict[str, float]]] = {}
+    ranges: dict[str, list[dict[str, float]]] = {}
     for name, part in _keys(schema):
         limits = {key: part[key] for key in LIMITS if key in part}
-        if limits and limits not in found.setdefault(name, []):
-            found[name].append(limits)
-    return found
+        if limits and limits not in ranges.setdefault(name, []):
+            ranges[name].append(limits)
+    return ranges
 
 
 def _keys(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -1,8 +1,8 @@
 """Seeds that name their purpose, so that no two uses of a run's seed share random numbers.
 
-The cohort's simulation and the split of patients take the config's seed as it is: a dataset stays the same
-when anything else about seeds changes. Samples and groups of evaluations have a number of their own beside
-the seed, so that figures of different commits rest on the same patients.
+The simulation of the cohort and the split of patients use the config's seed directly, so the dataset does not
+change with other uses of seeds. Samples and groups of evaluations combine the seed with a fixed number, so
+figures of different commits are of the same patients.
 """
 
 import hashlib

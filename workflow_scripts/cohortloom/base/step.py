@@ -1,8 +1,8 @@
 """One adapter for every step: Snakemake, the command line and pytest call the same function.
 
-A step is a typed function from files and keywords to files. Its parameter names are its command-line
-options and the names of the rule's inputs, outputs and params. The keys of UNTRACKED, which no rule passes
-because they must not cause a rerun, are read from the config; what is given nowhere keeps its default.
+A step is a typed function from files and keywords to files. Its parameter names are its command-line options
+and the names of the rule's inputs, outputs and params. The keys of UNTRACKED are read from the config: no
+rule passes them, because they must not cause a rerun. A parameter that is given nowhere keeps its default.
 """
 
 import inspect
@@ -20,8 +20,8 @@ from cohortloom.base.ranges import check_ranges
 
 log = logging.getLogger("cohortloom")
 
-# Config section -> keys that say where and how often and not what: they are no params, so that changing one
-# reruns nothing.
+# Config section -> keys that do not change the results. They are not params of a rule, so changing one reruns
+# nothing.
 UNTRACKED = {
     "cohort": ("memory_mb",),
     "train": ("device", "devices", "nodes", "checkpoint_every_minutes"),
@@ -30,12 +30,13 @@ UNTRACKED = {
 
 
 def main(function: Callable[..., None], snakemake: Any = None, untracked: str | None = None) -> None:
-    """Run `function` from a rule's `script:` when `snakemake` is given, else from the command line.
+    """Run `function` from a rule's `script:` if `snakemake` is given, else from the command line.
 
-    Exit status 1 and one line for a user's mistake; 2 for a wrong option; 143 where a signal stopped it.
-    One of several processes (RANK is set) leaves its lines to the step that started it.
+    Exit status 1 and one line for a user's mistake; 2 for a wrong option; 143 after a signal. A process
+    started by torchrun (RANK is set) writes its lines to standard output, which the step that started it
+    logs.
     """
-    for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows ? for what it cannot show
+    for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 shows ? for other characters
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     rank = os.environ.get("RANK")
@@ -99,18 +100,18 @@ def arguments(function: Callable[..., None], snakemake: Any, untracked: str | No
     """Keywords for `function`: a rule's inputs, outputs and params, and UNTRACKED[untracked] of the config.
 
     The param `settings` is a dict of params (`named` in rules/common.smk), `script` the name of the script.
-    An input that the signature does not name is a mere dependency, an optional one without a file keeps its
-    default; a param that the signature does not name is an error.
+    An input that the signature lacks is only a dependency; an optional input without a file keeps its
+    default. A param that the signature lacks is an error.
     """
     names = inspect.signature(function).parameters
-    found: dict[str, Any] = {}
+    keywords: dict[str, Any] = {}
     if untracked:
         section = snakemake.config[untracked]
-        found = {key: section[key] for key in UNTRACKED[untracked] if key in names and key in section}
+        keywords = {key: section[key] for key in UNTRACKED[untracked] if key in names and key in section}
     for files in (snakemake.input, snakemake.output):
         for key, value in files.items():
             if key in names and (value or names[key].default is inspect.Parameter.empty):
-                found[key] = Path(value) if isinstance(value, str) else [Path(item) for item in value]
+                keywords[key] = Path(value) if isinstance(value, str) else [Path(item) for item in value]
     params = dict(snakemake.params.items())
     params.pop("script", None)
     for key, value in (params.pop("settings", {}) | params).items():
@@ -118,14 +119,14 @@ def arguments(function: Callable[..., None], snakemake: Any, untracked: str | No
             raise TypeError(
                 f"rule {snakemake.rule} passes the param {key}, which {function.__name__} does not take"
             )
-        found[key] = as_annotated(value, names[key].annotation)
+        keywords[key] = as_annotated(value, names[key].annotation)
     if "threads" in names:
-        found.setdefault("threads", snakemake.threads)
-    return found
+        keywords.setdefault("threads", snakemake.threads)
+    return keywords
 
 
 def as_annotated(value: Any, annotation: Any) -> Any:
-    """Folders are given as params, which Snakemake leaves as strings: make them paths where asked for."""
+    """The value as a Path if the annotation is one: folders are params, which Snakemake keeps as strings."""
     kinds = (annotation, *typing.get_args(annotation))
     if isinstance(value, str) and Path in kinds and str not in kinds:
         return Path(value)
@@ -135,7 +136,7 @@ def as_annotated(value: Any, annotation: Any) -> Any:
 
 
 def quiet_libraries() -> None:
-    """Silence what would drown a step's own progress; call before importing transformers."""
+    """Silence messages of libraries that hide those of the step; call before importing transformers."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -1,3 +1,3 @@
-"""The version of Cohortloom, written into every file it makes."""
+"""The version of Cohortloom, recorded in every file that it writes."""
 
 VERSION = "0.1.0"

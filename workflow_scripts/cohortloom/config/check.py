@@ -1,6 +1,6 @@
-"""The config, checked against its schema, and the raw tables that it names.
+"""The check of the config against its schema, and the raw tables that it names.
 
-Imported while Snakemake parses the workflow, so it stays light: neither data nor torch is touched.
+Imported while Snakemake parses the workflow, so it imports neither torch nor anything that reads data.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.methods import NAIVE
-from cohortloom.base.planting import LEAST_CANARIES
+from cohortloom.base.planting import MIN_CANARIES
 from cohortloom.base.step import UNTRACKED
 from cohortloom.config.runs import ARM_PREFIX, PRIVACY_PREFIX, QUALITY_PREFIX
 from cohortloom.sources.locate import declared, find_tables
@@ -20,7 +20,7 @@ RAW_DIR_VARIABLE = "COHORTLOOM_RAW_DIR"
 
 
 def load_schema(path: Path) -> dict[str, Any]:
-    """The schema as a mapping; runs and arms take the keys of train, less its seed and the untracked ones."""
+    """The schema; runs and arms may have the keys of train, except its seed and the untracked ones."""
     import yaml
 
     with open(path, encoding="utf-8") as file:
@@ -38,16 +38,16 @@ def check_config(
     files: Sequence[str] = (),
     command_line: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the config of config.yaml and overlays, raw_dir looked up, runs and arms that are null dropped.
+    """The checked config, with raw_dir looked up and without runs and arms that are null.
 
-    `files` are those that it was read from, in order, `command_line` what --config sets: messages name them.
-    Raises UserError for the first unknown key, wrong type, value out of range or name that is taken.
+    files: config files in their order. command_line: values of --config. Messages name the one that sets a
+    key. Raises UserError for the first unknown key, wrong type, value out of range or reserved name.
     """
     schema = load_schema(schema_path)
-    for path in not_text(config):
-        raise UserError(f"{origin(path, files, command_line)}: {named_by_yaml(path)}")
+    for path in non_text_keys(config):
+        raise UserError(f"{origin(path, files, command_line)}: {explain_yaml_name(path)}")
     if isinstance(config["cohort"], dict) and config["cohort"].get("source") == "simulated":
-        config["raw_dir"] = None  # not read, so that it cannot cause a rerun
+        config["raw_dir"] = None  # unused, so it must not cause a rerun
     else:
         config["raw_dir"] = config.get("raw_dir") or os.environ.get(RAW_DIR_VARIABLE) or None
     errors = sorted(strict_validator(schema).iter_errors(config), key=lambda error: len(error.absolute_path))
@@ -87,7 +87,7 @@ def check_config(
 
 
 def check_braces(where: str, path: str) -> None:
-    """Raise UserError for braces in a path that rules name: Snakemake takes what they hold for a wildcard."""
+    """Raise UserError for a path of a rule with braces, in which Snakemake reads a wildcard."""
     if "{" in path or "}" in path:
         raise UserError(
             f"{where}: {path}: Snakemake cannot read a path with braces; rename it, or give a link to it"
@@ -95,12 +95,12 @@ def check_braces(where: str, path: str) -> None:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether a name under runs or evaluate.external would be that of something else."""
+    """Whether a name under runs or evaluate.external is that of another run."""
     return name == "real" or name in NAIVE or name.startswith((ARM_PREFIX, PRIVACY_PREFIX, QUALITY_PREFIX))
 
 
 def check_arms(config: dict[str, Any]) -> None:
-    """Drop the arms that are null; raise UserError for an arm that names no model to generate with."""
+    """Drop arms that are null; raise UserError for an arm whose `model` is not an arm that is trained."""
     ablation = config["ablation"]
     arms = ablation["arms"] = {name: arm for name, arm in ablation["arms"].items() if arm is not None}
     for name, arm in arms.items():
@@ -123,12 +123,12 @@ def check_arms(config: dict[str, Any]) -> None:
 
 
 def check_canaries(config: dict[str, Any]) -> None:
-    """Raise UserError for too few canaries, and for any in the main run, which is what may be handed out."""
+    """Raise UserError for too few canaries, and for any in the main run, which may be released."""
     for name, run in config["runs"].items():
         count = {**config["train"], **run}["canaries"]
         where = f"config: {f'runs.{name}' if 'canaries' in run else 'train'}.canaries: {count}"
-        if 0 < count < LEAST_CANARIES:
-            raise UserError(f"{where} are too few to tell anything; give {LEAST_CANARIES} or more, or 0")
+        if 0 < count < MIN_CANARIES:
+            raise UserError(f"{where} are too few for a figure; give {MIN_CANARIES} or more, or 0")
         if count and name == config["main_run"]:
             raise UserError(
                 f"{where}: none may be planted into the main run {name!r}; give them to another run"
@@ -136,26 +136,26 @@ def check_canaries(config: dict[str, Any]) -> None:
 
 
 def strict_validator(schema: dict[str, Any]) -> Any:
-    """A validator for which 2.0 is no whole number, as it is none for Python's range."""
+    """A validator for which 2.0 is not an integer, as for Python's range."""
     import jsonschema
 
     plain = jsonschema.Draft202012Validator
-    whole = plain.TYPE_CHECKER.redefine(
+    type_checker = plain.TYPE_CHECKER.redefine(
         "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
     )
-    return jsonschema.validators.extend(plain, type_checker=whole)(schema)
+    return jsonschema.validators.extend(plain, type_checker=type_checker)(schema)
 
 
-def not_text(config: Any, path: tuple = ()) -> Iterator[tuple]:
-    """Paths of the keys that are no text: YAML reads the names 2024 and no as a number and a truth value."""
+def non_text_keys(config: Any, path: tuple = ()) -> Iterator[tuple]:
+    """Paths of the keys that are not text: YAML reads the names 2024 and no as a number and a bool."""
     for key, value in config.items() if isinstance(config, dict) else ():
         if not isinstance(key, str):
             yield (*path, key)
-        yield from not_text(value, (*path, key))
+        yield from non_text_keys(value, (*path, key))
 
 
-def named_by_yaml(path: tuple) -> str:
-    """What to do about such a key."""
+def explain_yaml_name(path: tuple) -> str:
+    """The message on a key that YAML does not read as text."""
     *above, key = path
     name, kind = str(key), "number"
     if isinstance(key, bool) or key is None:
@@ -166,7 +166,7 @@ def named_by_yaml(path: tuple) -> str:
 
 
 def key_of(error: Any) -> tuple:
-    """Path of the key that a schema error is about."""
+    """Path of the key of a schema error."""
     path = tuple(error.absolute_path)
     if error.validator == "additionalProperties":
         return (*path, unknown_key(error))
@@ -174,37 +174,37 @@ def key_of(error: Any) -> tuple:
 
 
 def unknown_key(error: Any) -> str:
-    """The first key that the schema does not know."""
+    """The first key that is not in the schema."""
     return next(key for key in error.instance if key not in error.schema.get("properties", {}))
 
 
 def origin(path: tuple, files: Sequence[str], command_line: Mapping[str, Any] | None) -> str:
-    """Where a key was last set: --config, a file, or `config` where neither is known to hold it."""
+    """Where a key was last set: --config, a file, or `config` if neither has it."""
     import yaml
 
-    def held(content: Any) -> bool:
+    def is_in(content: Any) -> bool:
         for key in path:
             if not isinstance(content, Mapping) or key not in content:
                 return False
             content = content[key]
         return True
 
-    if held(command_line or {}):
+    if is_in(command_line or {}):
         return "--config"
     for file in reversed(files):
         with open(file, encoding="utf-8") as text:
-            if held(yaml.safe_load(text)):
+            if is_in(yaml.safe_load(text)):
                 return os.path.relpath(file)
     return "config"
 
 
 def explain(error: Any) -> str:
-    """One line on a schema error: which key, what is wrong with it, what to do."""
+    """One line on a schema error: the key, the mistake, the remedy."""
     where = ".".join(str(part) for part in error.absolute_path)
     if error.validator == "additionalProperties":
         extra = unknown_key(error)
         key = f"{where}.{extra}" if where else extra
-        return f"{key}: unknown key; {nearest(extra, list(error.schema.get('properties', {})))}"
+        return f"{key}: unknown key; {suggest(extra, list(error.schema.get('properties', {})))}"
     if error.validator == "propertyNames":
         return f"{where}: {error.instance!r} is not a name of letters, digits, _ and -"
     remedy = str(error.schema.get("description", "")).strip().rstrip(".") or "see config/schema.yaml"
@@ -222,27 +222,27 @@ def explain(error: Any) -> str:
     }
     if error.validator == "type":
         value = repr(error.instance) if isinstance(error.instance, str) else value
-        remedy = of_type(error.instance, error.validator_value) or remedy
+        remedy = type_remedy(error.instance, error.validator_value) or remedy
     limit = error.validator_value
     limit = ", ".join(map(str, limit)) if isinstance(limit, list) else limit
     reason = limits.get(error.validator, "is wrong ({})").format(limit)
     return f"{where}: {value} {reason} ({remedy})"
 
 
-def of_type(value: Any, wanted: str | list[str]) -> str | None:
-    """How to write a value of the wrong type; None where only the key's description helps."""
-    wanted = [wanted] if isinstance(wanted, str) else wanted
-    if "integer" in wanted and isinstance(value, float) and value.is_integer():
+def type_remedy(value: Any, types: str | list[str]) -> str | None:
+    """The remedy for a value of the wrong type; None if only the description of the key helps."""
+    types = [types] if isinstance(types, str) else types
+    if "integer" in types and isinstance(value, float) and value.is_integer():
         return f"write {int(value)}"
-    if isinstance(value, str) and "string" not in wanted:
+    if isinstance(value, str) and "string" not in types:
         return "it is text; write it without quotes in a file and add --configfile FILE"
-    if "string" in wanted and value is not None and not isinstance(value, (dict, list)):
+    if "string" in types and value is not None and not isinstance(value, (dict, list)):
         return "put it in quotes"
     return None
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """A hint at the key that was probably meant."""
+def suggest(word: str, known: list[str]) -> str:
+    """A hint: the most similar known key, or all known keys."""
     import difflib
 
     match = difflib.get_close_matches(word, known, 1)
@@ -250,7 +250,10 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def tracked_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What scorecard and report rest on: all but what other targets alone read and what reruns nothing."""
+    """The part of the config that affects scorecard and report.
+
+    Without the sections of other targets and the keys that rerun nothing.
+    """
     return {
         section: {key: value for key, value in content.items() if key not in UNTRACKED.get(section, ())}
         if isinstance(content, dict)
@@ -261,16 +264,16 @@ def tracked_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def raw_dir(config: dict[str, Any]) -> str:
-    """Folder of the raw tables; the simulated ones lie outside results/, because they hold ethnicity."""
+    """Folder of the raw tables; simulated ones are outside results/, because they hold ethnicity."""
     if config["cohort"]["source"] == "simulated":
         return f"raw/{config['experiment']}"
     return config["raw_dir"] or ""
 
 
 def raw_tables(config: dict[str, Any]) -> list[str]:
-    """Paths of the raw tables that the source reads; the simulated ones need not exist yet.
+    """Paths of the raw tables of the source; simulated ones need not exist yet.
 
-    Raises UserError where raw_dir is not set or a table is missing.
+    Raises UserError if raw_dir is not set or a table is missing.
     """
     cohort = config["cohort"]
     if cohort["source"] == "simulated":

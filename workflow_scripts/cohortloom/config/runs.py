@@ -1,9 +1,9 @@
-"""The registry of runs: everything that has visits to score is one kind of object, made here from the config.
+"""The registry of runs: every set of visits to score is a `Run`, made here from the config.
 
 A run is a training of `runs` and `seeds`, visits of the main run at ages and sexes of training patients, an
 arm of the ablation, a sample of the quality table, a naive method, visits of another generator, or held-out
 real visits. Rules ask a run what to generate and what to score. Imported while Snakemake parses the workflow,
-so it stays light: the standard library alone.
+so it imports the standard library only.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,8 +18,9 @@ from cohortloom.base.step import UNTRACKED
 Config = Mapping[str, Any]
 ARM_PREFIX, QUALITY_PREFIX = "ablation-", "quality-"  # of the names of arms and of samples
 PRIVACY_PREFIX = "privacy-"  # of the name of the main run's visits at ages and sexes of training patients
-# One evaluation in a training, at its end: all arms are judged after equal budgets. No loss on forbidden
-# codes, whatever train says: else the arm that adds it would be the reference itself.
+# Settings of every arm. One evaluation, at the end of the training: all arms are compared after equal
+# budgets. No loss on forbidden codes, whatever train says: an arm adds it, and must differ from the
+# reference.
 OF_EVERY_ARM = {"evaluations": 1, "forbidden_weight": 0.0}
 
 EVALUATIONS = (
@@ -29,7 +30,7 @@ EVALUATIONS = (
 OF_EXTERNAL = ("medical_validity", "fidelity", "classifier", "privacy", "utility", "conditioning")
 OF_A_RELEASE = (*OF_EXTERNAL, "race")
 OF_AN_ARM = ("medical_validity", "fidelity")
-# Evaluations that score `real` on the test visits; the others score it on the validation visits.
+# Evaluations that score `real` on the test visits; all others score it on the validation visits.
 OF_TEST = ("medical_validity", "fidelity")
 
 
@@ -37,23 +38,23 @@ OF_TEST = ("medical_validity", "fidelity")
 class Run:
     """One set of visits to score. Paths are relative to the working directory."""
 
-    name: str  # its id in paths and records
+    name: str  # in paths and records
     results: str  # folder of the experiment's results
     kind: str  # training, privacy, arm, sample, naive, external or real
     source: str  # the name under `runs` or `arms`, a sample's run or method, the file of external visits
     modes: tuple[str, ...]
-    evaluations: Mapping[str, tuple[str, ...]]  # target -> evaluations of this run that it reads
-    visits: Mapping[str, int]  # evaluation -> visits that it scores at most
+    evaluations: Mapping[str, tuple[str, ...]]  # target -> evaluations of this run that it needs
+    visits: Mapping[str, int]  # evaluation -> largest number of visits that it scores
 
-    trained_by: str | None = None  # the run whose model generates it; None for what no model made
-    train: Mapping[str, Any] | None = None  # keywords of its own training, the untracked ones left out
-    attacked: str | None = None  # the run whose model is attacked: its own, of `real` the main run's
-    planted: Mapping[str, int] | None = None  # its canaries, of `real` those of the first run that has any
+    trained_by: str | None = None  # the run whose model generates it; None without a model
+    train: Mapping[str, Any] | None = None  # keywords of its training without the untracked ones
+    attacked: str | None = None  # the run whose model is attacked: its own, for `real` the main run's
+    planted: Mapping[str, int] | None = None  # its canaries; for `real` those of the first run with any
 
-    seed: int = 0  # in its records: of the training, of a sample that of the generation, else 0
+    seed: int = 0  # in its records: of the training, for a sample of the generation, else 0
     generation_seed: int
     patients: int | None = None  # None: one for each age and sex of `demographics`
-    demographics: str  # whose ages and sexes: test, train or a CSV
+    demographics: str  # source of ages and sexes: test, train or a CSV
     as_many_as_test: bool = False  # as many patients as the test set has, whatever `patients` says
     constrained: str  # which codes cannot be generated: none, hard or full
     large: bool = False  # the large sample of the quality table
@@ -65,12 +66,12 @@ class Run:
 
     @property
     def control(self) -> bool:
-        """Whether it is the held-out real visits, of which privacy and race tell what a leak looks like."""
+        """Whether it is the held-out real visits, for which privacy and race compute their controls."""
         return self.name == "real"
 
     @property
     def model(self) -> str | None:
-        """Folder of the model that generates it."""
+        """Folder of the model that generates it; None without a model."""
         return f"{self.results}/models/{self.trained_by}" if self.trained_by else None
 
     @property
@@ -90,27 +91,27 @@ class Run:
 
     @property
     def synthesized(self) -> str:
-        """The visits to score; real ones are the test visits themselves."""
+        """The visits to score; for real ones the test visits."""
         if self.kind == "real":
             return f"{self.results}/dataset/test.parquet"
         return f"{self.results}/synthetic/{self.name}/synthesize.parquet"
 
     @property
     def release(self) -> str:
-        """The visits to compare with the test visits; of real ones therefore the validation visits."""
+        """The visits to compare with the test visits; for real ones the validation visits."""
         return f"{self.results}/dataset/val.parquet" if self.kind == "real" else self.synthesized
 
     @property
     def counts(self) -> list[str]:
-        """Counts of the generation; real visits were not generated."""
+        """Counts of the generation; none for real visits."""
         return [] if self.kind == "real" else [f"{self.results}/synthetic/{self.name}/synthesize.json"]
 
     @property
     def held_out(self) -> Mapping[str, str | list[str]]:
-        """Evaluation -> the visits that `real` is scored on there; no more of this run are scored.
+        """Evaluation -> the visits that `real` is scored on; no more visits of this run are scored.
 
-        Most figures depend on their number. None for the samples of the quality table, which are compared at
-        an n of their own.
+        Most figures depend on the number of visits. Empty for the samples of the quality table, which are
+        compared at another n.
         """
         if self.kind in ("real", "sample"):
             return {name: [] for name in OF_A_RELEASE}
@@ -119,22 +120,22 @@ class Run:
 
     @property
     def edits_in_training(self) -> bool:
-        """Whether the training reads the validity table: for a loss, or to invent canaries."""
+        """Whether the training needs the validity table: for a term of the loss, or to invent canaries."""
         return bool(self.train and (self.train["forbidden_weight"] or self.train["canaries"]))
 
     @property
     def edits_in_generation(self) -> bool:
-        """Whether the generation reads the validity table."""
+        """Whether the generation needs the validity table."""
         return self.constrained != "none"
 
     @property
     def demographics_file(self) -> list[str]:
-        """The CSV of requested patients, where it takes one."""
+        """The CSV of requested patients, if there is one."""
         return [] if self.demographics in ("test", "train") else [self.demographics]
 
     @property
     def source_files(self) -> list[str]:
-        """External visits: the file itself, or the files of its folder."""
+        """The file of external visits, or the files of its folder."""
         path = Path(self.source)
         return (
             sorted(str(file) for file in path.iterdir() if file.is_file()) if path.is_dir() else [str(path)]
@@ -142,12 +143,12 @@ class Run:
 
 
 def all_runs(config: Config, results: str) -> dict[str, Run]:
-    """Name -> run, for all that the checked config names; `results` is the experiment's folder.
+    """Name -> run, for all runs of the checked config; `results` is the folder of the experiment.
 
-    Raises UserError for external visits whose name is taken.
+    Raises UserError for external visits with the name of another run.
     """
     generate = config["generate"]
-    like = Run(
+    defaults = Run(
         name="",
         results=results,
         kind="",
@@ -160,14 +161,14 @@ def all_runs(config: Config, results: str) -> dict[str, Run]:
         demographics=generate["demographics"],
         constrained=generate["constrained"],
     )
-    trainings = list(_trainings(config, like))
+    trainings = list(_trainings(config, defaults))
     others = (
-        *_privacy(config, like, trainings),
-        *_naive(config, like),
-        *_real(config, like, trainings),
-        *_arms(config, like),
-        *_samples(config, like, trainings),
-        *_external(config, like),
+        *_privacy(config, defaults, trainings),
+        *_naive(config, defaults),
+        *_real(config, defaults, trainings),
+        *_arms(config, defaults),
+        *_samples(config, defaults, trainings),
+        *_external(config, defaults),
     )
     runs = {run.name: run for run in trainings}
     for run in others:
@@ -178,7 +179,7 @@ def all_runs(config: Config, results: str) -> dict[str, Run]:
 
 
 def records(runs: Iterable[Run], target: str) -> list[str]:
-    """Files of the records that a target's summary reads, evaluation by evaluation."""
+    """Files of the records that the summary of a target needs, evaluation by evaluation."""
     return [
         f"{run.results}/evaluation/{run.name}/{evaluation}.json"
         for evaluation in EVALUATIONS
@@ -188,12 +189,12 @@ def records(runs: Iterable[Run], target: str) -> list[str]:
 
 
 def main_run(config: Config, runs: Iterable[Run]) -> Run:
-    """The run that the criteria are read from; with several seeds that of the first."""
+    """The run of the criteria; with several seeds that of the first seed."""
     return next(run for run in runs if run.kind == "training" and run.source == config["main_run"])
 
 
-def _trainings(config: Config, like: Run) -> Iterator[Run]:
-    """`<run>`, or `<run>-s<seed>` with several seeds; in the quality table the first seed of each."""
+def _trainings(config: Config, defaults: Run) -> Iterator[Run]:
+    """`<run>`, or `<run>-s<seed>` with several seeds; the first seed of each is in the quality table."""
     first, count = config["train"]["seed"], config["seeds"]
     for source, own in config["runs"].items():
         for seed in range(first, first + count):
@@ -205,7 +206,7 @@ def _trainings(config: Config, like: Run) -> Iterator[Run]:
             if seed == first and not planted:
                 targets["quality"] = ("reconstruction",)
             yield replace(
-                like,
+                defaults,
                 name=name,
                 kind="training",
                 source=source,
@@ -219,18 +220,18 @@ def _trainings(config: Config, like: Run) -> Iterator[Run]:
             )
 
 
-def _privacy(config: Config, like: Run, trainings: list[Run]) -> Iterator[Run]:
-    """`privacy-<main run>`: its visits at ages and sexes of training patients, attacked as its own are.
+def _privacy(config: Config, defaults: Run, trainings: list[Run]) -> Iterator[Run]:
+    """`privacy-<main run>`: the main run at ages and sexes of training patients, which is attacked too.
 
-    The main run's own have the ages and sexes of the very patients who are the attack's non-members, which
-    draws the release towards them; a cohort that is handed out has those of training patients. None where the
-    main run has them already.
+    The visits of the main run have the ages and sexes of the test patients, who are the non-members of the
+    attack, which makes the release more similar to them; a published cohort has those of training patients.
+    No such run if the main run has them already.
     """
     main = main_run(config, trainings)
-    if like.demographics == "train":
+    if defaults.demographics == "train":
         return
     yield replace(
-        like,
+        defaults,
         name=f"{PRIVACY_PREFIX}{main.name}",
         kind="privacy",
         source=main.source,
@@ -243,8 +244,8 @@ def _privacy(config: Config, like: Run, trainings: list[Run]) -> Iterator[Run]:
     )
 
 
-def _arms(config: Config, like: Run) -> Iterator[Run]:
-    """`ablation-<arm>-s<seed>`; an arm that names another as its `model` is not trained."""
+def _arms(config: Config, defaults: Run) -> Iterator[Run]:
+    """`ablation-<arm>-s<seed>`; an arm with the `model` of another one is not trained."""
     ablation, first = config["ablation"], config["train"]["seed"]
     of_all = {"preset": ablation["preset"], "tokens": ablation["tokens"], **OF_EVERY_ARM}
     for source, own in ablation["arms"].items():
@@ -254,7 +255,7 @@ def _arms(config: Config, like: Run) -> Iterator[Run]:
             train = _train_keywords(config, of_all | ablation["arms"][model], seed)
             trains = model == source
             yield replace(
-                like,
+                defaults,
                 name=f"{ARM_PREFIX}{source}-s{seed}",
                 kind="arm",
                 source=source,
@@ -264,17 +265,17 @@ def _arms(config: Config, like: Run) -> Iterator[Run]:
                 attacked=trained_by,
                 planted=_planted(train),
                 seed=seed,
-                constrained=own.get("constrained", like.constrained),
+                constrained=own.get("constrained", defaults.constrained),
             )
 
 
-def _samples(config: Config, like: Run, trainings: list[Run]) -> Iterator[Run]:
-    """`quality-<source>-g<seed>`, and of the first seed the large `quality-<source>-large`.
+def _samples(config: Config, defaults: Run, trainings: list[Run]) -> Iterator[Run]:
+    """`quality-<source>-g<seed>`, and with the first seed the large sample `quality-<source>-large`.
 
-    The sources are the main run, the other runs without canaries and the naive methods. A name says all that
-    distinguishes a sample but the number of patients, so that a seed more is made alone. Classifier, privacy
-    and utility take minutes each and score the first seed alone; the classifier, void on few visits, scores
-    the large sample too.
+    The sources are the main run, the other runs without canaries and the naive methods. A name identifies a
+    sample except for the number of patients, so one more seed adds samples and changes none. Classifier,
+    privacy and utility take minutes each and score only the first seed; the classifier is void on few visits,
+    so it scores the large sample too.
     """
     quality, first = config["quality"], config["generate"]["seed"]
     main = main_run(config, trainings)
@@ -287,31 +288,31 @@ def _samples(config: Config, like: Run, trainings: list[Run]) -> Iterator[Run]:
     for source in (*models, *methods):
         for part, seed, patients in parts:
             yield replace(
-                like,
+                defaults,
                 name=f"{QUALITY_PREFIX}{source}-{part}",
                 kind="sample",
                 source=source,
                 evaluations={"quality": (*OF_AN_ARM, *more.get(part, ()))},
-                visits=_visits_of_quality(like, patients),
+                visits=_visits_of_quality(defaults, patients),
                 trained_by=source if source in models else None,
                 attacked=source if source in models else None,
                 seed=seed,
                 generation_seed=seed,
                 patients=patients,
-                demographics="test",  # whatever generate says: the targets are about held-out patients
+                demographics="test",  # whatever generate says: the targets are for held-out patients
                 large=part == "large",
             )
 
 
-def _naive(config: Config, like: Run) -> Iterator[Run]:
-    """The methods without a model, one patient for each test patient."""
+def _naive(config: Config, defaults: Run) -> Iterator[Run]:
+    """The naive methods, with one patient for each test patient."""
     for method in config["naive"]:
         modes = NAIVE[method]
         released = OF_A_RELEASE if "synthesize" in modes else ()
         reconstructed = ("reconstruction",) if "reconstruct" in modes else ()
         scored = ("curve",) if method in SCORING else ()
         yield replace(
-            like,
+            defaults,
             name=method,
             kind="naive",
             source=method,
@@ -327,10 +328,10 @@ def _naive(config: Config, like: Run) -> Iterator[Run]:
         )
 
 
-def _real(config: Config, like: Run, trainings: list[Run]) -> Iterator[Run]:
-    """`real`, and `quality-real`, of which as many visits are scored as of the quality table's samples."""
+def _real(config: Config, defaults: Run, trainings: list[Run]) -> Iterator[Run]:
+    """`real`, and `quality-real`, which is scored on as many visits as the samples of the quality table."""
     planted = next((run.planted for run in trainings if run.planted), None)
-    real = replace(like, kind="real", source="", patients=None, demographics="test", constrained="none")
+    real = replace(defaults, kind="real", source="", patients=None, demographics="test", constrained="none")
     yield replace(
         real,
         name="real",
@@ -347,27 +348,31 @@ def _real(config: Config, like: Run, trainings: list[Run]) -> Iterator[Run]:
         real,
         name=f"{QUALITY_PREFIX}real",
         evaluations={"quality": ("fidelity", "classifier", "utility")},
-        visits=_visits_of_quality(like, config["quality"]["patients"]),
+        visits=_visits_of_quality(defaults, config["quality"]["patients"]),
     )
 
 
-def _external(config: Config, like: Run) -> Iterator[Run]:
-    """Visits that another generator made."""
+def _external(config: Config, defaults: Run) -> Iterator[Run]:
+    """Visits of other generators."""
     for name, path in config["evaluate"]["external"].items():
         yield replace(
-            like, name=name, kind="external", source=path, evaluations={"evaluate_external": OF_EXTERNAL}
+            defaults, name=name, kind="external", source=path, evaluations={"evaluate_external": OF_EXTERNAL}
         )
 
 
 def _train_keywords(config: Config, own: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """The section train with a run's own keys, sorted, less what must not cause a rerun."""
+    """The section train with a run's own keys, sorted, without those that must not cause a rerun."""
     keywords = {**config["train"], **own, "seed": seed}
-    dropped = (*UNTRACKED["train"], "model", "constrained")  # the last two are an arm's, about its generation
+    dropped = (
+        *UNTRACKED["train"],
+        "model",
+        "constrained",
+    )  # the last two affect generation only
     return {key: keywords[key] for key in sorted(keywords) if key not in dropped}
 
 
 def _planted(train: Mapping[str, Any]) -> dict[str, int] | None:
-    """The canaries of a training, as evaluate_canaries takes them; None without any."""
+    """The canaries of a training as keywords of evaluate_canaries; None without canaries."""
     if not train["canaries"]:
         return None
     return {
@@ -377,8 +382,8 @@ def _planted(train: Mapping[str, Any]) -> dict[str, int] | None:
     }
 
 
-def _visits_of_quality(like: Run, patients: int) -> dict[str, int]:
-    """Fidelity scores as many visits as there are patients; classifier and utility no more than that."""
-    own = like.visits
+def _visits_of_quality(defaults: Run, patients: int) -> dict[str, int]:
+    """Visits to score: for fidelity as many as patients, for classifier and utility at most that."""
+    own = defaults.visits
     of_training = {name: min(own[name], patients) for name in ("classifier", "utility")}
     return {**own, **of_training, "fidelity": patients}

@@ -1,4 +1,4 @@
-"""Visits as rows of numbers that a classifier reads: the most frequent codes, their count, age and sex."""
+"""Feature matrices of visits for classifiers: codes, age and sex."""
 
 import numpy as np
 from scipy import sparse
@@ -7,7 +7,7 @@ from cohortloom.data.coded import Coded, indicators
 
 
 def code_matrix(visits: Coded, codes: np.ndarray, n_codes: int) -> sparse.csr_matrix:
-    """1 where a visit holds a code, [n_visits, len(codes)]."""
+    """0/1 matrix [n_visits, len(codes)]: 1 where a visit holds a code."""
     return indicators(visits.visit_of_code, visits.codes, codes, n_codes, visits.n_visits)
 
 

@@ -1,12 +1,14 @@
 """95% intervals over patients by the delete-a-group jackknife.
 
-A plain percentile bootstrap repeats patients, so that a replicate has fewer distinct codes than the sample:
-distances grow, overlaps and R² shrink, and the interval misses the figure itself. Leaving out one of 20
-seeded groups of patients changes the sample's size by 5% alone, and only the spread of the replicates is
-used, never their centre: (G - 1) / G * sum (replicate - mean of replicates)², with Student's t on G - 1.
-The interval speaks of the sampling of the scored patients; the reference set counts as fixed. Measured on
-real against real (60 samples of 2,000 NHDS visits) it covers in 98% for distances and R², 97% for KS, 95% for
-means, 90% for the rarest deciles of codes, and is twice too wide for overlaps of top codes.
+A percentile bootstrap draws patients repeatedly, so a replicate has fewer distinct codes than the sample:
+distances grow, overlaps and R² shrink, and the interval misses the figure itself. The jackknife leaves out
+one of 20 seeded groups of patients, which changes the size of the sample by only 5%, and uses the spread of
+the replicates, not their centre: variance = (G - 1) / G * sum (replicate - mean of replicates)², with
+Student's t on G - 1 degrees of freedom.
+
+The interval covers the sampling of the scored patients; the reference set counts as fixed. Measured on real
+against real (60 samples of 2,000 NHDS visits), its coverage is 98% for distances and R², 97% for KS, 95% for
+means and 90% for the rarest deciles of codes; for overlaps of top codes it is twice too wide.
 """
 
 import math
@@ -29,7 +31,7 @@ class Estimate:
     n: int
 
 
-UNDEFINED = Estimate(math.nan, math.nan, math.nan, 0)  # of a figure that nothing could be counted for
+UNDEFINED = Estimate(math.nan, math.nan, math.nan, 0)  # of a figure without any data
 
 
 def without_each(counts: np.ndarray) -> np.ndarray:
@@ -43,8 +45,8 @@ def interval(
 ) -> Estimate:
     """Estimate from a statistic on the whole sample and without each group, [1 + groups].
 
-    `low` and `high` are the statistic's own bounds. With fewer than two groups, or a replicate that is
-    undefined, the interval is NaN.
+    `low` and `high` are the bounds of the statistic. The interval is NaN for fewer than two groups and for an
+    undefined replicate.
     """
     value, others = float(replicates[0]), np.asarray(replicates[1:], float)
     groups = len(others)
@@ -58,10 +60,10 @@ def interval(
 def ratio(
     numerator: np.ndarray, denominator: np.ndarray, n: int, high: float = np.inf, per: float = 1.0
 ) -> Estimate:
-    """Estimate of a rate `per` so many units from sums by group [groups]; NaN where the denominator is 0.
+    """Estimate of a rate per `per` units from sums by group [groups]; NaN if the denominator is 0.
 
-    Where nothing was counted the replicates cannot vary: the upper end is then that of 3 events, the usual
-    95% bound for what was never seen.
+    With a numerator of 0 the replicates cannot vary; the upper end is then 3 events over the denominator (the
+    rule of three, a 95% bound).
     """
     above, below = without_each(np.asarray(numerator, float)), without_each(np.asarray(denominator, float))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -72,7 +74,7 @@ def ratio(
 
 
 def mean_interval(values: list[float], level: float = LEVEL) -> tuple[float, float, float]:
-    """Mean of figures of several seeds and Student's t interval over them; infinitely wide for one value.
+    """Mean of the figures of several seeds, and Student's t interval; infinitely wide for one value.
 
     >>> [round(x, 2) for x in mean_interval([1.0, 2.0, 3.0])]
     [2.0, -0.48, 4.48]

@@ -1,9 +1,9 @@
-"""How often generated codes break the age and sex edits, and whether restricted codes are made at all.
+"""How often generated codes break the age and sex edits, and how often restricted codes are generated.
 
-Rates are fractions, 95% intervals are over patients. A violation is a breach of the full edit; hard ones are
-counted apart. `per_100k_visits` counts the visits with at least one such code. A generator can avoid every
-restricted code: `restricted_share` shows that, and `any_per_restricted_code` takes it into account. Codes
-of a system without a validity table are unconstrained and count in no rate of codes.
+Rates are fractions, 95% intervals are over patients. A violation breaks the full edit; violations of the hard
+edit are also counted separately. `per_100k_visits` counts visits with at least one violation. A generator can
+avoid all restricted codes: `restricted_share` shows it, and `any_per_restricted_code` allows for it. Codes
+of a system without a validity table are unconstrained and do not count in rates of codes.
 """
 
 from collections.abc import Iterator
@@ -32,78 +32,77 @@ def medical_validity(table: pa.Table, rules: Rules, seed: int, column: str = "di
     """All figures of a table of visits of whole patients."""
     values, offsets = code_lists(table, column)
     n_visits = table.num_rows
-    owner, patient = row_of_value(offsets), patient_of_visit(table["visit"])
+    visit, patient = row_of_value(offsets), patient_of_visit(table["visit"])
     of_patient = patient_groups(int(patient[-1]) + 1 if n_visits else 0, seed)
     groups, n_groups = of_patient[patient], int(of_patient.max(initial=0)) + 1
-    tabled = rules.apply_to(values)
-    values, owner = values.filter(pa.array(tabled)), owner[tabled]
+    has_limits = rules.apply_to(values)
+    values, visit = values.filter(pa.array(has_limits)), visit[has_limits]
     no_code = (
         NO_CODE
-        if tabled.all()
+        if has_limits.all()
         else f"no code is of a system with limits ({', '.join(sorted(rules.systems))})"
     )
-    found = rules.violations(values, table["age"].to_numpy()[owner], sex_index(table)[owner])
+    broken = rules.violations(values, table["age"].to_numpy()[visit], sex_index(table)[visit])
 
-    def codes(mask: np.ndarray) -> np.ndarray:
-        return np.bincount(groups[owner[mask]], minlength=n_groups)
+    def n_codes(mask: np.ndarray) -> np.ndarray:
+        return np.bincount(groups[visit[mask]], minlength=n_groups)
 
-    def visits(mask: np.ndarray) -> np.ndarray:
-        return np.bincount(groups[np.unique(owner[mask])], minlength=n_groups)
+    def n_visits_with(mask: np.ndarray) -> np.ndarray:
+        return np.bincount(groups[np.unique(visit[mask])], minlength=n_groups)
 
-    everything = np.ones(len(values), bool)
-    all_codes, all_visits = codes(everything), np.bincount(groups, minlength=n_groups)
-    restricted = codes(found.restricted)
-    for metric, mask in (("age", found.age), ("sex", found.sex), ("any", found.any), ("hard", found.hard)):
-        rate = ratio(codes(mask), all_codes, n_visits, 1.0)
+    all_codes, all_visits = n_codes(np.ones(len(values), bool)), np.bincount(groups, minlength=n_groups)
+    restricted = n_codes(broken.restricted)
+    masks = {"age": broken.age, "sex": broken.sex, "any": broken.any, "hard": broken.hard}
+    for metric, mask in masks.items():
+        rate = ratio(n_codes(mask), all_codes, n_visits, 1.0)
         yield _lower_is_better(f"{metric}_violation_rate", "", rate, no_code)
-    for metric, mask in (("any", found.any), ("hard", found.hard)):
-        rate = ratio(codes(mask), restricted, n_visits, 1.0)
+    for metric in ("any", "hard"):
+        mask = masks[metric]
+        rate = ratio(n_codes(mask), restricted, n_visits, 1.0)
         yield _lower_is_better(f"{metric}_per_restricted_code", "", rate, "no code has an age or sex limit")
-        rate = ratio(visits(mask), all_visits, n_visits, PER, PER)
+        rate = ratio(n_visits_with(mask), all_visits, n_visits, PER, PER)
         yield _lower_is_better(f"{metric}_per_100k_visits", "", rate, "there is no visit")
     yield Figure("restricted_share", "", ratio(restricted, all_codes, n_visits, 1.0), reason=no_code)
-    yield from newborns(values, owner, groups, n_groups)
-    yield from offenders(values, found, owner, groups, n_groups, all_visits)
+    yield from newborns(values, visit, groups, n_groups)
+    yield from violations_in_detail(values, broken, visit, groups, n_groups, all_visits)
 
 
-def newborns(values: pa.Array, owner: np.ndarray, groups: np.ndarray, n_groups: int) -> Iterator[Figure]:
-    """Share of birth visits (V30-V39) that also hold an adult's chronic disease."""
-    birth, chronic = np.zeros((2, len(groups)), bool)
-    birth[owner[_matches(values, BIRTH)]] = True
-    chronic[owner[_matches(values, ADULT_CHRONIC)]] = True
-    both = np.bincount(groups[birth & chronic], minlength=n_groups)
-    births = np.bincount(groups[birth], minlength=n_groups)
-    rate = ratio(both, births, int(birth.sum()), 1.0)
+def newborns(values: pa.Array, visit: np.ndarray, groups: np.ndarray, n_groups: int) -> Iterator[Figure]:
+    """Share of birth visits (V30-V39) that also hold a chronic disease of adults."""
+    is_birth, is_chronic = np.zeros((2, len(groups)), bool)
+    is_birth[visit[_matches(values, BIRTH)]] = True
+    is_chronic[visit[_matches(values, ADULT_CHRONIC)]] = True
+    both = np.bincount(groups[is_birth & is_chronic], minlength=n_groups)
+    births = np.bincount(groups[is_birth], minlength=n_groups)
+    rate = ratio(both, births, int(is_birth.sum()), 1.0)
     yield _lower_is_better("newborn_chronic_rate", "", rate, "no visit is a birth (V30-V39)")
 
 
-def offenders(
+def violations_in_detail(
     values: pa.Array,
-    found: Violations,
-    owner: np.ndarray,
+    broken: Violations,
+    visit: np.ndarray,
     groups: np.ndarray,
     n_groups: int,
     all_visits: np.ndarray,
 ) -> Iterator[Figure]:
-    """Violations by category of the edit, and the codes that are most often out of place."""
+    """Violations by category of the edit, and the codes with the most violations."""
     n_visits = int(all_visits.sum())
-    for category in sorted({*found.category[found.restricted]}):
-        inside = found.category == category
-        bad = np.bincount(groups[owner[inside & found.any]], minlength=n_groups)
-        among = np.bincount(groups[owner[inside]], minlength=n_groups)
-        yield _lower_is_better("category_violation_rate", category, ratio(bad, among, n_visits, 1.0))
-        yield _lower_is_better(
-            "category_per_100k_visits", category, ratio(bad, all_visits, n_visits, per=PER)
-        )
+    for category in sorted({*broken.category[broken.restricted]}):
+        in_category = broken.category == category
+        violations = np.bincount(groups[visit[in_category & broken.any]], minlength=n_groups)
+        codes = np.bincount(groups[visit[in_category]], minlength=n_groups)
+        yield _lower_is_better("category_violation_rate", category, ratio(violations, codes, n_visits, 1.0))
+        rate = ratio(violations, all_visits, n_visits, per=PER)
+        yield _lower_is_better("category_per_100k_visits", category, rate)
     encoded = values.dictionary_encode()
     names, index = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
-    counts = np.bincount(index[found.any], minlength=len(names))
+    counts = np.bincount(index[broken.any], minlength=len(names))
     for code in sorted(range(len(names)), key=lambda i: (-counts[i], names[i]))[:WORST]:
         if counts[code]:
-            bad = np.bincount(groups[owner[found.any & (index == code)]], minlength=n_groups)
-            yield _lower_is_better(
-                "code_per_100k_visits", names[code], ratio(bad, all_visits, n_visits, per=PER)
-            )
+            violations = np.bincount(groups[visit[broken.any & (index == code)]], minlength=n_groups)
+            rate = ratio(violations, all_visits, n_visits, per=PER)
+            yield _lower_is_better("code_per_100k_visits", names[code], rate)
 
 
 def _matches(values: pa.Array, pattern: str) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Audit of the removal of race: how well the kept columns predict it, in rates.
+"""Audit of the removal of race: how well the remaining columns predict it, in rates.
 
-Race is not passed on, and yet codes, age and sex may predict it. A regression trained on real training
-patients says how well, and what mix of races the synthetic visits look like. The distance of each race's
-held-out visits to the release says whom it represents worst.
+Race is removed, but codes, age and sex may predict it. A regression trained on real training patients
+measures how well, and which mix of races it predicts for the synthetic visits. The distance of the held-out
+visits of each race to the release shows which race is represented worst.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,9 +34,9 @@ def audit(
 ) -> Iterator[Figure]:
     """Figures by race, in the order of `names`.
 
-    `race` are indices into `names` of the training and test visits [n_visits], negative where unknown. A
-    race with fewer than `min_patients` in either set is not reported and not learnt. How well race is
-    predicted is a figure of the real data: it is given where the release is `real`.
+    `race`: of the training and of the test visits [n_visits] each, indices into `names`, negative where
+    unknown. A race with fewer than `min_patients` in either set is neither learned nor reported. How well
+    race is predicted is a figure of the real data, computed only if the release is `real`.
     """
     of_train, of_test = race
     sides = ((train.patient, of_train), (test.patient, of_test))
@@ -46,26 +46,27 @@ def audit(
         if all(len(np.unique(patient[of == number])) >= min_patients for patient, of in sides)
     ]
     if len(reported) < 2:
-        yield unknown(f"fewer than two groups have {min_patients} patients in training and held out")
+        yield no_audit(f"fewer than two groups have {min_patients} patients in training and held out")
         return
     codes = most_frequent(train.codes, n_codes, FEATURES)
-    known = np.isin(of_train, reported)
-    n_known = int(known.sum())
-    model = LogisticRegression(max_iter=100).fit(_features(train, codes, n_codes)[known], of_train[known])
+    is_learned = np.isin(of_train, reported)
+    n_learned = int(is_learned.sum())
+    rows = _features(train, codes, n_codes)[is_learned]
+    model = LogisticRegression(max_iter=100).fit(rows, of_train[is_learned])
     if real:
         scored = np.isin(of_test, reported)
         probability = model.predict_proba(_features(test, codes, n_codes)[scored])
         groups, n_groups = test.groups(seed)
         for column, number in enumerate(model.classes_):
             truth, score = of_test[scored] == number, probability[:, column]
-            found = replicates(lambda kept, t=truth, s=score: auc(t[kept], s[kept]), groups[scored], n_groups)
-            yield Figure("race_auc", names[number], interval(found, len(truth), 0.0, 1.0), n_known)
+            aucs = replicates(lambda mask, t=truth, s=score: auc(t[mask], s[mask]), groups[scored], n_groups)
+            yield Figure("race_auc", names[number], interval(aucs, len(truth), 0.0, 1.0), n_learned)
     groups, n_groups = release.groups(seed)
     probability = model.predict_proba(_features(release, codes, n_codes))
     visits = np.bincount(groups, minlength=n_groups)
     for column, number in enumerate(model.classes_):
         share = ratio(np.bincount(groups, probability[:, column], n_groups), visits, release.n_visits, 1.0)
-        yield Figure("race_predicted_share", names[number], share, n_known)
+        yield Figure("race_predicted_share", names[number], share, n_learned)
     counts = np.bincount(release.codes, minlength=n_codes)
     groups, n_groups = test.groups(seed)
     for number in reported:
@@ -74,8 +75,8 @@ def audit(
         yield Figure("race_js_distance", names[number], distance, release.n_visits, False)
 
 
-def unknown(reason: str) -> Figure:
-    """The figure of an audit that cannot be made."""
+def no_audit(reason: str) -> Figure:
+    """The figure, without a value, of an audit that is not possible."""
     return Figure("race_auc", "", UNDEFINED, reason=reason)
 
 

@@ -1,4 +1,4 @@
-"""A measured figure, and the one flat record that it is written as."""
+"""A measured figure, and the flat record in which it is saved."""
 
 import math
 from collections.abc import Iterable
@@ -31,36 +31,36 @@ FIELDS = (
     "pass",
     "reason",
 )
-TOO_FEW = "too few cases to compute it"  # where an evaluation names no other reason
-ALL = "all"  # column of a figure that is of no single column of codes
-HEADLINE = "diagnoses"  # the column of which the criteria, and the sentences of reports, speak
-NOT_TRAINED = "not trained"  # reason of a figure of a head that the training left as it was
+TOO_FEW = "too few cases to compute it"  # the default reason
+ALL = "all"  # column of a figure that does not belong to a single column of codes
+HEADLINE = "diagnoses"  # the column of the criteria and of the sentences in reports
+NOT_TRAINED = "not trained"  # reason of a figure of a head with weight 0
 
 
 class Figure(NamedTuple):
-    """A figure as an evaluation measures it; the arguments of `record` say what they mean."""
+    """A figure as an evaluation measures it; `record` documents the fields."""
 
     metric: str
     subset: str
     estimate: Estimate
     n_reference: int | None = None
     higher_is_better: bool | None = None
-    reason: str | None = None  # why there is no value, where there is none
+    reason: str | None = None  # used only if there is no value
     column: str = ALL
 
 
 def of_column(column: str, figures: Iterable[Figure]) -> list[Figure]:
-    """The figures as those of one column of codes."""
+    """The figures, assigned to one column of codes."""
     return [figure._replace(column=column) for figure in figures]
 
 
 def is_headline(record: dict[str, Any]) -> bool:
-    """Whether a record is of the whole set, and of the diagnoses or of no single column."""
+    """Whether a record is of the whole set, and of the diagnoses or of all columns."""
     return not record["subset"] and record["column"] in (HEADLINE, ALL)
 
 
 def save_figures(path: Path, figures: Iterable[Figure], run: str, seed: int, mode: str) -> None:
-    """Write figures as records, in their order, and log those of the whole set."""
+    """Save figures as records, in their order, and log those of the whole set."""
     write_json(path, as_records(figures, run, seed, mode))
 
 
@@ -79,7 +79,7 @@ def as_records(figures: Iterable[Figure], run: str, seed: int, mode: str) -> lis
 
 
 def log_record(row: dict[str, Any]) -> None:
-    """Log the figure of a record, or why it has none."""
+    """Log the figure of a record, or the reason why it has no value."""
     if row["value"] is None:
         log.info("%s: %s has no value: %s", row["run"], row["metric"], row["reason"])
         return
@@ -104,15 +104,15 @@ def record(
     reason: str | None = None,
     column: str = ALL,
 ) -> dict[str, Any]:
-    """A figure with its 95% interval; what is undefined (NaN, infinite) is null.
+    """A figure with its 95% interval; undefined values (NaN, infinite) are null.
 
-    `n` counts the scored visits (or what the metric names), `n_reference` those they are compared with.
-    `higher_is_better` is null where the aim is to equal real data. A record without a value has the `reason`
-    in one phrase, TOO_FEW where none is given; others have none. `column` is the column of codes that the
-    figure is of, or all. The fields real, real_low, real_high, copy, naive, target and pass stay null until
-    summarize joins the runs.
+    `n` is the number of scored visits (or of the units that the metric names), `n_reference` the number they
+    are compared with. `higher_is_better` is null if the aim is to equal real data. A record without a value
+    has a `reason`, by default TOO_FEW; a record with a value has none. `column` is the column of codes, or
+    all. The fields real, real_low, real_high, copy, naive, target and pass are null until summarize joins the
+    runs.
     """
-    known = {
+    cells = {
         "run": run,
         "seed": seed,
         "mode": mode,
@@ -126,9 +126,9 @@ def record(
         "n_reference": None if n_reference is None else int(n_reference),
         "higher_is_better": None if higher_is_better is None else bool(higher_is_better),
     }
-    if known["value"] is None:
-        known["reason"] = reason or TOO_FEW
-    return {field: known.get(field) for field in FIELDS}
+    if cells["value"] is None:
+        cells["reason"] = reason or TOO_FEW
+    return {field: cells.get(field) for field in FIELDS}
 
 
 def _finite(value: float | None) -> float | None:

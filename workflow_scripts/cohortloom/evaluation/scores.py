@@ -1,7 +1,7 @@
-"""What a score distinguishes: AUC, hits among few false alarms, the worth of a guess; with replicates.
+"""How well a score separates positives from negatives: AUC, TPR at a low FPR, gain; and jackknife replicates.
 
-A case has a score and is positive or not; the higher the score, the more it is taken for a positive. Ties are
-broken at random in expectation: the curves are straight between their points.
+Each case has a score and is positive or negative; a higher score speaks for a positive. Ties count as if
+broken at random: ROC curves are interpolated linearly.
 """
 
 from collections.abc import Callable
@@ -11,36 +11,36 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 
 def replicates(statistic: Callable[[np.ndarray], float], groups: np.ndarray, n_groups: int) -> np.ndarray:
-    """A statistic of the kept cases, on all and without each jackknife group, [1 + groups].
+    """A statistic on all cases, then without each jackknife group, [1 + groups].
 
-    `statistic` takes a mask [n_cases] of bool, `groups` [n_cases] is the group of each case.
+    statistic: takes a mask [n_cases] of bool. groups [n_cases]: group of each case.
     """
-    kept = [np.ones(len(groups), bool), *(groups != number for number in range(n_groups))]
-    return np.array([statistic(mask) for mask in kept], float)
+    masks = [np.ones(len(groups), bool), *(groups != number for number in range(n_groups))]
+    return np.array([statistic(mask) for mask in masks], float)
 
 
 def auc(positive: np.ndarray, score: np.ndarray) -> float:
-    """Probability that a positive scores above a negative, ties counted half; NaN without both kinds."""
+    """Probability that a positive scores above a negative, ties count half; NaN unless there are both."""
     if not len(positive) or positive.all() or not positive.any():
         return np.nan
     return float(roc_auc_score(positive, score))
 
 
-def hits_at(positive: np.ndarray, score: np.ndarray, false_alarms: float = 0.01) -> float:
-    """Share of the positives above the threshold that `false_alarms` of the negatives exceed."""
+def tpr_at_fpr(positive: np.ndarray, score: np.ndarray, false_positive_rate: float = 0.01) -> float:
+    """True positive rate at a false positive rate."""
     if not len(positive) or positive.all() or not positive.any():
         return np.nan
     fpr, tpr, _ = roc_curve(positive, score, drop_intermediate=False)
-    return float(np.interp(false_alarms, fpr, tpr))
+    return float(np.interp(false_positive_rate, fpr, tpr))
 
 
 def gain(positive: np.ndarray, score: np.ndarray, fraction: float) -> float:
-    """What naming the `fraction` of highest scores is worth where `fraction` of all people are positives.
+    """Gain over guessing when the `fraction` of highest scores is named and `fraction` of all are positives.
 
-    Cases are weighted so that the positives make up `fraction` of them. As many are named as there are
-    positives, so that precision, recall and F1 are one figure F; guessing blindly has F = `fraction`.
-    Returned is (F - fraction) / (1 - fraction): 0 is worth nothing, 1 names every positive and nobody else
-    (El Emam and others, JAMIA Open 2022, ooac083, with the blind guesser who names as many).
+    Cases are weighted so that positives make up `fraction` of them. As many cases are named as there are
+    positives, so precision, recall and F1 are the same figure F; a blind guess has F = `fraction`. The gain
+    is (F - fraction) / (1 - fraction): 0 for a blind guess, 1 if exactly the positives are named (El Emam and
+    others, JAMIA Open 2022, ooac083, with a blind guesser who names as many).
     """
     if not len(positive) or positive.all() or not positive.any() or not 0 < fraction < 1:
         return np.nan
@@ -48,5 +48,5 @@ def gain(positive: np.ndarray, score: np.ndarray, fraction: float) -> float:
     _, block = np.unique(-score, return_inverse=True)
     named = np.r_[0, np.cumsum(np.bincount(block, weight))]
     right = np.r_[0, np.cumsum(np.bincount(block, weight * positive))]
-    found = np.interp(fraction, named, right) / fraction
-    return float((found - fraction) / (1 - fraction))
+    f1 = np.interp(fraction, named, right) / fraction
+    return float((f1 - fraction) / (1 - fraction))

@@ -1,12 +1,13 @@
-"""Dimension-wise prediction: does a model trained on the release predict real patients' codes?
+"""Dimension-wise prediction: does a model trained on the release predict the codes of real patients?
 
-For each of the 50 most frequent training codes a ridge regression predicts it from the rest of the visit (the
-other codes among the 500 most frequent, age, sex), in the manner of Choi and others (medGAN, 2017). It is
-trained on the release and tested on held-out real visits, compared with one trained on real visits.
+A ridge regression predicts each of the 50 most frequent training codes from the rest of the visit (the other
+codes among the 500 most frequent, age, sex), as in Choi and others (medGAN, 2017). It is trained on the
+release and tested on held-out real visits. The reference is a regression trained on real visits.
 
-The interval is over both: each replicate leaves a group of patients out of the release, trains again, and a
-group out of the tested ones. Ridge makes that cheap: with P the inverse of X'X + 100 I over centred columns,
-the weights that predict column j from the others are -P[:, j] / P[j, j], so one inverse holds all 50 models.
+The interval is over both sets: each replicate trains without one group of patients of the release and tests
+without one group of the real ones. Ridge makes this cheap: with P the inverse of X'X + 100 I over centred
+columns, the weights that predict column j from the others are -P[:, j] / P[j, j], so one inverse gives all 50
+models.
 """
 
 from collections.abc import Iterator
@@ -26,20 +27,23 @@ FEATURES = 500
 # With 1 the rare codes are memorised: real visits of the demo predict with AUC 0.73, with 100 0.79,
 # with 300 0.80, and by logistic regression (sklearn's defaults) 0.78.
 PENALTY = 100.0
-MIN_VISITS = 5  # visits with and without a code, below which nothing is learnt or tested
+MIN_VISITS = 5  # with a code and without it; a code with fewer is neither learned nor tested
 
 
 def prediction(
     train: Coded, real: Coded, release: Coded, names: list[str], seed: int, known_demographics: bool = True
 ) -> Iterator[Figure]:
-    """AUC on `real` of predicting each frequent code, trained on `release`, and the mean of all.
+    """AUC on `real` of predicting each frequent code after training on `release`, and the mean of all.
 
-    Of `train` only the frequency of codes is used. A code that the release has too seldom to learn from
-    scores 0.5; one that the real visits have too seldom to be tested on is left out.
+    `train` gives only the most frequent codes. A code that is too rare in the release to be learned scores
+    0.5; one that is too rare in the real visits to be tested is left out.
     """
     codes = most_frequent(train.codes, len(names), FEATURES)
-    made, held = (_features(part, codes, len(names), known_demographics) for part in (release, real))
-    truth = held[:, : len(codes[:PREDICTED])].toarray() > 0  # what follows is no code
+    release_rows, real_rows = (
+        _features(part, codes, len(names), known_demographics) for part in (release, real)
+    )
+    n_predicted = len(codes[:PREDICTED])  # the columns after the codes are age and sex
+    truth = real_rows[:, :n_predicted].toarray() > 0
     tested = np.flatnonzero(np.minimum(truth.sum(axis=0), (~truth).sum(axis=0)) >= MIN_VISITS)
     if not len(tested) or not release.n_visits:
         reason = f"no frequent code has {MIN_VISITS} held-out visits with it and {MIN_VISITS} without"
@@ -48,22 +52,23 @@ def prediction(
         yield Figure("prediction_auc", "", estimate, release.n_visits, True, reason)
         return
     groups = [part.groups(seed + number)[0] for number, part in enumerate((release, real))]
-    found = []
+    values = []  # [1 + groups, tested codes]
     for without in range(-1, min(int(part.max(initial=-1)) for part in groups) + 1):
-        learnt, kept = (part != without for part in groups)
-        weights = ridge_weights(made[learnt], len(codes[:PREDICTED]))
-        found.append(aucs(truth[kept][:, tested], (held[kept] @ weights)[:, tested]))
+        in_training, in_test = (part != without for part in groups)
+        weights = ridge_weights(release_rows[in_training], n_predicted)
+        values.append(aucs(truth[in_test][:, tested], (real_rows[in_test] @ weights)[:, tested]))
     n, n_reference = real.n_visits, release.n_visits
-    yield Figure("prediction_auc", "", interval(np.mean(found, axis=1), n, 0.0, 1.0), n_reference, True)
-    for column, part in zip(tested, np.transpose(found), strict=True):
-        estimate = interval(part, n, 0.0, 1.0)
+    yield Figure("prediction_auc", "", interval(np.mean(values, axis=1), n, 0.0, 1.0), n_reference, True)
+    for column, of_code in zip(tested, np.transpose(values), strict=True):
+        estimate = interval(of_code, n, 0.0, 1.0)
         yield Figure("code_prediction_auc", names[codes[column]], estimate, n_reference, True)
 
 
 def ridge_weights(rows: sparse.csr_matrix, predicted: int) -> np.ndarray:
-    """Weights [columns, predicted] of the ridge regressions of each of the first columns on all others.
+    """Weights [columns, predicted] of the ridge regressions of the first columns, each on all others.
 
-    A ranking needs no intercept. 0 for a column that is too rare, or too common, to learn.
+    There is no intercept, for the AUC needs only ranks. The weights of a column that is too rare or too
+    frequent to be learned are 0.
     """
     n = max(1, rows.shape[0])
     mean = np.asarray(rows.mean(axis=0)).ravel()
@@ -78,14 +83,15 @@ def ridge_weights(rows: sparse.csr_matrix, predicted: int) -> np.ndarray:
 
 def aucs(positive: np.ndarray, score: np.ndarray) -> np.ndarray:
     """AUC of each column [columns] of scores [n, columns], from ranks; ties count half."""
-    ranks = rankdata(score.round(12), axis=0)  # sums that differ in their last bit are ties
-    many = positive.sum(axis=0)
+    ranks = rankdata(score.round(12), axis=0)  # sums that differ by rounding are ties
+    n_positive = positive.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return ((ranks * positive).sum(axis=0) / many - (many + 1) / 2) / (len(positive) - many)
+        mean_rank = (ranks * positive).sum(axis=0) / n_positive
+        return (mean_rank - (n_positive + 1) / 2) / (len(positive) - n_positive)
 
 
 def _features(visits: Coded, codes: np.ndarray, n_codes: int, known_demographics: bool) -> sparse.csr_matrix:
-    """Columns: the codes, then age, its square and sex."""
+    """Feature rows [n_visits, columns]: the codes, then age, its square and sex."""
     parts = [code_matrix(visits, codes, n_codes)]
     if known_demographics:
         rows = demographics(visits)

@@ -74,7 +74,7 @@ def generate_visits(
     encoder, lengths = join_rows(prompts, rows)
     processor = constraint.processor(age, sex) if constraint else None
     if processor:
-        options = {**options, "logits_processor": [processor]}
+        options = {**options, "logits_processor": [processor, *options.get("logits_processor", ())]}
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), fast_products(device):
         torch.manual_seed(seed)

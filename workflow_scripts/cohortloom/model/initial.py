@@ -12,9 +12,10 @@ import torch
 
 from cohortloom.base.ragged import row_of_value, row_offsets
 from cohortloom.base.seeds import seed_of
-from cohortloom.data.bands import DAY, FINE, band
+from cohortloom.data.bands import DAY, FINE, group_of
 from cohortloom.data.examples import N_PROMPTS, Examples, history
 from cohortloom.data.vocabulary import NOW, PAD, START, Vocabulary
+from cohortloom.model.linear import WEIGHTS, fit_linear_autoencoder
 from cohortloom.model.pairs import initialize_pairs
 from cohortloom.model.prompt_bart import PromptBartConfig, PromptBartWithDemographicPrediction
 from cohortloom.model.record import MAX_COUNT
@@ -68,6 +69,8 @@ def make_model(
         group_ages=[max(0.0, edge - DAY / 2) for edge in FINE],
         age_mean=float(data.age.mean()),
         age_std=float(max(data.age.std(), 1e-3)),
+        # Without earlier visits none of their codes has a weight.
+        n_linear_weights=(WEIGHTS, WEIGHTS if data.visit.any() else 0),
         **losses,
     )
     model = PromptBartWithDemographicPrediction(config)
@@ -78,6 +81,7 @@ def make_model(
         for kind, is_counted in enumerate((data.visit == 0, data.visit > 0)):
             model.summary.ending[kind] = torch.from_numpy(ending_bias(data, is_counted, shares, MAX_COUNT))
     initialize_pairs(model, data, seed)
+    fit_linear_autoencoder(model, data, group_of(data.age, data.sex), shares)
     generation = model.generation_config
     generation.do_sample, generation.temperature = True, 1.0
     generation.top_k, generation.top_p = 0, 1.0
@@ -87,11 +91,6 @@ def make_model(
     generation.decoder_start_token_id = generation.bos_token_id = START
     generation.forced_eos_token_id = None
     return model
-
-
-def group_of(age: np.ndarray, sex: np.ndarray) -> np.ndarray:
-    """Group [n] of ages in years and sexes (0 F, 1 M): the bands of `FINE`, women first."""
-    return sex * len(FINE) + band(age)
 
 
 def token_counts(data: Examples, size: int) -> np.ndarray:

@@ -20,6 +20,8 @@ Design choices, in the order of the forward pass:
 - Four biases are added to the logits: the log frequency of each token at this age and sex (fixed, from
   training visits), a weight of each code that an earlier visit holds, one weight of all known codes, and a
   bias on ending by the number of known codes. They start from counts on training visits (initial.py).
+- After training, the distribution over codes is the geometric mean of this one and a linear autoencoder's,
+  which is counted and not trained (linear.py).
 - Two heads predict age (standardized) and sex from a mean over the visit's code positions.
 - Where the decoder's codes stand in random order (`unordered`), each code still to come is an equally good
   next code. The target gives all of them equal shares: the mean over all orders, less noisy than one order.
@@ -32,55 +34,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import BartConfig, BartForConditionalGeneration
+from transformers import BartForConditionalGeneration
 from transformers.modeling_outputs import ModelOutput
 
 from cohortloom.data.examples import N_PROMPTS
 from cohortloom.model import packing
+from cohortloom.model.config import PromptBartConfig
+from cohortloom.model.linear import LinearAutoencoder, mix
 from cohortloom.model.record import MAX_COUNT, ConditionalPrompt, EncodedVisits, RecordSummary
 
 BY_VISIT = ("age", "sex")  # terms of the loss that are means over visits; the others are means over tokens
-AGE_KNOTS = (0.0, 1 / 365.25, 28 / 365.25, 0.25, 0.5, *(float(year) for year in range(1, 91)))
-
-
-class PromptBartConfig(BartConfig):
-    """BartConfig and the settings of prompts, heads and losses.
-
-    age_mean, age_std: years, over the training visits. age_loss_unit: `standardized` or `years`.
-    heads: input of the heads, see `pool_for_heads`. group_ages: lower ends in years of the age groups of
-    `group_bias`. now_id: the token between earlier visits and this one in the encoder. first_code_id: every
-    id from here on is a diagnosis code.
-    """
-
-    model_type = "prompt_bart"
-
-    def __init__(
-        self,
-        cat_cardinalities: list[int] | None = None,
-        d_hidden: int = 128,
-        age_knots: list[float] | None = None,
-        group_ages: list[float] | None = None,
-        age_mean: float = 50.0,
-        age_std: float = 25.0,
-        age_weight: float = 0.3,
-        sex_weight: float = 0.2,
-        age_loss_unit: str = "standardized",
-        heads: str = "states",
-        forbidden_weight: float = 0.0,
-        now_id: int = 3,
-        first_code_id: int = 5,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.cat_cardinalities = list(cat_cardinalities or [2])
-        self.d_hidden = d_hidden
-        self.age_knots = list(age_knots or AGE_KNOTS)
-        self.group_ages = list(group_ages or (0.0,))
-        self.age_mean, self.age_std = age_mean, age_std
-        self.age_weight, self.sex_weight = age_weight, sex_weight
-        self.age_loss_unit = age_loss_unit
-        self.heads, self.forbidden_weight = heads, forbidden_weight
-        self.now_id, self.first_code_id = now_id, first_code_id
 
 
 @dataclass
@@ -122,6 +85,8 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         self.encoder_prompt = ConditionalPrompt(config)
         self.decoder_prompt = ConditionalPrompt(config)
         self.summary = RecordSummary(config)
+        n_groups = len(self.summary.group_bias)
+        self.linear = LinearAutoencoder(n_groups, config.vocab_size, config.n_linear_weights)
         self.age_predictor = nn.Sequential(
             nn.Linear(config.d_model, 256), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(256, 1)
         )
@@ -141,6 +106,8 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
             nn.init.normal_(module.sex_bias, std=0.1)
         if isinstance(module, RecordSummary):
             module.init_weights(self.config.group_ages)
+        if isinstance(module, LinearAutoencoder):
+            module.init_weights()
 
     def forward(
         self,
@@ -293,6 +260,13 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         bias = summary.repetition_bias(ids, input_codes[visits], F.embedding(visits, input_bias))
         generated = select(generated)
         logits.scatter_add_(1, ids[row], bias[row] * generated)
+        if self.config.linear_share and not self.training:
+            read, is_revealed = input_codes[scored_visit], encoded.input_is_revealed[scored_visit]
+            present = torch.cat([read * is_revealed, ids[row] * generated], 1)
+            linear = self.linear(
+                encoded.group[scored_visit], present, read * ~is_revealed, summary.repetition
+            )
+            logits = mix(logits, linear, self.config.first_code_id, self.config.linear_share)
         # The bias on ending: a row for first visits, later ones, those with revealed codes; a column a count.
         n_earlier, n_revealed = encoded.code_counts[scored_visit].unbind(1)
         kind = torch.where(n_revealed > 0, 2, (n_earlier > 0).long())

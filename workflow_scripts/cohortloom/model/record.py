@@ -26,6 +26,7 @@ class EncodedVisits(ModelOutput):
     - input_codes [visits, length]: the distinct codes that the encoder reads, in earlier visits or revealed
       in this one; 0 where there is none.
     - input_bias [visits, length]: what is added to the logits of these codes.
+    - input_is_revealed [visits, length] bool: whether they are codes of this visit.
     - code_counts [visits, 2]: number of codes of earlier visits, number of revealed codes.
     """
 
@@ -37,6 +38,7 @@ class EncodedVisits(ModelOutput):
     group: torch.Tensor | None = None
     input_codes: torch.Tensor | None = None
     input_bias: torch.Tensor | None = None
+    input_is_revealed: torch.Tensor | None = None
     code_counts: torch.Tensor | None = None
 
     def select(self, rows: torch.Tensor) -> "EncodedVisits":
@@ -133,6 +135,7 @@ class RecordSummary(nn.Module):
             "group": x_cat[:, 0] * len(self.ages) + band,
             "input_codes": input_codes,
             "input_bias": input_bias,
+            "input_is_revealed": key % 2 == 1,
             "code_counts": torch.stack([is_earlier.sum(1), is_revealed.sum(1)], 1),
         }
 

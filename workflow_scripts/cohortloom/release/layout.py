@@ -1,4 +1,4 @@
-"""What lies in a folder of a published model and its cohort, and nothing else."""
+"""All files in the folder of a published model and its cohort."""
 
 PUBLISHED = (
     "model/model.safetensors",

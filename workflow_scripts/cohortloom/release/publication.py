@@ -1,10 +1,10 @@
-"""What is published of a model: its weights in bf16 and a cohort; and what must hold before it is.
+"""Publication of a model: its weights in bf16, a cohort, and the checks before.
 
-Matrices are stored in bf16, which halves the file. Vectors keep float32: norms, biases and the edges of the
-age bands take next to no room, and an edge that moves puts patients into another band. The config says
-float32, so that from_pretrained computes in it: most processors are slow in bf16, and logits rounded to bf16
-are coarse. Positions that no training patient's record reaches were never trained and are left out; a patient
-whose history is longer is read from the latest codes, as ever.
+Matrices are stored in bf16, which halves the file. Vectors (norms, biases, edges of the age bands) stay in
+float32: they are small, and rounding an edge would move patients into another band. The config says float32,
+so that from_pretrained computes in float32: most processors are slow in bf16, and bf16 logits are coarse.
+Positions that no training patient's record reaches are untrained and left out; of a longer history the model
+reads the latest visits.
 """
 
 import json
@@ -29,27 +29,26 @@ from cohortloom.generation.synthesize import reserved_positions
 from cohortloom.reporting.scorecard import REAL, Record
 
 MEGABYTE = 1_000_000
-# git keeps every version of what it holds: a larger model does not belong beside the code.
-MAX_MEGABYTES = 10.0
+MAX_MEGABYTES = 10.0  # git keeps every version of a file, so the model must be small
 SETTINGS = ("config.json", "generation_config.json", "vocabulary.json")
-POSITIONS = "embed_positions.weight"  # how the names of the two tables of positions end
-OFFSET = 2  # rows of such a table before that of the first position, by BART's design
-ATTACKED_VISITS = 20_000  # at most so many of each side, as evaluate.visits has it for the scorecard
-COHORT = "published cohort"  # the run in the records of the published visits
+POSITIONS = "embed_positions.weight"  # suffix of the names of the two tables of position embeddings
+POSITION_OFFSET = 2  # rows of such a table before the first position, by BART's design
+ATTACKED_VISITS = 20_000  # of each side at most, the default of evaluate.visits
+COHORT = "published cohort"  # name of the run in the records of the published visits
 
 
-def rounded_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file by name, matrices in bf16, vectors and whole numbers as they are."""
+def round_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file by name: matrices rounded to bf16, vectors and integers unchanged."""
     return {
         name: tensor.to(torch.bfloat16) if tensor.is_floating_point() and tensor.ndim > 1 else tensor
         for name, tensor in load_file(path).items()
     }
 
 
-def reached_positions(train: pa.Table, model: Path) -> int:
-    """Positions that the longest record of the training visits takes, another visit after it included.
+def reached_positions(train: pa.Table, model_dir: Path) -> int:
+    """Number of positions of the longest record of the training visits with one more visit.
 
-    At most those of the model folder.
+    At most those of the model.
     """
     size = pc.add(pc.list_value_length(train["diagnoses"]), 1)  # the codes and the end of each visit
     longest = (
@@ -57,95 +56,94 @@ def reached_positions(train: pa.Table, model: Path) -> int:
         .group_by("patient")
         .aggregate([("size", "sum")])
     )
-    room = reserved_positions(read_json(model / "generation_config.json")["max_new_tokens"])
-    wanted = int(pc.max(longest["size_sum"]).as_py()) + room
-    return min(wanted, read_json(model / "config.json")["max_position_embeddings"])
+    reserved = reserved_positions(read_json(model_dir / "generation_config.json")["max_new_tokens"])
+    reached = int(pc.max(longest["size_sum"]).as_py()) + reserved
+    return min(reached, read_json(model_dir / "config.json")["max_position_embeddings"])
 
 
-def without_unreached(weights: dict[str, torch.Tensor], positions: int) -> dict[str, torch.Tensor]:
-    """The weights with the first `positions` rows of both tables of positions."""
+def keep_positions(weights: dict[str, torch.Tensor], positions: int) -> dict[str, torch.Tensor]:
+    """The weights with only the first `positions` positions in both tables of position embeddings."""
     return {
-        name: tensor[: positions + OFFSET].clone() if name.endswith(POSITIONS) else tensor
+        name: tensor[: positions + POSITION_OFFSET].clone() if name.endswith(POSITIONS) else tensor
         for name, tensor in weights.items()
     }
 
 
-def check_size(weights: dict[str, torch.Tensor], model: Path) -> float:
-    """Megabytes (of 10**6 bytes) that the published folder takes, its cards left out.
+def check_size(weights: dict[str, torch.Tensor], model_dir: Path) -> float:
+    """Size in megabytes (10**6 bytes) of the published model without its card.
 
-    Raises UserError where that is more than MAX_MEGABYTES.
+    Raises UserError if it is above MAX_MEGABYTES.
     """
     size = sum(tensor.nbytes for tensor in weights.values())
-    size = (size + sum((model / name).stat().st_size for name in SETTINGS)) / MEGABYTE
+    size = (size + sum((model_dir / name).stat().st_size for name in SETTINGS)) / MEGABYTE
     if size > MAX_MEGABYTES:
         raise UserError(
-            f"{model}: takes {size:.1f} MB in bf16, more than the {MAX_MEGABYTES:g} MB that are published "
-            "at most; train a smaller train.preset"
+            f"{model_dir}: takes {size:.1f} MB in bf16, more than the {MAX_MEGABYTES:g} MB "
+            "that are published at most; train a smaller train.preset"
         )
     return size
 
 
 def write_model(
     weights: dict[str, torch.Tensor],
-    model: Path,
+    model_dir: Path,
     folder: Path,
     sampling: dict[str, Any],
 ) -> None:
-    """Write a save_pretrained folder with the settings of `model`, which generates by `sampling`.
+    """Write a save_pretrained folder with these weights and the settings of the model in `model_dir`.
 
-    `sampling` holds generation options that differ from the model's own. The weights say how many positions
-    the model has.
+    sampling: generation options that replace the model's. The number of positions is that of the weights.
     """
     folder.mkdir(parents=True)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     for name in SETTINGS:
-        shutil.copyfile(model / name, folder / name)
-    positions = next(len(tensor) - OFFSET for name, tensor in weights.items() if name.endswith(POSITIONS))
-    settings = read_json(model / "config.json") | {"dtype": "float32", "max_position_embeddings": positions}
-    decoding = read_json(model / "generation_config.json") | sampling
-    for name, content in (("config.json", settings), ("generation_config.json", decoding)):
+        shutil.copyfile(model_dir / name, folder / name)
+    tables = [tensor for name, tensor in weights.items() if name.endswith(POSITIONS)]
+    positions = len(tables[0]) - POSITION_OFFSET
+    settings = {"dtype": "float32", "max_position_embeddings": positions}
+    settings = read_json(model_dir / "config.json") | settings
+    generation = read_json(model_dir / "generation_config.json") | sampling
+    for name, content in (("config.json", settings), ("generation_config.json", generation)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    shutil.copymode(
-        folder / "config.json", folder / "model.safetensors"
-    )  # safetensors writes for its owner alone
+    # safetensors makes a file that only its owner can read.
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
-def losses(models: list[Path], visits: Path) -> list[float]:
-    """Loss a token (nats) of each model folder on the visits of a dataset file, nothing revealed."""
+def validation_losses(model_dirs: list[Path], visits: Path) -> list[float]:
+    """Loss in nats a token of each model on the visits of a dataset file, with no code revealed."""
     from cohortloom.data.examples import Examples
     from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
     from cohortloom.model.scoring import mean_losses
 
     data = Examples.load(visits)
-    loaded = (PromptBartWithDemographicPrediction.from_pretrained(folder) for folder in models)
-    return [mean_losses(model, data)["lm"] for model in loaded]
+    models = (PromptBartWithDemographicPrediction.from_pretrained(folder) for folder in model_dirs)
+    return [mean_losses(model, data)["lm"] for model in models]
 
 
 def cohort_records(cohort: pa.Table, train: pa.Table, test: pa.Table, rules: Path, seed: int) -> list[Record]:
-    """Records of the published visits and, as run `real`, of the held-out test visits by the same code.
+    """Records of the published visits and, as run `real`, of the held-out test visits.
 
-    Violations of the edits and visits that equal a training visit; of the published visits also what the
-    attacks by distance and by attribute inference find, with all of them known to the attacker. `seed` draws
-    the attacked patients and the groups of the intervals.
+    Violations of the edits and copies of training visits; of the published visits also the attacks by
+    distance and by attribute inference, in which the attacker has all of them. `seed` draws the attacked
+    patients and the groups of the intervals.
     """
-    edits, found = load_rules(rules), []
+    edits, records = load_rules(rules), []
     size = min(ATTACKED_VISITS, train.num_rows, test.num_rows)
     attacked = [sample_patients(part, size, seed) for part in (train, test)]
     coded, names = encode([train, cohort, test, *attacked])
     n_codes, (training, release, held_out, *sides) = len(names), coded
     attacks = [
-        # The fraction matters for the gain alone, which is not asked for.
+        # The fraction 0.5 affects only the gain, which is not used here.
         *(f for f in privacy.membership(*sides, release, n_codes, seed, 0.5) if f.metric == "membership_auc"),
         *privacy.attribute_inference(training, *sides, release, n_codes, seed),
     ]
-    for run, table, visits, more in ((COHORT, cohort, release, attacks), (REAL, test, held_out, [])):
+    for run, table, visits, of_attacks in ((COHORT, cohort, release, attacks), (REAL, test, held_out, [])):
         figures = [
             *medical_validity(table, edits, seed),
             *privacy.copy_share(training, visits, n_codes, seed),
-            *more,
+            *of_attacks,
         ]
-        found += as_records(of_column(HEADLINE, figures), run, 0, "synthesize")
-        mean = float(np.mean(visits.lengths))
-        found.append(record(run, 0, "synthesize", "mean_codes_per_visit", value=mean, column=HEADLINE))
-        found[-1]["n"] = visits.n_visits
-    return found
+        records += as_records(of_column(HEADLINE, figures), run, 0, "synthesize")
+        mean, n = float(np.mean(visits.lengths)), visits.n_visits
+        records.append(record(run, 0, "synthesize", "mean_codes_per_visit", value=mean, n=n, column=HEADLINE))
+    return records

@@ -1,6 +1,6 @@
-"""Which sources' models may be published, and on what terms (resources/publication.yaml).
+"""Sources whose models may be published, and the terms of each (resources/publication.yaml).
 
-Imported while Snakemake parses the workflow, so it stays light: neither data nor torch is touched.
+Imported while Snakemake parses the workflow, so it imports neither torch nor anything that reads data.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from cohortloom.base.errors import UserError
 def terms_of(source: str, path: Path) -> dict[str, Any]:
     """The entry of a source: title, url, license, terms, limits.
 
-    Raises UserError for a source whose models may not be published, which one that is not listed may not.
+    Raises UserError for a source whose models may not be published, or that is not listed.
     """
     import yaml
 

@@ -1,4 +1,4 @@
-"""Example patients for the report: synthetic ones only, chosen by a rule that cannot favour pretty ones."""
+"""Example patients for the report: synthetic ones only, chosen by a rule and not by hand."""
 
 import csv
 from pathlib import Path
@@ -12,42 +12,43 @@ from cohortloom.data import bands
 from cohortloom.data.coded import encode
 from cohortloom.data.validity import Rules
 from cohortloom.data.visits import code_lists, patient_starts, sex_index
-from cohortloom.evaluation.neighbours import copied
+from cohortloom.evaluation.neighbours import is_copy
 from cohortloom.reporting.sentences import dotted
 
-SHOWN_VISITS = 4
+MAX_VISITS = 4
 NO_TITLE = "no title in the tables here"
 
 
 def read_titles(path: Path) -> dict[str, str]:
-    """Titles in words by SYSTEM:CODE, of a table of ICD-9-CM codes."""
+    """Title of each SYSTEM:CODE, from a table of ICD-9-CM codes."""
     with open(path, newline="", encoding="utf-8") as file:
         return {f"ICD9CM:{row['code']}": row["title"] for row in csv.DictReader(file)}
 
 
-def choose(
+def choose_examples(
     synthetic: pa.Table, real: list[pa.Table], titles: dict[str, str], rules: Rules
 ) -> list[dict[str, Any]]:
-    """The first patient of each age band, and the first with three visits or more, by order of the file.
+    """The first patient of each age band and the first with three visits or more, in the order of the file.
 
-    A patient with a visit of five codes or more whose set equals a real visit's is passed over, so that
-    no row of the page is a real one.
+    A patient with a visit of five codes or more that equals a real visit is skipped, so that the page shows
+    no real row.
     """
     starts = patient_starts(synthetic)
     ends = np.append(starts[1:], synthetic.num_rows)
-    (made, *known), names = encode([synthetic, *real])
-    repeats = np.any([copied(made, part, len(names)) for part in known], axis=0)
-    clean = np.bincount(made.patient, repeats, len(starts)) == 0
+    (visits, *real_visits), names = encode([synthetic, *real])
+    is_real = np.any([is_copy(visits, part, len(names)) for part in real_visits], axis=0)
+    has_copy = np.bincount(visits.patient, is_real, len(starts)) > 0
     band = bands.band(synthetic["age"].to_numpy()[starts], bands.BROAD)
-    wanted = [band == number for number in range(len(bands.BROAD))] + [ends - starts >= 3]
-    picks = dict.fromkeys(int(match[0]) for mask in wanted if len(match := np.flatnonzero(clean & mask)))
+    masks = [band == number for number in range(len(bands.BROAD))] + [ends - starts >= 3]
+    picks = dict.fromkeys(int(match[0]) for mask in masks if len(match := np.flatnonzero(mask & ~has_copy)))
     return [
-        in_words(synthetic.slice(starts[pick], ends[pick] - starts[pick]), titles, rules) for pick in picks
+        patient_in_words(synthetic.slice(starts[pick], ends[pick] - starts[pick]), titles, rules)
+        for pick in picks
     ]
 
 
-def in_words(visits: pa.Table, titles: dict[str, str], rules: Rules) -> dict[str, Any]:
-    """One patient in words: head line and visits with their codes, each marked where it breaks an edit."""
+def patient_in_words(visits: pa.Table, titles: dict[str, str], rules: Rules) -> dict[str, Any]:
+    """One patient in words: a heading and the visits with their codes, each marked if it breaks an edit."""
     values, offsets = code_lists(visits)
     row = row_of_value(offsets)
     broken = rules.violations(values, visits["age"].to_numpy()[row], sex_index(visits)[row])
@@ -59,25 +60,25 @@ def in_words(visits: pa.Table, titles: dict[str, str], rules: Rules) -> dict[str
         }
         for code, age, sex in zip(values.to_pylist(), broken.age, broken.sex, strict=True)
     ]
-    shown = [
+    first_visits = [
         {
             "when": _when(visits["days"][number].as_py()),
             "age": age_in_words(visits["age"][number].as_py()),
             "codes": codes[offsets[number] : offsets[number + 1]],
         }
-        for number in range(min(SHOWN_VISITS, visits.num_rows))
+        for number in range(min(MAX_VISITS, visits.num_rows))
     ]
     sex = {"F": "Female", "M": "Male"}[visits["sex"][0].as_py()]
     return {
         "id": visits["patient_id"][0].as_py(),
-        "who": f"{sex}, {shown[0]['age']} at the first visit",
-        "visits": shown,
-        "more": visits.num_rows - len(shown),
+        "who": f"{sex}, {first_visits[0]['age']} at the first visit",
+        "visits": first_visits,
+        "more": visits.num_rows - len(first_visits),
     }
 
 
 def age_in_words(age: float) -> str:
-    """An age in years as people say it; months under one year."""
+    """An age in years in words; in months under one year."""
     if age == 0:
         return "newborn"
     if age < 1:

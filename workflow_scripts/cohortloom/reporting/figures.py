@@ -1,7 +1,7 @@
 """The figures of the report, as data URIs, and the one of the ablation, as a file.
 
-One panel a figure, readable on a phone. Colours are Okabe and Ito's, which colour-blind readers can
-distinguish; line styles and markers differ as well. Equal data give an equal file: no date, no random ids.
+One panel for each figure, readable on a phone. Colours are those of Okabe and Ito, which colour-blind readers
+can distinguish; line styles and markers differ too. Equal data give an equal file: no date, no random ids.
 Titles and captions are in resources/report.html.j2.
 """
 
@@ -28,7 +28,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: E402
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-BLUE, ORANGE, BLACK = COLORS[0], COLORS[1], COLORS[6]  # held-out real in a cloud, the model, real elsewhere
+BLUE, ORANGE, BLACK = COLORS[0], COLORS[1], COLORS[6]  # real in scatter plots, the model, real elsewhere
 STYLES = ("-", "--", "-.", ":")
 _RC = {
     "svg.hashsalt": "cohortloom",
@@ -43,7 +43,7 @@ _RC = {
     "legend.frameon": False,
     "legend.fontsize": 8,
 }
-# column of history.csv -> axis label
+# column of history.csv -> label of the axis
 LOSSES = {
     "lm_loss": "loss (nats a code)",
     "age_loss_years2": "squared error (years²)",
@@ -69,29 +69,29 @@ ABLATED = (
     "bigram_r2",
     "carried_codes",
 )
-Figures = dict[str, dict[str, str]]  # name -> uri, and `shows`: what it compares, for the alternative text
+Figures = dict[str, dict[str, str]]  # name -> uri, and `shows`: the compared sets, for the alternative text
 
 
-def of_experiment(
+def report_figures(
     records: list[Record],
     main_id: str,
     models: list[Path],
     visits: dict[str, pa.Table],
     methods: dict[str, pa.Table],
 ) -> Figures:
-    """All figures of the report; one whose data are missing is left out.
+    """All figures of the report; a figure without data is left out.
 
-    `models` are the folders of the runs, for their history.csv; `visits` the sets training, test and
-    synthetic; `methods` the visits of the naive methods.
+    models: folders of the runs, for their history.csv. visits: the sets training, test and synthetic.
+    methods: visits of the naive methods.
     """
-    found = losses(models) | of_visits(visits, methods, main_id)
-    return found | violations(records, main_id) | leaks(records, main_id)
+    figures = loss_figures(models) | visit_figures(visits, methods, main_id)
+    return figures | violation_figures(records, main_id) | leak_figures(records, main_id)
 
 
-def losses(models: list[Path]) -> Figures:
-    """One figure a loss, with all runs, training dashed and validation solid."""
+def loss_figures(models: list[Path]) -> Figures:
+    """One figure for each loss with all runs: training dashed, validation solid."""
     histories = {folder.name: read_history(folder / "history.csv") for folder in models}
-    found = {}
+    figures = {}
     for column, ylabel in LOSSES.items():
         curves = {
             (run, split): curve
@@ -101,12 +101,12 @@ def losses(models: list[Path]) -> Figures:
         }
         if curves:
             runs = ", ".join(dict.fromkeys(run for run, _ in curves))
-            found[column] = {"uri": _loss_curves(curves, ylabel), "shows": runs}
-    return found
+            figures[column] = {"uri": _loss_curves(curves, ylabel), "shows": runs}
+    return figures
 
 
 def read_history(path: Path) -> list[dict[str, str]]:
-    """Rows of a history.csv: step, tokens, split and a column a loss."""
+    """Rows of a history.csv: step, tokens, split and one column for each loss."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
@@ -115,77 +115,76 @@ def read_history(path: Path) -> list[dict[str, str]]:
 
 
 def loss_points(rows: list[dict[str, str]], split: str, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and loss of a split's rows that hold a number, both [n_points]."""
+    """Tokens and loss of the rows of a split with a number, both [n_points]."""
     pairs = [(row["tokens"], row[column]) for row in rows if row.get("split") == split and row.get(column)]
     tokens, loss = np.array(pairs, float).reshape(-1, 2).T
     return tokens[np.isfinite(loss)], loss[np.isfinite(loss)]
 
 
-def of_visits(visits: dict[str, pa.Table], methods: dict[str, pa.Table], main_id: str) -> Figures:
+def visit_figures(visits: dict[str, pa.Table], methods: dict[str, pa.Table], main_id: str) -> Figures:
     """Prevalence (synthetic and real), codes a visit and, where patients return, visits a patient."""
     synthetic, test = visits["synthetic"], visits["test"]
     shares = code_shares(visits["training"])
     reference = np.array([shares[code] for code in sorted(shares)])
     floor = 1 / max(1, min(synthetic.num_rows, test.num_rows))
-    found = {}
+    figures = {}
     for name, label, table, color in (
         ("prevalence", "synthetic", synthetic, ORANGE),
         ("prevalence_real", "held-out real", test, BLUE),
     ):
         other = code_shares(table)
         scored = np.array([other.get(code, 0.0) for code in sorted(shares)])
-        found[name] = {"uri": _prevalence(reference, scored, floor, label, color)}
-        found[name]["shows"] = f"{table.num_rows:,} {label} visits"
+        uri = _prevalence(reference, scored, floor, label, color)
+        figures[name] = {"uri": uri, "shows": f"{table.num_rows:,} {label} visits"}
     sets = {"real, held out": test, f"synthetic ({main_id})": synthetic}
     naive = {name: table for name, table in methods.items() if name != "copy"}
     lengths = {name: np.diff(code_lists(table)[1]) for name, table in (sets | naive).items()}
     shows = ", ".join(lengths)
-    found["codes_per_visit"] = {"uri": _histogram(lengths, "diagnosis codes in a visit"), "shows": shows}
+    figures["codes_per_visit"] = {"uri": _histogram(lengths, "diagnosis codes in a visit"), "shows": shows}
     returns = {name: visits_per_patient(table) for name, table in sets.items()}
     if max(counts.max(initial=1) for counts in returns.values()) > 1:
         uri = _histogram(returns, "visits of a patient")
-        found["visits_per_patient"] = {"uri": uri, "shows": ", ".join(returns)}
-    return found
+        figures["visits_per_patient"] = {"uri": uri, "shows": ", ".join(returns)}
+    return figures
 
 
 def code_shares(table: pa.Table) -> dict[str, float]:
-    """Share of visits that hold each code."""
-    counted = pc.value_counts(code_lists(table)[0])
-    pairs = zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True)
+    """Share of visits with each code."""
+    counts = pc.value_counts(code_lists(table)[0])
+    pairs = zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True)
     return {code: count / table.num_rows for code, count in pairs}
 
 
 def visits_per_patient(table: pa.Table) -> np.ndarray:
-    """Visits of each patient, [n_patients]."""
+    """Number of visits of each patient, [n_patients]."""
     return np.diff(patient_starts(table), append=table.num_rows)
 
 
-def violations(records: list[Record], main_id: str) -> Figures:
+def violation_figures(records: list[Record], main_id: str) -> Figures:
     """Codes that break a limit, by kind of limit: held-out real, the main run and the naive methods."""
-    found = {
-        (r["run"], r["subset"]): r for r in records if r["metric"] == VIOLATIONS and r["column"] == HEADLINE
-    }
-    kinds = [kind for kind in KINDS if any(subset == kind for _, subset in found)]
-    runs = [run for run in (REAL, main_id, "prevalence", "markov") if any(name == run for name, _ in found)]
+    records = [r for r in records if r["metric"] == VIOLATIONS and r["column"] == HEADLINE]
+    by_key = {(r["run"], r["subset"]): r for r in records}
+    kinds = [kind for kind in KINDS if any(subset == kind for _, subset in by_key)]
+    runs = [run for run in (REAL, main_id, "prevalence", "markov") if any(name == run for name, _ in by_key)]
     if not kinds or runs[:2] != [REAL, main_id]:
         return {}
-    # A set without any code of a kind cannot break its limit: 0.
-    values = [
-        [[float(found.get((run, kind), {}).get(end) or 0) for end in _ENDS] for kind in kinds] for run in runs
-    ]
-    series = dict(zip((_label(run, main_id) for run in runs), np.array(values), strict=True))
-    uri = _bars([KINDS[kind] for kind in kinds], series, "codes out of place for 100,000 visits")
+    # A set without a code of a kind has no record of it: 0 violations.
+    series = {}
+    for run in runs:
+        rows = [by_key.get((run, kind), {}) for kind in kinds]
+        series[_label(run, main_id)] = np.array([[float(row.get(end) or 0) for end in _ENDS] for row in rows])
+    uri = _bars([KINDS[kind] for kind in kinds], series, "codes that break a limit, per 100,000 visits")
     return {"violations": {"uri": uri, "shows": ", ".join(series)}}
 
 
-def leaks(records: list[Record], main_id: str) -> Figures:
+def leak_figures(records: list[Record], main_id: str) -> Figures:
     """Attacks on the training patients: AUC and interval of the main run, real, copies and naive methods."""
-    found = {(r["metric"], r["run"]): r for r in records if r["metric"] in ATTACKS and is_headline(r)}
+    by_key = {(r["metric"], r["run"]): r for r in records if r["metric"] in ATTACKS and is_headline(r)}
     rows = {
-        f"{attack}: {_label(run, main_id)}": [found[metric, run][end] for end in _ENDS]
+        f"{attack}: {_label(run, main_id)}": [by_key[metric, run][end] for end in _ENDS]
         for metric, attack in ATTACKS.items()
         for run in (main_id, REAL, "copy", "prevalence", "markov")
-        if found.get((metric, run), {}).get("value") is not None
+        if by_key.get((metric, run), {}).get("value") is not None
     }
     if not rows:
         return {}
@@ -196,11 +195,11 @@ def leaks(records: list[Record], main_id: str) -> Figures:
 def draw_ablation(
     rows: list[dict[str, Any]], titles: dict[str, str], reference: str, path: Path, kind: str
 ) -> None:
-    """Write the ablation's figure: a panel a figure, a line an arm; kind is svg or png.
+    """Write the ablation's figure: one panel for each metric, one line for each arm; kind is svg or png.
 
-    rows are those of ablation.table. Each training with its interval over patients (thin), each arm's mean
-    with its t interval over seeds (thick), the reference's mean (dashed) and real held-out data (solid). An
-    axis spans the trainings' figures and real; an interval that leaves it is cut off.
+    rows: of ablation.table. Thin: each training with its interval over patients. Thick: the mean of each arm
+    with its t interval over seeds. Dashed: the mean of the reference. Solid: real held-out data. An axis
+    spans the trainings' figures and real; longer intervals are cut off.
     """
     arms = list(dict.fromkeys(row["arm"] for row in rows if row["seed"] is None))
     size = (2.1 * len(ABLATED) + 1.2, 0.9 + 0.3 * len(arms))
@@ -231,10 +230,10 @@ def _arms(axes, rows: list[dict[str, Any]], arms: list[str], reference: str) -> 
         axes.plot(row["value"], at, "o" if mean else "|", color=color, markersize=4, zorder=4 if mean else 2)
         if mean and row["arm"] == reference:
             axes.axvline(row["value"], color=BLUE, linestyle="--", linewidth=0.9, zorder=1)
-    shown = [row["value"] for row in rows] + [row["real"] for row in rows if row["real"] is not None]
-    if shown:
-        margin = 0.12 * (max(shown) - min(shown)) or 0.01
-        axes.set_xlim(min(shown) - margin, max(shown) + margin)
+    values = [row["value"] for row in rows] + [row["real"] for row in rows if row["real"] is not None]
+    if values:
+        margin = 0.12 * (max(values) - min(values)) or 0.01
+        axes.set_xlim(min(values) - margin, max(values) + margin)
     for real in {row["real"] for row in rows} - {None}:
         axes.axvline(real, color=BLACK, linewidth=0.8, zorder=1)
     axes.grid(axis="y", visible=False)
@@ -283,40 +282,41 @@ def _loss_curves(curves: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]]
             markersize=3,
             label=f"{run}, {'validation' if validation else 'training'}",
         )
-    every = np.concatenate([loss for _, loss in curves.values()])
-    if every.min() > 0 and every.max() / every.min() > 30:  # a falling head loss spans decades
+    losses = np.concatenate([loss for _, loss in curves.values()])
+    if losses.min() > 0 and losses.max() / losses.min() > 30:  # the loss of a head spans orders of magnitude
         axes.set_yscale("log")
     axes.legend()
     return data_uri(figure)
 
 
 def _prevalence(reference: np.ndarray, scored: np.ndarray, floor: float, label: str, color: str) -> str:
-    """Share of visits that hold each code, training on x, scored on y [n_codes], both logarithmic.
+    """Share of visits with each code [n_codes], training on x, scored set on y, both logarithmic.
 
-    Codes that the scored set never has are drawn on a line below `floor`.
+    Codes that the scored set lacks are drawn on a line below `floor`.
     """
     figure, axes = panel(
         "share of training visits with the code", f"share of {label} visits with the code", 4.3
     )
-    seen = scored > 0
-    missed = int((~seen).sum())
+    occurs = scored > 0
+    n_missing = int((~occurs).sum())
     axes.plot([floor / 3, 1], [floor / 3, 1], color="#888888", linewidth=1, label="equal")
-    axes.scatter(reference[seen], scored[seen], s=7, color=color, alpha=0.35, linewidths=0, rasterized=True)
-    below = np.full(missed, floor / 2)
-    axes.scatter(reference[~seen], below, s=9, marker="|", color="#555555", alpha=0.4, rasterized=True)
+    x, y = reference[occurs], scored[occurs]
+    axes.scatter(x, y, s=7, color=color, alpha=0.35, linewidths=0, rasterized=True)
+    x, y = reference[~occurs], np.full(n_missing, floor / 2)
+    axes.scatter(x, y, s=9, marker="|", color="#555555", alpha=0.4, rasterized=True)
     axes.set(xscale="log", yscale="log", ylim=(floor / 3, 1))
     axes.set_xlim(min(floor, reference[reference > 0].min(initial=1.0)) / 1.5, 1)
     axes.xaxis.set_major_formatter(FuncFormatter(_percent))
     axes.yaxis.set_major_formatter(FuncFormatter(_percent))
-    if missed:
-        place = {"transform": axes.transAxes, "ha": "right", "fontsize": 8}
-        axes.text(0.97, 0.03, f"{missed:,} codes never occur", **place)
+    if n_missing:
+        text = f"{n_missing:,} codes never occur"
+        axes.text(0.97, 0.03, text, transform=axes.transAxes, ha="right", fontsize=8)
     axes.legend(loc="upper left")
     return data_uri(figure)
 
 
 def _histogram(counts: Mapping[str, np.ndarray], xlabel: str) -> str:
-    """Shares by a whole number; counts: name -> numbers [n], first real (bars), then the main run (thick)."""
+    """Distribution of counts, name -> numbers [n]: first real (bars), then the main run (thick line)."""
     figure, axes = panel(xlabel, "share")
     top = int(max(np.quantile(values, 0.995) if len(values) else 1 for values in counts.values())) + 1
     lowest = min(int(values.min(initial=top)) for values in counts.values())
@@ -347,11 +347,11 @@ def _bars(labels: Sequence[str], series: Mapping[str, np.ndarray], xlabel: str) 
     """Grouped horizontal bars; series: name -> value, low, high [n_labels, 3], first real, then the model."""
     figure, axes = panel(xlabel, "", 0.9 + 0.24 * len(labels) * (len(series) + 0.6))
     height = 0.8 / max(1, len(series))
-    place = np.arange(len(labels))
+    positions = np.arange(len(labels))
     for number, (name, rows) in enumerate(series.items()):
         values, errors = rows[:, 0], _errors(rows)
         axes.barh(
-            place + number * height,
+            positions + number * height,
             values,
             height,
             xerr=errors,
@@ -368,27 +368,27 @@ def _bars(labels: Sequence[str], series: Mapping[str, np.ndarray], xlabel: str) 
             text = f" {value:,.0f}" if value >= 10 or value == 0 else f" {value:.2g}"
             axes.text(value + errors[1][row], row + number * height, text, va="center", fontsize=7)
     axes.margins(x=0.12)
-    return _labelled(figure, axes, labels, place + height * (len(series) - 1) / 2)
+    return _labelled(figure, axes, labels, positions + height * (len(series) - 1) / 2)
 
 
 def _points(labels: Sequence[str], rows: np.ndarray, xlabel: str) -> str:
-    """A point and its interval a label, rows [n_labels, 3]: value, low, high; a line at 0.5, by guessing."""
+    """One point with interval for each label, rows [n_labels, 3]: value, low, high; 0.5 is guessing."""
     figure, axes = panel(xlabel, "", 1.1 + 0.27 * len(labels))
-    place = np.arange(len(labels))
+    positions = np.arange(len(labels))
     style = {"fmt": "o", "color": ORANGE, "ecolor": "#555555", "capsize": 3}
-    axes.errorbar(rows[:, 0], place, xerr=_errors(rows), **style)
+    axes.errorbar(rows[:, 0], positions, xerr=_errors(rows), **style)
     axes.axvline(0.5, color="#555555", linestyle="--", linewidth=1, label="guessing")
-    return _labelled(figure, axes, labels, place)
+    return _labelled(figure, axes, labels, positions)
 
 
 def _errors(rows: np.ndarray) -> np.ndarray:
-    """Lengths of the error bars [2, n] of value, low, high [n, 3]; 0 where there is no interval."""
+    """Lengths of the error bars [2, n] of value, low, high [n, 3]; 0 without an interval."""
     return np.nan_to_num(np.maximum(0, [rows[:, 0] - rows[:, 1], rows[:, 2] - rows[:, 0]]))
 
 
-def _labelled(figure, axes, labels: Sequence[str], place: np.ndarray) -> str:
-    """A finished figure of rows from top to bottom, the legend above it."""
-    axes.set_yticks(place, labels)
+def _labelled(figure, axes, labels: Sequence[str], positions: np.ndarray) -> str:
+    """The figure, finished: labelled rows from top to bottom, the legend above."""
+    axes.set_yticks(positions, labels)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0), ncols=2)

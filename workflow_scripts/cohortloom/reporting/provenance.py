@@ -1,4 +1,4 @@
-"""Where an experiment's figures come from: config, versions, commit, hardware, seeds, inputs."""
+"""Provenance of an experiment's figures: config, versions, commit, hardware, seeds, inputs."""
 
 import datetime
 import importlib.metadata
@@ -17,7 +17,7 @@ WORKFLOW = Path(__file__).resolve().parents[3]
 
 
 def collect(config: dict[str, Any], audit: dict[str, Any]) -> dict[str, Any]:
-    """The content of provenance.json. The hardware is that of the machine that runs this step."""
+    """The content of provenance.json; the hardware is that of the machine that runs this step."""
     return {
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": "snakemake evaluate_all",
@@ -31,18 +31,18 @@ def collect(config: dict[str, Any], audit: dict[str, Any]) -> dict[str, Any]:
 
 
 def seeds(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every key `seed` or `seeds` of the config by its path, such as dataset.seed."""
-    found = {}
+    """Path -> value of every key `seed` or `seeds` of the config, such as dataset.seed."""
+    by_path = {}
     for name, value in config.items():
         if isinstance(value, dict):
-            found |= seeds(value, f"{prefix}{name}.")
+            by_path |= seeds(value, f"{prefix}{name}.")
         elif name in ("seed", "seeds"):
-            found[f"{prefix}{name}"] = value
-    return found
+            by_path[f"{prefix}{name}"] = value
+    return by_path
 
 
 def git(folder: Path) -> dict[str, Any] | None:
-    """Commit of a checkout and whether files differ from it; None where the folder is no checkout."""
+    """Commit of a checkout and whether files differ from it; None if the folder is not a checkout."""
     try:
         commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
         changes = _output("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
@@ -52,14 +52,14 @@ def git(folder: Path) -> dict[str, Any] | None:
 
 
 def versions() -> dict[str, str | None]:
-    """Version of Python and of each package that computes something; None where it is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    """Version of Python and of each of PACKAGES; None if it is not installed."""
+    installed: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            installed[package] = None
+    return installed
 
 
 def hardware() -> dict[str, Any]:

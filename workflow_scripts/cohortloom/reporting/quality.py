@@ -1,16 +1,16 @@
-"""The table of targets: each figure over generation seeds, against real data, with verdicts; and its page.
+"""The table of targets and its page: figures over generation seeds, compared with real data.
 
 A figure is the mean over the generation seeds of one trained model, with Student's t interval (95%) over the
-seeds: how much it moves by chance of sampling alone. It says nothing of another training. The first
-seed's own interval over patients is given as well. Targets are lines of resources/quality_targets.csv:
+seeds. The interval covers the chance of sampling, not that of another training. The interval of the first
+seed over patients is given too. Targets are lines of resources/quality_targets.csv:
 
-- `at_n`: the figure depends on how many visits are scored; only figures of that n (`same`: of our own n) may
-  be compared, and a target for another n is not judged. Empty: a rate, which does not depend on n.
-- `of`: what the bound is a multiple of (real, prevalence), or, with the comparison `within`, what the figure
-  may differ from by the bound (real, or a number). Without it the bound is absolute.
-- Where real has too few visits for that n, copies of training patients stand in for it.
-- `cohort`: the source of data the target was set for; empty for all. `needs`: a figure without which the line
-  is left out, such as the carry-forward rate where nobody has a second visit.
+- `at_n`: the figure depends on the number of scored visits. Only figures of that n (`same`: of the main run's
+  n) are compared, and a target for another n is not judged. Empty for a rate, which does not depend on n.
+- `of`: the bound is a multiple of this figure (real, prevalence). With the comparison `within`, the figure
+  may differ by the bound from this one (real, or a number). Without `of` the bound is absolute.
+- If real has too few visits for that n, copies of training patients replace it.
+- `cohort`: the source of data that the target is for; empty for all. `needs`: a figure without which the line
+  is left out, such as the carry-forward rate if no patient has a second visit.
 """
 
 import csv
@@ -23,25 +23,29 @@ from cohortloom.base.errors import UserError
 from cohortloom.evaluation.intervals import mean_interval
 from cohortloom.evaluation.records import is_headline
 from cohortloom.reporting.scorecard import MUST_BEAT, REAL, VOID_UNLESS, same_size
-from cohortloom.reporting.sentences import NONE, beats, interval, number
+from cohortloom.reporting.sentences import NONE, floor_sentence, format_interval, format_number
 
 COPY = "copy"
 PREVALENCE = "prevalence"
 COLUMNS = ("metric", "mode", "size", "at_n", "cohort", "comparison", "bound", "of", "needs", "source")
-# Where n does not count the scored visits. Prediction is tested on n real visits and learns from n_reference;
-# the others count patients or pairs of visits, whose number is the generator's own: their size is that of the
-# sample, which the Jensen-Shannon distance counts.
-LEARNT_FROM = "prediction_auc"
-OF_THE_SAMPLE = ("carried_codes", "ks_visits_per_patient", "sequential_bigram_r2")
+# Metrics whose n is not the number of scored visits. Prediction is tested on n real visits and trained on
+# n_reference. The others count patients or pairs of visits, whose number depends on the generator: their size
+# is that of the sample, which is the n of the Jensen-Shannon distance.
+SIZED_BY_REFERENCE = "prediction_auc"
+SIZED_BY_SAMPLE = ("carried_codes", "ks_visits_per_patient", "sequential_bigram_r2")
 COUNTS_VISITS = ("synthesize", "js_distance")
-CARRIED = {"metric": "carried_codes", "mode": "synthesize", "size": "base"}  # has a value: several visits
+CARRIED = {
+    "metric": "carried_codes",
+    "mode": "synthesize",
+    "size": "base",
+}  # has a value if patients have several visits
 MISSED = "**missed**"
 Row = dict[str, Any]
 Metrics = dict[str, dict[str, str]]
 
 
 class Sample(NamedTuple):
-    """A generated set: its id, the run or naive method that made it, the generation seed, whether large."""
+    """A generated set: its run, the training or naive method that generated it, generation seed, size."""
 
     name: str
     source: str
@@ -49,8 +53,8 @@ class Sample(NamedTuple):
     large: bool
 
 
-class Judged(NamedTuple):
-    """What a figure is held to on this data: ends of the allowed range, what it rests on, why not judged."""
+class TargetRange(NamedTuple):
+    """The range in which a figure must lie and its reference, or the reason for no verdict."""
 
     low: float | None = None
     high: float | None = None
@@ -60,12 +64,15 @@ class Judged(NamedTuple):
 
 
 def read_targets(path: Path) -> list[dict[str, str]]:
-    """Lines of the table of targets, in order. Raises UserError that names the line and the wrong cell."""
+    """Lines of the table of targets, in order.
+
+    Raises UserError with the line and the column of a wrong cell.
+    """
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if missing := [name for name in COLUMNS if name not in (reader.fieldnames or [])]:
             raise UserError(f"{path}: column {missing[0]} is missing; restore it")
-        found = []
+        targets = []
         for row in reader:
             where = f"{path}: line {reader.line_num}: column"
             checks = {
@@ -79,63 +86,63 @@ def read_targets(path: Path) -> list[dict[str, str]]:
                 if not re.fullmatch(pattern, row[column] or ""):
                     raise UserError(f"{where} {column}: {row[column]!r} is not one of its values; correct it")
             if row["comparison"] == "within" and not row["of"]:
-                raise UserError(f"{where} of: empty; say what the figure is to lie within {row['bound']} of")
-            found.append(row)
-    return found
+                raise UserError(f"{where} of: empty; give the figure to lie within {row['bound']} of")
+            targets.append(row)
+    return targets
 
 
 def table(records: list[Row], samples: list[Sample], targets: list[dict[str, str]], cohort: str) -> list[Row]:
-    """One row a line of targets and run: the runs and methods in the order of `samples`, then real.
+    """One row for each target and run: the runs and methods in the order of `samples`, then real.
 
-    Records are those of the samples, of held-out visits and of the runs' reconstruction. A row's `n` is the
-    number of visits it rests on, `mean` with `ci_low` and `ci_high` is over `seeds` samples, `value` with
-    `patients_low` and `patients_high` is the first one over patients. The first source is ours: its n decides
-    what real has to match.
+    records: of the samples, of held-out visits and of the runs' reconstruction. In a row, `n` is the number
+    of visits of the figure; `mean`, `ci_low` and `ci_high` are over `seeds` samples; `value`, `patients_low`
+    and `patients_high` are of the first sample, over patients. The first source is the main run; real is
+    compared at its n.
     """
-    found = {(r["run"], r["mode"], r["metric"]): r for r in records if is_headline(r)}
-    found = {where: {**record, "size": _size(record, found)} for where, record in found.items()}
-    sources = _with_reconstructing(list(dict.fromkeys(sample.source for sample in samples)), found)
+    by_key = {(r["run"], r["mode"], r["metric"]): r for r in records if is_headline(r)}
+    by_key = {where: {**record, "size": _size(record, by_key)} for where, record in by_key.items()}
+    sources = _with_reconstructing(list(dict.fromkeys(sample.source for sample in samples)), by_key)
     rows: list[Row] = []
-    known = {source for source in sources if _records(found, samples, source, CARRIED)}
+    with_history = [source for source in sources if _records(by_key, samples, source, CARRIED)]
     for target in targets:
-        if target["needs"] and not known:
+        if target["needs"] and not with_history:
             continue
-        figures = {source: _records(found, samples, source, target) for source in sources}
-        ours = figures[sources[0]]
-        size = ours[0]["size"] if ours else None
-        real = _real(found, target, size)
-        judged = _judge(target, cohort, size, real, figures)
-        for run, mine in [*figures.items(), (REAL, [real] if real else [])]:
-            row = _row(target, run, mine, judged, real, figures)
-            row["pass"] = _passes(row, judged, target["metric"]) if run != REAL else None
+        figures = {source: _records(by_key, samples, source, target) for source in sources}
+        of_main = figures[sources[0]]
+        size = of_main[0]["size"] if of_main else None
+        real = _real(by_key, target, size)
+        allowed = _target_range(target, cohort, size, real, figures)
+        for run, own in [*figures.items(), (REAL, [real] if real else [])]:
+            row = _row(target, run, own, allowed, real, figures)
+            row["pass"] = _passes(row, allowed, target["metric"]) if run != REAL else None
             rows.append(row)
     return rows
 
 
-def _with_reconstructing(sources: list[str], found: dict[tuple, Row]) -> list[str]:
-    """The sources, and beside prevalence the methods to beat that only reconstruct, of which no sample is."""
-    more = {method for method in MUST_BEAT.values() if method not in sources}
-    more &= {run for run, mode, _ in found if mode == "reconstruct"}
-    place = sources.index(PREVALENCE) + 1 if PREVALENCE in sources else len(sources)
-    return [*sources[:place], *sorted(more), *sources[place:]]
+def _with_reconstructing(sources: list[str], by_key: dict[tuple, Row]) -> list[str]:
+    """The sources and, after prevalence, the methods to beat that only reconstruct and have no sample."""
+    methods = {method for method in MUST_BEAT.values() if method not in sources}
+    methods &= {run for run, mode, _ in by_key if mode == "reconstruct"}
+    position = sources.index(PREVALENCE) + 1 if PREVALENCE in sources else len(sources)
+    return [*sources[:position], *sorted(methods), *sources[position:]]
 
 
-def _records(found, samples: list[Sample], source: str, target: dict[str, str]) -> list[Row]:
-    """Records of a source that have a value, in order of their seed."""
+def _records(by_key, samples: list[Sample], source: str, target: dict[str, str]) -> list[Row]:
+    """Records of a source that have a value, in the order of their seeds."""
     names = [
         sample.name
         for sample in sorted(samples, key=lambda sample: sample.seed)
         if sample.source == source and sample.large == (target["size"] == "large")
     ]
     names = names if target["size"] else [source]
-    records = [found.get((name, target["mode"], target["metric"])) for name in names]
+    records = [by_key.get((name, target["mode"], target["metric"])) for name in names]
     return [record for record in records if record is not None and record["value"] is not None]
 
 
-def _real(found, target: dict[str, str], size: int | None) -> Row | None:
-    """Real's record: of as many visits where the figure depends on them, else of all held-out patients."""
+def _real(by_key, target: dict[str, str], size: int | None) -> Row | None:
+    """Real's record: of `size` visits if the figure depends on n, else of all held-out patients."""
     for name in (f"quality-{REAL}", REAL):
-        record = found.get((name, target["mode"], target["metric"]))
+        record = by_key.get((name, target["mode"], target["metric"]))
         if record is None or record["value"] is None:
             continue
         if not target["at_n"] or _same(record["size"], size):
@@ -143,12 +150,12 @@ def _real(found, target: dict[str, str], size: int | None) -> Row | None:
     return None
 
 
-def _size(record: Row, found: dict[tuple, Row]) -> int | None:
-    """How many visits a record rests on."""
-    if record["metric"] == LEARNT_FROM:
+def _size(record: Row, by_key: dict[tuple, Row]) -> int | None:
+    """Number of visits that the figure of a record depends on."""
+    if record["metric"] == SIZED_BY_REFERENCE:
         return record["n_reference"]
-    if record["metric"] in OF_THE_SAMPLE:
-        record = found.get((record["run"], *COUNTS_VISITS), record)
+    if record["metric"] in SIZED_BY_SAMPLE:
+        record = by_key.get((record["run"], *COUNTS_VISITS), record)
     return record["n"]
 
 
@@ -160,35 +167,35 @@ def _mean(records: list[Row]) -> float | None:
     return mean_interval([record["value"] for record in records])[0] if records else None
 
 
-def _judge(target, cohort: str, size: int | None, real: Row | None, figures) -> Judged:
-    """The range in which the figure has to lie, or the reason why there is none."""
+def _target_range(target, cohort: str, size: int | None, real: Row | None, figures) -> TargetRange:
+    """The range in which the figure must lie, or the reason why there is none."""
     if target["cohort"] not in ("", cohort):
-        return Judged(reason=f"the target is for {target['cohort']}")
+        return TargetRange(reason=f"the target is for {target['cohort']}")
     if target["at_n"].isdecimal() and not _same(size, int(target["at_n"])):
-        return Judged(reason=f"the target is for n = {int(target['at_n']):,}")
+        return TargetRange(reason=f"the target is for n = {int(target['at_n']):,}")
     against, reference = None, None
     if target["of"] == REAL:
         against, reference = (REAL, real["value"]) if real else (COPY, None)
-        if not real and target["at_n"]:  # a rate of real data has no stand-in: copies copy
+        if not real and target["at_n"]:  # copies cannot replace real in a rate
             reference = _mean([r for r in figures.get(COPY, []) if _same(r["size"], size)])
     elif target["of"] == PREVALENCE:
         against, reference = PREVALENCE, _mean(figures.get(PREVALENCE, []))
     elif target["of"]:
         reference = float(target["of"])
     if target["of"] and reference is None:
-        return Judged(reason=f"nothing to compare with: no figure of {target['of']}")
+        return TargetRange(reason=f"nothing to compare with: no figure of {target['of']}")
     if (reason := _void(target["metric"], figures)) is not None:
-        return Judged(reason=reason)
+        return TargetRange(reason=reason)
     bound = float(target["bound"])
     if target["comparison"] == "within":
-        return Judged(reference - bound, reference + bound, against, reference)
+        return TargetRange(reference - bound, reference + bound, against, reference)
     end = bound if reference is None else bound * reference
     low, high = (end, None) if target["comparison"] == ">=" else (None, end)
-    return Judged(low, high, against, reference)
+    return TargetRange(low, high, against, reference)
 
 
 def _void(metric: str, figures: dict[str, list[Row]]) -> str | None:
-    """Why a measure says nothing: its own control fell short."""
+    """Reason why a measure is void: its control failed; None if it is not void."""
     method, minimum = VOID_UNLESS.get(metric, (None, 0.0))
     if method is None:
         return None
@@ -199,11 +206,11 @@ def _void(metric: str, figures: dict[str, list[Row]]) -> str | None:
     return f"void: the control {method} {scored}, {minimum:.2f} is needed"
 
 
-def _row(target, run: str, records: list[Row], judged: Judged, real: Row | None, figures) -> Row:
+def _row(target, run: str, records: list[Row], allowed: TargetRange, real: Row | None, figures) -> Row:
     first = records[0] if records else {}
     mean, low, high = mean_interval([record["value"] for record in records]) if records else (None,) * 3
-    # Seeds that agree to the last digit, as where nothing was ever counted, show no spread: not one of 0.
-    several = len({record["value"] for record in records}) > 1
+    # Seeds with exactly equal values (such as a rate of 0) give no interval, not one of width 0.
+    has_spread = len({record["value"] for record in records}) > 1
     return {
         "metric": target["metric"],
         "mode": target["mode"],
@@ -213,8 +220,8 @@ def _row(target, run: str, records: list[Row], judged: Judged, real: Row | None,
         "n": first.get("size"),
         "seeds": len(records) if run != REAL else None,
         "mean": mean,
-        "ci_low": low if several else None,
-        "ci_high": high if several else None,
+        "ci_low": low if has_spread else None,
+        "ci_high": high if has_spread else None,
         "value": first.get("value"),
         "patients_low": first.get("ci_low"),
         "patients_high": first.get("ci_high"),
@@ -223,25 +230,22 @@ def _row(target, run: str, records: list[Row], judged: Judged, real: Row | None,
         "comparison": target["comparison"],
         "bound": float(target["bound"]),
         "of": target["of"] or None,
-        "against": judged.against,
-        "reference": judged.reference,
-        "target_low": judged.low,
-        "target_high": judged.high,
+        "against": allowed.against,
+        "reference": allowed.reference,
+        "target_low": allowed.low,
+        "target_high": allowed.high,
         "source": target["source"],
-        "reason": judged.reason,
+        "reason": allowed.reason,
     }
 
 
-def _passes(row: Row, judged: Judged, metric: str) -> bool | None:
-    """Whether the mean lies in the range; null where nothing is judged, and for the yardstick itself."""
-    if (
-        judged.reason
-        or row["mean"] is None
-        or row["run"] in (judged.against, VOID_UNLESS.get(metric, ("",))[0])
-    ):
+def _passes(row: Row, allowed: TargetRange, metric: str) -> bool | None:
+    """Whether the mean lies in the range; null without a verdict, and for the reference itself."""
+    references = (allowed.against, VOID_UNLESS.get(metric, ("",))[0])
+    if allowed.reason or row["mean"] is None or row["run"] in references:
         return None
-    above = judged.low is None or row["mean"] >= judged.low
-    below = judged.high is None or row["mean"] <= judged.high
+    above = allowed.low is None or row["mean"] >= allowed.low
+    below = allowed.high is None or row["mean"] <= allowed.high
     return bool(above and below)
 
 
@@ -251,7 +255,7 @@ def page(content: dict[str, Any], metrics: Metrics) -> str:
     hardware, git = content["hardware"], content["git"]
     gpus = "".join(f", {gpu}" for gpu in hardware["gpus"])
     commit = f" Commit {git['commit'][:12]}{' with changes' * git['modified']}." if git else ""
-    targets = "\n".join(f"- {sentence}" for sentence in verdict(rows, run, metrics))
+    targets = "\n".join(f"- {sentence}" for sentence in verdict_sentences(rows, run, metrics))
     return f"""# Quality of {content["experiment"]}
 
 Made by the target `quality`. Generation seeds {seeds[0]} to {seeds[-1]}, one trained model a run, \
@@ -268,7 +272,7 @@ the same figure, and the interval is over the patients of the first. {MISSED}: t
 
 {_table(content, metrics, _over_seeds)}
 
-## What {run} is held to
+## Targets of {run}
 
 {targets}
 
@@ -278,27 +282,27 @@ the same figure, and the interval is over the patients of the first. {MISSED}: t
 """
 
 
-def verdict(rows: list[Row], run: str, metrics: Metrics) -> list[str]:
-    """How many targets a run meets, which it misses and by what, and which are not judged and why."""
+def verdict_sentences(rows: list[Row], run: str, metrics: Metrics) -> list[str]:
+    """Sentences on a run: targets met, targets missed with the figure, not judged with the reason."""
     own = [row for row in rows if row["run"] == run]
     judged = [row["pass"] for row in own if row["pass"] is not None]
     sentences = [f"{sum(judged)} of {len(judged)} targets met."]
     for row in own:
         title, unit = metrics[row["metric"]]["title"], metrics[row["metric"]]["unit"]
         if row["pass"] is False:
-            value = number(row["mean"], unit)
+            value = format_number(row["mean"], unit)
             sentences.append(f"Missed: {title}, {value}; target {target_in_words(row, unit)}.")
         elif row["pass"] is None:
             sentences.append(f"Not judged: {title} ({row['reason'] or 'no figure'}).")
         method = MUST_BEAT.get(row["metric"])
         floor = next((r["mean"] for r in rows if (r["run"], r["metric"]) == (method, row["metric"])), None)
         if floor is not None and row["mean"] is not None:
-            sentences.append(beats(metrics[row["metric"]], row["mean"], method, floor))
+            sentences.append(floor_sentence(metrics[row["metric"]], row["mean"], method, floor))
     return sentences
 
 
 def target_in_words(row: Row, unit: str) -> str:
-    """A row's target, with the figure of what it is relative to; a dash where none applies.
+    """A row's target with its reference; a dash if there is none.
 
     >>> row = {"reason": None, "comparison": ">=", "bound": 0.9, "of": "real", "against": "copy"}
     >>> target_in_words({**row, "target_low": 3638.5, "target_high": None, "reference": 4042.8}, "count")
@@ -306,7 +310,7 @@ def target_in_words(row: Row, unit: str) -> str:
     """
     if row["reason"]:
         return NONE
-    low, high = (number(row[end], unit) for end in ("target_low", "target_high"))
+    low, high = (format_number(row[end], unit) for end in ("target_low", "target_high"))
     if row["comparison"] == "within":
         return f"{low} to {high}" + (f" ({row['against']}'s)" if row["against"] else "")
     end = f"{row['comparison']} {low if row['comparison'] == '>=' else high}"
@@ -320,33 +324,33 @@ def _table(content: dict[str, Any], metrics: Metrics, cell: Callable[[Row, str],
     for row in content["rows"]:
         by_line.setdefault((row["metric"], row["mode"], row["size"]), {})[row["run"]] = row
     lines = [["figure", "n", "target", *runs], ["---"] * (3 + len(runs))]
-    for found in by_line.values():
-        first = next(iter(found.values()))
+    for by_key in by_line.values():
+        first = next(iter(by_key.values()))
         unit = metrics[first["metric"]]["unit"]
         n = {"base": content["patients"], "large": content["large"]}.get(first["size"], first["n"])
         if first["at_n"] and first["n"]:
-            n = min(n, first["n"])  # the classifier has no more than the held-out visits
-        head = [metrics[first["metric"]]["title"], number(n, "count"), target_in_words(first, unit)]
-        lines.append([*head, *(cell(found[run], unit) for run in runs)])
+            n = min(n, first["n"])  # the classifier scores at most as many visits as are held out
+        head = [metrics[first["metric"]]["title"], format_number(n, "count"), target_in_words(first, unit)]
+        lines.append([*head, *(cell(by_key[run], unit) for run in runs)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _over_seeds(row: Row, unit: str) -> str:
     low = row["ci_low"]
     if low is not None and unit in ("fraction", "count"):
-        low = max(low, 0.0)  # Student's t knows no bounds
-    ends = interval({**row, "ci_low": low}, unit)
-    text = _over_patients(row, unit, " †") if ends == NONE else f"{number(row['mean'], unit)} ({ends})"
+        low = max(low, 0.0)  # Student's t has no bounds
+    ends = format_interval({**row, "ci_low": low}, unit)
+    text = _over_patients(row, unit, " †") if ends == NONE else f"{format_number(row['mean'], unit)} ({ends})"
     return f"{text} {MISSED}" if row["pass"] is False else text
 
 
 def _over_patients(row: Row, unit: str, mark: str = "") -> str:
-    ends = interval({"ci_low": row["patients_low"], "ci_high": row["patients_high"]}, unit)
-    return number(row["value"], unit) + ("" if ends == NONE else f" ({ends}{mark})")
+    ends = format_interval({"ci_low": row["patients_low"], "ci_high": row["patients_high"]}, unit)
+    return format_number(row["value"], unit) + ("" if ends == NONE else f" ({ends}{mark})")
 
 
 def _times(content: dict[str, Any]) -> str:
-    """Seconds of a source's samples: the mean of the ordinary ones, then the large one."""
+    """Seconds of generation of each source: the mean of its samples, then of the large one."""
     seconds: dict[str, list[float]] = {}
     large: dict[str, str] = {}
     for name, spent in content["generation_seconds"].items():
@@ -356,4 +360,4 @@ def _times(content: dict[str, Any]) -> str:
         elif spent is not None:
             seconds.setdefault(source, []).append(spent)
     means = [f"{source} {sum(s) / len(s):,.0f}{large.get(source, '')}" for source, s in seconds.items()]
-    return ", ".join(means) or "not kept"
+    return ", ".join(means) or "not recorded"

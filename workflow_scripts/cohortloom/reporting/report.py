@@ -1,11 +1,11 @@
 """report.html: one self-contained page from the scorecard, the audit, the losses and the synthetic visits.
 
-It has a part for each of three readers: a physician (can I believe these patients?), a statistician (every
-figure, its floor and ceiling, when it misleads) and a data steward (what leaks, what was removed, what may
-be shared). Its text is in resources/report.html.j2 and resources/metrics.csv; this module fills it in.
+It has a part for each of three readers: a physician (are these patients plausible?), a statistician (every
+figure, its floor and ceiling, when it misleads) and a data steward (what leaks, what is removed, what may be
+shared). Its text is in resources/report.html.j2 and resources/metrics.csv; this module fills it in.
 
-The page holds rates and shares of real data, and rows of synthetic data only: reconstruct.parquet, which
-holds real codes, is none of its inputs.
+The page shows rates and shares of real data, and rows of synthetic data only. reconstruct.parquet, which
+holds real codes, is not an input.
 """
 
 import math
@@ -25,16 +25,16 @@ from cohortloom.reporting.scorecard import (
     VOID_UNLESS,
     Key,
     Record,
+    failed_controls,
     key,
     unequal_sizes,
-    voided,
 )
-from cohortloom.reporting.sentences import NONE, against_naive, dotted, in_words, number, sentences
+from cohortloom.reporting.sentences import NONE, against_naive, dotted, format_number, record_cells, sentences
 
 Metrics = dict[str, dict[str, str]]
 
 
-def render(
+def render_report(
     template: Path,
     *,
     card: dict[str, Any],
@@ -48,10 +48,10 @@ def render(
     examples: list[dict[str, Any]],
     titles: dict[str, str],
 ) -> str:
-    """The page as a string; equal inputs give an equal page (no date in it).
+    """The page as a string; equal inputs give an equal page, without a date.
 
-    `card` is the content of scorecard.json, `visits` the sets training, test and synthetic, `figures` those
-    of figures.of_experiment, `examples` those of examples.choose, `titles` the title of each code.
+    card: content of scorecard.json. visits: the sets training, test and synthetic. figures: of
+    figures.report_figures. examples: of examples.choose_examples. titles: title of each code.
     """
     records = card["records"]
     sizes = {name: {"visits": t.num_rows, "patients": len(patient_starts(t))} for name, t in visits.items()}
@@ -61,7 +61,7 @@ def render(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"dotted": dotted, "count": lambda value: number(value, "count")}
+    environment.filters |= {"dotted": dotted, "count": lambda value: format_number(value, "count")}
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         experiment=card["experiment"],
         main_id=main_id,
@@ -89,58 +89,64 @@ def render(
         seeds=_over_seeds(card.get("over_seeds", []), metrics),
         against_naive=against_naive(records, main_id, metrics),
         void=[
-            {"title": metrics[metric]["title"], "control": VOID_UNLESS[metric], "value": number(value, "")}
-            for (_, metric, _), value in voided(records)
+            {
+                "title": metrics[metric]["title"],
+                "control": VOID_UNLESS[metric],
+                "value": format_number(value, ""),
+            }
+            for (_, metric, _), value in failed_controls(records)
         ],
         provenance=provenance,
         settings=_settings(provenance["config"]),
     )
 
 
-_REFERENCES = {"real": "real", "copied": "copy", "naive": "naive"}  # cell of a row -> column of a record
+_REFERENCES = {"real": "real", "copied": "copy", "naive": "naive"}  # cell of a row -> field of a record
 
 
 def _row(record: Record, metrics: Metrics, marks: dict[tuple[str, Key], list[str]]) -> dict[str, Any]:
-    """A record in words; what was computed on another number of cases has a dagger."""
-    row = in_words(record, metrics[str(record["metric"])])
-    off = marks.get((str(record["run"]), key(record)), [])
-    row |= {cell: row[cell] + "†" for cell, name in _REFERENCES.items() if name in off}
-    return {**row, "unequal": bool(off)}
+    """A record in words; a reference with another number of cases gets a dagger."""
+    row = record_cells(record, metrics[str(record["metric"])])
+    unequal = marks.get((str(record["run"]), key(record)), [])
+    row |= {cell: row[cell] + "†" for cell, name in _REFERENCES.items() if name in unequal}
+    return {**row, "unequal": bool(unequal)}
 
 
 def _ordered(records: list[Record], metrics: Metrics) -> list[Record]:
     """Records in the order of metrics.csv, then by mode, column and subset, `decile 10` after `decile 9`."""
     order = {name: number for number, name in enumerate(metrics)}
 
-    def place(record: Record) -> tuple:
+    def sort_key(record: Record) -> tuple:
         stem, _, last = str(record["subset"] or "").rpartition(" ")
         part = (stem, int(last), "") if last.isdigit() and stem else (str(record["subset"]), 0, last)
         column = record["column"] not in (ALL, HEADLINE), record["column"]
         return order[record["metric"]], record["mode"] == "reconstruct", column, part
 
-    return sorted(records, key=place)
+    return sorted(records, key=sort_key)
 
 
 def _by_run(records: list[Record], runs: list[str], metrics: Metrics) -> list[dict[str, Any]]:
-    """A row a figure of a whole set; `cells` has the record of each run in words, None where it has none."""
+    """One row for each figure of the whole set; `cells` has the record of each run in words, or None."""
     figures: dict[Key, dict[str, dict[str, str]]] = {}
     for record in _ordered(records, metrics):
         if not record["subset"]:
-            words = in_words(record, metrics[str(record["metric"])])
-            figures.setdefault(key(record), {})[str(record["run"])] = words
+            cells = record_cells(record, metrics[str(record["metric"])])
+            figures.setdefault(key(record), {})[str(record["run"])] = cells
     rows = []
     for by_run in figures.values():
         cells = [by_run.get(run) for run in runs]
-        if known := [c for c in cells if c and (c["value"] != NONE or c["verdict"] == NOT_TRAINED)]:
-            rows.append({"title": known[0]["title"], "mode": known[0]["mode"], "cells": cells})
+        relevant = [c for c in cells if c and (c["value"] != NONE or c["verdict"] == NOT_TRAINED)]
+        if relevant:
+            rows.append({"title": relevant[0]["title"], "mode": relevant[0]["mode"], "cells": cells})
     return rows
 
 
 def _groups(records: list[Record], metrics: Metrics, marks: dict, titles: dict[str, str]) -> list[dict]:
-    """The main run's records by group: figures of the whole set, those of a subset apart, and in `missing`
-    the titles of those without a value, by reason.
+    """The main run's records by group.
 
-    The six criteria have a table of their own; the same rate in the other mode joins a group.
+    Each group has `rows` (figures of the whole set), `subsets` (figures of a part) and `missing` (titles of
+    the figures without a value, by reason). The six criteria are in another table; the same rate in the other
+    mode is in a group.
     """
     order = list(dict.fromkeys(metric["group"] for metric in metrics.values()))
     groups: dict[str, dict[str, Any]] = {}
@@ -148,8 +154,8 @@ def _groups(records: list[Record], metrics: Metrics, marks: dict, titles: dict[s
         name = metrics[str(record["metric"])]["group"]
         if name == "criteria":
             name = "generation" if record["metric"] == "duplicate_rate" else "medical validity"
-        known = any(record[field] is not None for field in ("value", "real", "naive"))
-        known |= record["reason"] == NOT_TRAINED
+        is_relevant = any(record[field] is not None for field in ("value", "real", "naive"))
+        is_relevant |= record["reason"] == NOT_TRAINED
         if record["target"] is not None:
             continue
         row = _row(record, metrics, marks)
@@ -159,7 +165,7 @@ def _groups(records: list[Record], metrics: Metrics, marks: dict, titles: dict[s
         if record["value"] is None:
             part = f"{row['title']}, {row['subset']}" if row["subset"] else row["title"]
             group["missing"].setdefault(row["reason"], []).append(part)
-        if known:  # such as gaps where nobody comes twice
+        if is_relevant:  # not, for example, gaps in a cohort where every patient has one visit
             group["subsets" if record["subset"] else "rows"].append(row)
     for group in groups.values():
         rows = group["rows"] + group["subsets"]
@@ -169,9 +175,9 @@ def _groups(records: list[Record], metrics: Metrics, marks: dict, titles: dict[s
 
 
 def planted_patients(records: list[Record], metrics: Metrics) -> dict[str, Any] | None:
-    """What each number of plantings reveals, of the first run with canaries; None where there is none.
+    """Figures of planted patients by number of repeats, of the first run with canaries; None without one.
 
-    `rows`: number of plantings -> metric -> its record in words.
+    `rows`: number of repeats -> metric -> its record in words.
     """
     runs = [r["run"] for r in records if r["metric"] == "canary_auc" and r["run"] != REAL]
     rows: dict[int, dict[str, Record]] = {}
@@ -183,19 +189,19 @@ def planted_patients(records: list[Record], metrics: Metrics) -> dict[str, Any] 
     held_out = next(iter(rows.values()))["canary_auc"]["n_reference"]
     return {
         "run": runs[0],
-        "held_out": number(held_out, "count"),
-        "ceiling": number(math.log2(held_out + 1), ""),
+        "held_out": format_number(held_out, "count"),
+        "ceiling": format_number(math.log2(held_out + 1), ""),
         "rows": {
-            times: {name: in_words(record, metrics[name]) for name, record in figures.items()}
+            times: {name: record_cells(record, metrics[name]) for name, record in figures.items()}
             for times, figures in sorted(rows.items())
         },
     }
 
 
 def _removed_columns(records: list[Record], run: str, metrics: Metrics) -> list[dict[str, Any]]:
-    """The audit of race, a row a group: AUC of real visits, predicted share and distance of the run."""
-    words = {
-        (r["run"], r["metric"], r["subset"]): in_words(r, metrics[r["metric"]])
+    """The audit of race by group: AUC on real visits, predicted share and distance of the run."""
+    cells = {
+        (r["run"], r["metric"], r["subset"]): record_cells(r, metrics[r["metric"]])
         for r in records
         if r["column"] in (ALL, HEADLINE)
     }
@@ -204,20 +210,20 @@ def _removed_columns(records: list[Record], run: str, metrics: Metrics) -> list[
         {
             "race": race,
             "auc": auc,
-            "share": words.get((run, "race_predicted_share", race), missing),
-            "distance": words.get((run, "race_js_distance", race), missing),
+            "share": cells.get((run, "race_predicted_share", race), missing),
+            "distance": cells.get((run, "race_js_distance", race), missing),
         }
-        for (name, metric, race), auc in words.items()
+        for (name, metric, race), auc in cells.items()
         if (name, metric) == (REAL, "race_auc") and race
     ]
 
 
 def _over_seeds(spread: list[dict[str, Any]], metrics: Metrics) -> list[dict[str, str]]:
-    """Figures of the whole set over the trainings of each run."""
+    """Rows of the figures of the whole set over the trainings of each run."""
     rows = []
     for entry in _ordered([entry for entry in spread if not entry["subset"]], metrics):
         metric = metrics[entry["metric"]]
-        cells = {n: number(entry[n], metric["unit"]) for n in ("mean", "sd", "min", "max", "real")}
+        cells = {n: format_number(entry[n], metric["unit"]) for n in ("mean", "sd", "min", "max", "real")}
         passed = "" if entry["passed"] is None else f"{entry['passed']} of {entry['seeds']}"
         mode = "half revealed" if entry["mode"] == "reconstruct" and metric["group"] == "generation" else ""
         mode = mode if entry["column"] in (ALL, HEADLINE) else f"{entry['column']}, {mode}".removesuffix(", ")
@@ -226,12 +232,12 @@ def _over_seeds(spread: list[dict[str, Any]], metrics: Metrics) -> list[dict[str
 
 
 def _settings(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """The config as (path, value) pairs, without where the raw data lie."""
-    found = []
+    """The config as (path, value) pairs, without the folder of the raw data."""
+    pairs = []
     for name, value in config.items():
         if isinstance(value, dict):
-            found += _settings(value, f"{prefix}{name}.")
+            pairs += _settings(value, f"{prefix}{name}.")
         elif name != "raw_dir":
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            found.append((f"{prefix}{name}", text))
-    return found
+            pairs.append((f"{prefix}{name}", text))
+    return pairs

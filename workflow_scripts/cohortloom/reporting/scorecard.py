@@ -1,17 +1,17 @@
-"""The scorecard: every record with what real data and the naive methods score, and a verdict.
+"""The scorecard: every record with the figures of real data and of naive methods, and a verdict.
 
 How `pass` is decided:
 
 - the six criteria: by their absolute target (resources/metrics.csv, column target);
-- every other metric: against held-out real data scored the same way. It passes where it is not worse than
-  the worse end of real's 95% interval; a metric that has no better side must lie inside that interval. That
-  margin is wider where fewer real visits are held out, so it is written beside the verdict;
-- F1 on hidden codes, which real data have not: against the naive method linear (MUST_BEAT);
-- null, with `reason`: where the value, real's value or real's interval is missing; where n differs from
-  real's by more than 5%, because most figures depend on it (those of OWN_NUMBER do not); and for a measure
-  that is void because its own control failed (VOID_UNLESS).
+- every other metric: by held-out real data scored in the same way. It passes if it is not worse than the
+  worse end of real's 95% interval; a metric without a better side must lie inside the interval. The interval
+  is wider with fewer held-out visits, so the report shows this margin with the verdict;
+- F1 on hidden codes, which real data do not have: by the naive method linear (MUST_BEAT);
+- null, with a `reason`: if the value, real's value or real's interval is missing; if n differs from real's by
+  more than 5%, because most figures depend on it (those of OWN_NUMBER do not); and for a measure that is void
+  because its control failed (VOID_UNLESS).
 
-The direction (higher_is_better) is the record's own.
+The direction (higher_is_better) is a field of the record.
 """
 
 import csv
@@ -26,7 +26,7 @@ from cohortloom.base.files import read_json
 from cohortloom.evaluation.intervals import mean_interval
 from cohortloom.evaluation.records import FIELDS, is_headline
 
-# The user's six, in the order in which they are asked for; None takes whichever mode the metric has.
+# The six criteria in their order, and the mode of each; None for a metric that has only one mode.
 CRITERIA = {
     "age_head_loss": None,
     "sex_head_loss": None,
@@ -36,25 +36,26 @@ CRITERIA = {
     "duplicate_rate": "synthesize",
 }
 REAL = "real"
-NAIVE = ("prevalence", "linear", "markov", "echo")  # `copy` has a column of its own
-MEANINGFUL_VISITS = 2000  # test visits below which no figure says anything
+NAIVE = ("prevalence", "linear", "markov", "echo")  # without `copy`, which has its own column
+MEANINGFUL_VISITS = 2000  # with fewer test visits figures are mostly chance
 SAME_SIZE = 0.05  # figures whose n differ by a larger share are not compared
-# Rates and means over cases of which the generator has its own number, such as long visits.
+# Rates and means over cases whose number depends on the generator, such as long visits: n is not compared.
 OWN_NUMBER = (
     *("copy_share", "newborn_chronic_rate", "carried_codes"),
     *("mean_visits_per_patient", "mean_gap_days"),
 )
 N_DIFFERS = "n differs"
 NO_VALUE, NO_REAL, VOID = "no value", "no interval of real", "void: its control failed"
-# A classifier that cannot even distinguish this method from real data says nothing about the others.
+# A metric is void unless it reaches this minimum for this method: the classifier must distinguish markov from
+# real.
 VOID_UNLESS = {"classifier_auc": ("markov", 0.70)}
-# Attacks that are made on two samples of the main run: the larger figure is its own (see `larger_leaks`).
+# Attacks on two samples of the main run, of which the larger figure counts (see `larger_leaks`).
 LEAKS = (
     *("copy_share", "membership_auc", "membership_tpr_1fpr", "membership_gain"),
     *("attribute_risk", "adversarial_risk"),
 )
 AGES_OF_TEST, AGES_OF_TRAINING = "ages and sexes of test", "ages and sexes of training"
-# A figure, and the naive method that a model must beat in it: else training found no more than counting does.
+# A figure and the naive method that a model must beat in it; else training is no better than counting.
 MUST_BEAT = {"hidden_f1": "linear"}
 _COMPARE = {"<": operator.lt, "<=": operator.le, "=": operator.eq, ">=": operator.ge, ">": operator.gt}
 
@@ -69,16 +70,16 @@ def read_metrics(path: Path) -> dict[str, dict[str, str]]:
 
 
 def read_records(paths: Iterable[Path]) -> list[Record]:
-    """All records of the evaluation files, in a fixed order whatever the order of the files.
+    """All records of the evaluation files, in an order that does not depend on the order of the files.
 
     Raises UserError for a file that is not a list of records.
     """
     records = []
     for path in sorted(paths):
-        found = read_json(path)
-        if not isinstance(found, list):
+        content = read_json(path)
+        if not isinstance(content, list):
             raise UserError(f"{path}: not a list of records; run the evaluation again")
-        for record in found:
+        for record in content:
             missing = [name for name in FIELDS if name not in record]
             if missing:
                 raise UserError(f"{path}: a record lacks {missing[0]}; run the evaluation again")
@@ -87,7 +88,7 @@ def read_records(paths: Iterable[Path]) -> list[Record]:
 
 
 def key(record: Record) -> Key:
-    """What must agree before two records may be compared."""
+    """The fields in which two records must agree to be compared."""
     return (
         str(record["mode"] or ""),
         str(record["metric"]),
@@ -97,18 +98,18 @@ def key(record: Record) -> Key:
 
 
 def join(records: list[Record], metrics: dict[str, dict[str, str]]) -> list[Record]:
-    """New records with the columns from real to reason filled in (see the top of this file)."""
+    """New records with the fields from real to reason filled in (see the top of this file)."""
     by_run = _by_run(records)
-    void = {where for where, _ in voided(records)}
+    void = {where for where, _ in failed_controls(records)}
     joined = []
     for record in records:
-        others = _references(record, by_run)
-        real = others["real"] or {}
+        references = _references(record, by_run)
+        real = references["real"] or {}
         target = criterion_target(record, metrics)
-        passed, reason = _verdict(record, others["real"], target, key(record)[:3] in void)
-        if (floor := to_beat(record, by_run)) is not None:
+        passed, reason = _verdict(record, references["real"], target, key(record)[:3] in void)
+        if (floor := naive_floor(record, by_run)) is not None:
             passed, reason = record["value"] > floor, None
-        values = {name: other and other["value"] for name, other in others.items()}
+        values = {name: other and other["value"] for name, other in references.items()}
         ends = {"real_low": real.get("ci_low"), "real_high": real.get("ci_high")}
         verdict = {"target": target and target[1], "pass": passed, "reason": reason}
         joined.append({**record, **values, **ends, **verdict})
@@ -116,40 +117,37 @@ def join(records: list[Record], metrics: dict[str, dict[str, str]]) -> list[Reco
 
 
 def larger_leaks(records: list[Record], main: str, privacy_run: str | None) -> list[Record]:
-    """Records in which the figures of attacks on `main` are the larger of its own and those of `privacy_run`.
+    """Records in which the figure of an attack on `main` is the larger of its two samples.
 
-    Both stand beside as subsets that say whose ages and sexes the sample has; `privacy_run`, which is the
-    same model at other ages and sexes, has no other records.
+    `privacy_run` is the sample of the same model at the ages and sexes of training patients. Both figures are
+    added as subsets, named by whose ages and sexes the sample has; the records of `privacy_run` are dropped.
     """
     others = {key(record): record for record in records if record["run"] == privacy_run}
-    made: list[Record] = []
+    result: list[Record] = []
     for record in records:
         if record["run"] == privacy_run:
             continue
         other = others.get(key(record))
         if record["run"] != main or record["metric"] not in LEAKS or other is None:
-            made.append(record)
+            result.append(record)
             continue
-        own = [record, {**other, "run": main, "seed": record["seed"]}]
-        larger = max(
-            (one for one in own if one["value"] is not None), key=lambda one: one["value"], default=record
-        )
-        made.append(larger)
-        made += [
-            {**one, "subset": name} for one, name in zip(own, (AGES_OF_TEST, AGES_OF_TRAINING), strict=True)
-        ]
-    return made
+        both = [record, {**other, "run": main, "seed": record["seed"]}]
+        with_value = (sample for sample in both if sample["value"] is not None)
+        result.append(max(with_value, key=lambda sample: sample["value"], default=record))
+        names = (AGES_OF_TEST, AGES_OF_TRAINING)
+        result += [{**sample, "subset": name} for sample, name in zip(both, names, strict=True)]
+    return result
 
 
-def voided(records: list[Record]) -> list[tuple[tuple[str, str, str], float | None]]:
-    """((mode, metric, column), what its control scored) of each measure whose control fell short or lacks."""
-    by_run, found = _by_run(records), []
+def failed_controls(records: list[Record]) -> list[tuple[tuple[str, str, str], float | None]]:
+    """((mode, metric, column), value of the control) of each measure whose control failed or is missing."""
+    by_run, failed = _by_run(records), []
     for where in sorted({key(record)[:3] for record in records if record["metric"] in VOID_UNLESS}):
         method, minimum = VOID_UNLESS[where[1]]
         value = by_run.get((method, (*where, "")), {}).get("value")
         if value is None or value < minimum:
-            found.append((where, value))
-    return found
+            failed.append((where, value))
+    return failed
 
 
 def _by_run(records: list[Record]) -> dict[tuple[str, Key], Record]:
@@ -157,38 +155,38 @@ def _by_run(records: list[Record]) -> dict[tuple[str, Key], Record]:
 
 
 def _references(record: Record, by_run: dict[tuple[str, Key], Record]) -> dict[str, Record | None]:
-    """What a record is compared with: the same figure of real, of copy and of the best naive method."""
-    real, copied = (by_run.get((run, key(record))) for run in (REAL, "copy"))
-    return {"real": real, "copy": copied, "naive": best_naive(record, by_run)}
+    """The same figure of real, of copy and of the best naive method."""
+    real, of_copy = (by_run.get((run, key(record))) for run in (REAL, "copy"))
+    return {"real": real, "copy": of_copy, "naive": best_naive(record, by_run)}
 
 
 def best_naive(record: Record, by_run: dict[tuple[str, Key], Record]) -> Record | None:
-    """The best of the naive methods at this metric; where no side is better, the one closest to real."""
-    found = [by_run.get((method, key(record))) for method in NAIVE]
-    found = [other for other in found if other is not None and other["value"] is not None]
-    if not found:
+    """The best naive method at this metric; the one closest to real if no side is better."""
+    candidates = [by_run.get((method, key(record))) for method in NAIVE]
+    candidates = [other for other in candidates if other is not None and other["value"] is not None]
+    if not candidates:
         return None
     if record["higher_is_better"] is None:
         real = by_run.get((REAL, key(record)))
         if real is None or real["value"] is None:
             return None
-        return min(found, key=lambda other: abs(other["value"] - real["value"]))
-    return (max if record["higher_is_better"] else min)(found, key=lambda other: other["value"])
+        return min(candidates, key=lambda other: abs(other["value"] - real["value"]))
+    return (max if record["higher_is_better"] else min)(candidates, key=lambda other: other["value"])
 
 
-def to_beat(record: Record, by_run: dict[tuple[str, Key], Record]) -> float | None:
-    """What the method of MUST_BEAT scores; None where a record is not held to it or either has no value."""
+def naive_floor(record: Record, by_run: dict[tuple[str, Key], Record]) -> float | None:
+    """Value of the method in MUST_BEAT; None if the record need not beat one or either has no value."""
     method = MUST_BEAT.get(str(record["metric"]))
     if method is None or record["value"] is None or record["run"] in (REAL, "copy", *NAIVE):
         return None
     return by_run.get((method, key(record)), {}).get("value")
 
 
-def floors(records: list[Record], run: str) -> list[tuple[Record, str, float]]:
-    """Each record of a run that is held to a naive method, the method, and what it scores."""
+def naive_floors(records: list[Record], run: str) -> list[tuple[Record, str, float]]:
+    """Each record of a run that must beat a naive method, with the method and its value."""
     by_run = _by_run(records)
-    found = [(record, to_beat(record, by_run)) for record in records if record["run"] == run]
-    return [(record, MUST_BEAT[str(record["metric"])], value) for record, value in found if value is not None]
+    pairs = [(record, naive_floor(record, by_run)) for record in records if record["run"] == run]
+    return [(record, MUST_BEAT[str(record["metric"])], value) for record, value in pairs if value is not None]
 
 
 def criterion_target(record: Record, metrics: dict[str, dict[str, str]]) -> tuple[str, float] | None:
@@ -203,7 +201,7 @@ def criterion_target(record: Record, metrics: dict[str, dict[str, str]]) -> tupl
 def _verdict(
     record: Record, real: Record | None, target: tuple[str, float] | None, void: bool
 ) -> tuple[bool | None, str | None]:
-    """Whether a record meets its target, or is not worse than real's 95% interval; None and why otherwise."""
+    """Whether a record meets its target, or is not worse than real's 95% interval; or None and the reason."""
     value, higher = record["value"], record["higher_is_better"]
     if value is None:
         return None, record["reason"] or NO_VALUE
@@ -221,7 +219,7 @@ def _verdict(
 
 
 def same_size(n: int | None, other: int | None) -> bool:
-    """Whether two numbers of cases differ by at most 5%; true where one was not counted.
+    """Whether two numbers of cases differ by at most 5%; true if one is unknown.
 
     >>> same_size(105, 100), same_size(106, 100), same_size(None, 100)
     (True, False, True)
@@ -230,19 +228,18 @@ def same_size(n: int | None, other: int | None) -> bool:
 
 
 def unequal_sizes(records: list[Record]) -> dict[tuple[str, Key], list[str]]:
-    """For each (run, key) the columns (real, copy, naive) whose n is over 5% off the record's own n."""
+    """For each (run, key) the columns (real, copy, naive) whose n differs from the record's by over 5%."""
     by_run = _by_run(records)
-    marks = {}
+    unequal = {}
     for (run, where), record in by_run.items():
-        others = _references(record, by_run).items()
-        off = [
+        columns = [
             name
-            for name, other in others
+            for name, other in _references(record, by_run).items()
             if other is not None and other["value"] is not None and not same_size(record["n"], other["n"])
         ]
-        if off:
-            marks[run, where] = off
-    return marks
+        if columns:
+            unequal[run, where] = columns
+    return unequal
 
 
 def criteria(records: list[Record], run: str) -> list[Record]:
@@ -250,41 +247,41 @@ def criteria(records: list[Record], run: str) -> list[Record]:
 
     Raises UserError where an evaluation of the run is missing.
     """
-    found = []
+    result = []
     for metric, mode in CRITERIA.items():
-        match = [
+        matches = [
             record
             for record in records
             if record["run"] == run and record["metric"] == metric and is_headline(record)
             if mode in (None, record["mode"])
         ]
-        if not match:
+        if not matches:
             raise UserError(f"{run}: no record of {metric}; run evaluate_all, which writes it")
-        found.append(match[0])
-    return found
+        result.append(matches[0])
+    return result
 
 
 def over_seeds(records: list[Record]) -> list[dict[str, object]]:
-    """Mean and spread of each figure of a run that was trained with several seeds.
+    """Mean and spread of each figure of a run that is trained with several seeds.
 
-    `records` are joined. Each entry: run (its name without the seed), mode, metric, column, subset, seeds
-    (how many), mean, sd (n - 1), min, max, ci_low and ci_high (95% of the mean over trainings, Student's t),
-    real, naive, target, and passed (how many of the seeds pass; null where none is judged). The interval is
-    over trainings; the records' own are over patients.
+    records: joined ones. Each entry has: run (its name without the seed), mode, metric, column, subset, seeds
+    (their number), mean, sd (n - 1), min, max, ci_low and ci_high (95% of the mean over trainings, Student's
+    t), real, naive, target, and passed (number of seeds that pass; null if none is judged). This interval is
+    over trainings, those of the records are over patients.
     """
     groups: dict[tuple[str, Key], list[Record]] = {}
     for record in records:
         name, seeded = re.subn(r"-s\d+$", "", str(record["run"]))
         if seeded and record["value"] is not None:
             groups.setdefault((name, key(record)), []).append(record)
-    found = []
+    entries = []
     for (run, (mode, metric, column, subset)), members in groups.items():
         if len(members) < 2:
             continue
         values = [float(record["value"]) for record in members]
         mean, low, high = mean_interval(values)
         verdicts = [record["pass"] for record in members if record["pass"] is not None]
-        found.append(
+        entries.append(
             {
                 "run": run,
                 "mode": mode,
@@ -302,7 +299,7 @@ def over_seeds(records: list[Record]) -> list[dict[str, object]]:
                 "passed": sum(verdicts) if verdicts else None,
             }
         )
-    return found
+    return entries
 
 
 def build(
@@ -312,10 +309,10 @@ def build(
     metrics: dict[str, dict[str, str]],
     privacy_run: str | None = None,
 ) -> dict:
-    """The content of scorecard.json from the records as the evaluations wrote them.
+    """The content of scorecard.json from the records of the evaluations.
 
-    `privacy_run` is the run of the main run's visits at ages and sexes of training patients. Raises UserError
-    for a metric that metrics.csv does not explain: no figure without its meaning.
+    `privacy_run` is the sample of the main run at the ages and sexes of training patients. Raises UserError
+    for a metric that metrics.csv does not explain.
     """
     unknown = sorted({str(record["metric"]) for record in records} - set(metrics))
     if unknown:
@@ -323,4 +320,4 @@ def build(
     joined = join(larger_leaks(records, main, privacy_run), metrics)
     card = {"experiment": experiment, "criteria": criteria(joined, main), "records": joined}
     spread = over_seeds(joined)
-    return {**card, "over_seeds": spread} if spread else card  # one seed has no spread
+    return {**card, "over_seeds": spread} if spread else card  # empty for a single seed

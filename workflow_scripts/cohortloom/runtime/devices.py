@@ -1,4 +1,4 @@
-"""Which device computes, in which precision, and what it does with memory."""
+"""The device of a computation, its precision and its memory."""
 
 import ctypes
 import sys
@@ -7,16 +7,16 @@ import torch
 
 from cohortloom.base.errors import UserError
 
-# Tokens of a batch that is scored; with more of them a layer's states leave the caches of a CPU.
+# Target tokens of a scored batch; with more, the states of a layer do not fit into the caches of a CPU.
 READ_TOKENS = {"cpu": 1024, "cuda": 8192}
 
-# transformers' name of the attention that trains fastest: on a CPU the gradient of the fused one takes five
-# times as long as plain products of matrices.
+# transformers' name of the attention that trains fastest. On a CPU the gradient of the fused attention takes
+# five times as long as plain matrix products.
 TRAINING_ATTENTION = {"cpu": "eager", "cuda": "sdpa"}
 
 
 def fast_products(device: torch.device) -> torch.autocast:
-    """In this context a CPU that is fast in bf16 multiplies matrices in it; others mix no precisions."""
+    """Context in which a CPU with fast bf16 multiplies matrices in bf16; no effect on other devices."""
     fast = device.type == "cpu" and pick_device("cpu")[1] == "bf16"
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
@@ -24,10 +24,9 @@ def fast_products(device: torch.device) -> torch.autocast:
 def pick_device(device: str, devices: int = 1, precision: str = "auto") -> tuple[str, str]:
     """Device name (`cpu` or `cuda`) for auto, cpu or cuda, and the mixed precision that is fast on it.
 
-    bf16 on a GPU that has it and on a CPU with instructions for it (AMX, AVX512-BF16); elsewhere float32 is
-    faster ("no"). With `precision` float32 it is "no" everywhere. For a GPU it also turns cuDNN's attention
-    off, in the whole process. Raises UserError where a GPU is asked for and none is there, and where fewer
-    than `devices` are.
+    bf16 on a GPU that has it and on a CPU with instructions for it (AMX, AVX512-BF16); "no" elsewhere, where
+    float32 is faster, and with `precision` float32. For a GPU, cuDNN's attention is turned off in the whole
+    process. Raises UserError if a GPU is requested and none is visible, or fewer than `devices`.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda is asked for, but no GPU is visible; set device: cpu or auto")
@@ -39,16 +38,16 @@ def pick_device(device: str, devices: int = 1, precision: str = "auto") -> tuple
             f"train.devices: {devices} GPUs are asked for, but {torch.cuda.device_count()} visible; "
             "on Slurm set `gpu` of the rule train to as many"
         )
-    # cuDNN's attention plans anew for each shape that it has not met, and hardly two steps have the same.
+    # cuDNN's attention makes a plan for each new shape, and almost every step has another shape.
     torch.backends.cuda.enable_cudnn_sdp(False)
     return "cuda", "bf16" if torch.cuda.is_bf16_supported() and precision == "auto" else "no"
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory in this process, where the C library is glibc.
+    """Keep freed memory in this process, if the C library is glibc.
 
-    Each training step asks for the same large blocks; glibc would give them back to the system at once and
-    have every page cleared again, which takes a fifth of a step.
+    Each training step allocates the same large blocks. By default glibc returns them to the system at once,
+    and every page is cleared again, which takes a fifth of a step.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         m_trim_threshold, m_mmap_max = -1, -4  # malloc.h

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and SIGINT set a flag, so that a step can save its work and end by itself."""
+"""Signals: SIGTERM and SIGINT set a flag, so that a step can save its work before it ends."""
 
 import signal
 from collections.abc import Callable
@@ -7,10 +7,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """Inside the `with` block, whether one of SIGNALS has arrived; a second SIGINT interrupts at once.
+    """Inside the `with` block, notes whether one of SIGNALS has arrived; a second SIGINT interrupts at once.
 
-    Only the main thread may enter it. Outside the block signals do what they did before. `then`, where it
-    is set, is called with each signal.
+    Only the main thread may enter the block. Outside it signals have their previous effect. `then`, if set,
+    is called with each signal.
     """
 
     def __init__(self) -> None:
@@ -34,5 +34,5 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        """Whether to stop at the next safe place."""
+        """Whether the step must stop at the next point where it can save its work."""
         return self.signal is not None

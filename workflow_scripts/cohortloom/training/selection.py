@@ -1,6 +1,6 @@
-"""How near generated validation visits are to the real ones: with the loss, what chooses the checkpoint.
+"""Distance of generated visits from real validation visits; with the loss it selects the checkpoint.
 
-Kept apart from the evaluation, so that a change there does not train the models anew.
+It is not part of the evaluation package, so that a change there does not rerun the training.
 """
 
 import numpy as np
@@ -11,9 +11,10 @@ from scipy.stats import ks_2samp
 def selection_score(
     ids: np.ndarray, lengths: np.ndarray, real_ids: np.ndarray, real_lengths: np.ndarray, size: int
 ) -> float:
-    """Lower is better: Jensen-Shannon distance of code counts (plus one) and KS of codes a visit, added.
+    """Jensen-Shannon distance of code counts (plus one) plus KS statistic of codes a visit; lower is better.
 
-    Flat vocabulary ids below `size`; lengths [n_visits]. A score of visits against themselves is 0.
+    ids, real_ids: flat vocabulary ids below `size`. lengths, real_lengths [n_visits]: codes of each visit.
+    The score of visits against themselves is 0.
     """
-    made, real = (np.bincount(part, minlength=size) + 1.0 for part in (ids, real_ids))
-    return float(jensenshannon(made, real)) + float(ks_2samp(lengths, real_lengths).statistic)
+    generated, real = (np.bincount(part, minlength=size) + 1.0 for part in (ids, real_ids))
+    return float(jensenshannon(generated, real)) + float(ks_2samp(lengths, real_lengths).statistic)

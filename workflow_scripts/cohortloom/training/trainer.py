@@ -1,8 +1,8 @@
-"""The training loop: denoising epochs within a token budget, which resumes exactly where it was stopped.
+"""The training loop: denoising epochs within a budget of tokens, resumed exactly where it stopped.
 
-Every `1 / evaluations` of the budget the model is scored on validation patients, teacher-forced and by
-generated visits; the weights with the lowest sum of the two are kept. A checkpoint is saved every so many
-minutes, when the process is asked to stop, and at the end.
+`evaluations` times in the budget the model is scored on validation patients, teacher-forced and by generated
+visits; the weights with the lowest sum of the two scores are the result. A checkpoint is saved every few
+minutes, when a signal asks the process to stop, and at the end.
 """
 
 import math
@@ -32,16 +32,18 @@ from cohortloom.training.checkpoints import Checkpoints
 from cohortloom.training.optimizers import make_optimizers
 from cohortloom.training.selection import selection_score
 
-WARMUP = 0.05  # of the budget: the first steps of Muon and Adagrad are as large as any
+WARMUP = 0.05  # share of the budget: the first steps of Muon and Adagrad are as large as later ones
 MAX_NORM = 1.0  # of the gradient of a step
-SELECTION_PATIENTS = 1000  # generated at each evaluation; enough to distinguish a poor model from a fair one
+SELECTION_PATIENTS = 1000  # generated at each evaluation: enough to distinguish a poor model from a fair one
 LOG_TOKENS = 50_000  # target tokens between two lines of the log
 
 
 @dataclass
 class Plan:
-    """What shapes the weights beside the model's own config. tokens, batch_tokens: target tokens in all, a
-    step."""
+    """Settings of the training that shape the weights, beside the model's own config.
+
+    tokens: budget in target tokens. batch_tokens: target tokens of a step.
+    """
 
     seed: int
     tokens: int
@@ -53,7 +55,7 @@ class Plan:
 
 @dataclass
 class State:
-    """Where training stands, beside weights and optimizer."""
+    """Progress of the training, saved in checkpoints beside weights and optimizers."""
 
     tokens: int = 0
     step: int = 0
@@ -61,7 +63,7 @@ class State:
     batch: int = 0  # next batch of the epoch
     evaluated: int = 0
     logged: int = 0  # tokens at the last log line
-    sums: dict[str, float] = field(default_factory=dict)  # of the losses since then, by token
+    sums: dict[str, float] = field(default_factory=dict)  # of each loss over the tokens since then
     best_score: float = float("inf")
     best_tokens: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -83,10 +85,10 @@ class Trainer:
         stop: Stop | None = None,
         forbidden: np.ndarray | None = None,
     ):
-        """forbidden: bool [2, 91, vocabulary], codes that enter the loss (data/forbidden.py)."""
-        name, precision = pick_device(device, precision=plan.precision)
-        self.accelerator = Accelerator(cpu=name == "cpu", mixed_precision=precision)
-        model.set_attn_implementation(TRAINING_ATTENTION[name])
+        """forbidden: bool [2, 91, vocabulary], codes that the loss penalizes (data/forbidden.py)."""
+        device, precision = pick_device(device, precision=plan.precision)
+        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+        model.set_attn_implementation(TRAINING_ATTENTION[device])
         self.plain_model = model  # without accelerate's wrapping for several processes
         self.model, *self.optimizers = self.accelerator.prepare(
             model, *make_optimizers(model, plan.learning_rate)
@@ -102,10 +104,10 @@ class Trainer:
         log.info("device %s, mixed precision %s", self.accelerator.device, precision)
 
     def fit(self) -> PromptBartWithDemographicPrediction:
-        """Train until the budget is spent; resumes from the newest checkpoint of the same digest.
+        """Train until the budget is spent, from the newest checkpoint of the same digest if there is one.
 
-        What it returns is calibrated (calibration.py); the last row of the history, split `saved`, has its
-        validation losses.
+        Returns the best model, calibrated (calibration.py). The last row of the history, split `saved`, has
+        its validation losses.
         """
         torch.manual_seed(seed_of("dropout", self.plan.seed, self._process))
         self._resume()
@@ -113,19 +115,20 @@ class Trainer:
         rows = np.flatnonzero(np.diff(self.train.offsets) > 0)
         started, started_at = time.monotonic(), state.tokens
         self.saved_at = started
-        if self._evaluation_is_due():  # a signal had stopped it
+        if self._evaluation_is_due():  # a signal stopped the last one
             self._evaluate()
-        shown = {"unit": "tok", "unit_scale": True, "mininterval": 5, "disable": self._processes > 1}
-        with tqdm(total=plan.tokens, initial=state.tokens, **shown) as bar:
+        style = {"unit": "tok", "unit_scale": True, "mininterval": 5, "disable": self._processes > 1}
+        with tqdm(total=plan.tokens, initial=state.tokens, **style) as bar:
             while state.tokens < plan.tokens:
                 pairs, batches = self._epoch(rows)
-                ready = None
+                next_batch = None
                 while state.batch < len(batches) and state.tokens < plan.tokens:
-                    batch, share, n = ready or self._batch(pairs, batches[state.batch])
+                    batch, share, n = next_batch or self._batch(pairs, batches[state.batch])
                     losses = self._step(batch, share)
                     state.batch, state.step = state.batch + 1, state.step + 1
-                    # While a GPU is at work on this step: to ask for the losses is to wait for it.
-                    ready = self._batch(pairs, batches[state.batch]) if state.batch < len(batches) else None
+                    # Prepare the next batch while a GPU computes this step: reading the losses waits for it.
+                    is_last = state.batch >= len(batches)
+                    next_batch = None if is_last else self._batch(pairs, batches[state.batch])
                     losses = self._finite(losses)
                     state.tokens += n
                     state.sums = {
@@ -138,12 +141,12 @@ class Trainer:
                             "train", {name: total / tokens for name, total in state.sums.items()}
                         )
                         state.logged, state.sums = state.tokens, {}
-                        told = "lm {lm_loss:.3f} age {age_loss_years2:.1f} sex {sex_loss:.3f}".format(**row)
-                        bar.set_postfix_str(told)
-                        if bar.disable:  # lines are what gets through from several processes
+                        text = "lm {lm_loss:.3f} age {age_loss_years2:.1f} sex {sex_loss:.3f}".format(**row)
+                        bar.set_postfix_str(text)
+                        if bar.disable:  # torchrun passes on lines, no progress bar
                             rate = (state.tokens - started_at) / (time.monotonic() - started)
                             log.info(
-                                "token %d of %d, %.0f a second: %s", state.tokens, plan.tokens, rate, told
+                                "token %d of %d, %.0f a second: %s", state.tokens, plan.tokens, rate, text
                             )
                     if self._evaluation_is_due():
                         self._evaluate()
@@ -153,7 +156,7 @@ class Trainer:
         seconds = time.monotonic() - started
         rate = (state.tokens - started_at) / max(seconds, 1e-9)
         log.info("%d tokens in %.0f s: %.0f a second", state.tokens, seconds, rate)
-        self._save()  # so that a job which dies while it writes the model has nothing to train again
+        self._save()  # a job that dies while it writes the model need not train again
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         model.load_state_dict(self.best)
         calibrate(model, self.vocabulary, self.train, self.val, plan.seed, self.accelerator)
@@ -173,17 +176,22 @@ class Trainer:
         return pairs, steps(pairs, self.plan.batch_tokens, rng.permutation(rows))
 
     def _batch(self, pairs: Pairs, rows: np.ndarray) -> tuple[dict[str, torch.Tensor], float, int]:
-        """This process's part of the visits `rows` of a step; its share of their target tokens; their number.
+        """Batch of this process, its share of the step's target tokens, and their number.
 
-        Every process must take part in every step: one without visits takes the first and gives it no weight.
+        rows: the visits of the step.
+
+        Every process must take part in every step: one without visits takes the first with weight 0.
         """
-        mine = rows[self._process :: self._processes]
-        held, total = int(pairs.targets(mine).sum()), int(pairs.targets(rows).sum())
-        batch = collate(self.train, pairs, mine if len(mine) else rows[:1])
-        return as_tensors(batch, self.accelerator.device, self.forbidden), held / total, total
+        own_rows = rows[self._process :: self._processes]
+        own, total = int(pairs.targets(own_rows).sum()), int(pairs.targets(rows).sum())
+        batch = collate(self.train, pairs, own_rows if len(own_rows) else rows[:1])
+        return as_tensors(batch, self.accelerator.device, self.forbidden), own / total, total
 
     def _step(self, batch: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
-        """One step on `batch`, a `share` of it: terms of the loss, the loss and the norm of the gradient."""
+        """One step: terms of the loss, the loss and the norm of the gradient.
+
+        share: of the step's target tokens that `batch` holds.
+        """
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = group["peak"] * self._rate()
         if not self.plain_model.training:  # the evaluation set the plain model alone to eval mode
@@ -201,8 +209,7 @@ class Trainer:
         return {**dict(zip(values, losses, strict=True)), "norm": norm}
 
     def _finite(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
-        """The losses of a step as numbers; UserError where one of them or the gradient's norm is not
-        finite."""
+        """The losses of a step as numbers. Raises UserError if one of them or the gradient is not finite."""
         values = {name: float(value) for name, value in losses.items()}
         if not np.isfinite(list(values.values())).all():
             raise UserError(
@@ -214,13 +221,13 @@ class Trainer:
 
     def _rate(self) -> float:
         """Share of the peak learning rates: linear warm-up, then cosine decay to zero at the end."""
-        done = self.state.tokens / self.plan.tokens
-        if done < WARMUP:
-            return (done + 1e-3) / (WARMUP + 1e-3)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - WARMUP) / (1 - WARMUP))))
+        spent = self.state.tokens / self.plan.tokens
+        if spent < WARMUP:
+            return (spent + 1e-3) / (WARMUP + 1e-3)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (spent - WARMUP) / (1 - WARMUP))))
 
     def _record(self, split: str, means: dict[str, float]) -> dict[str, Any]:
-        """A row of the history from the mean of each term of the loss and of the whole, `loss`."""
+        """Add a row to the history from the means of the loss and its terms."""
         terms = {f"{name}_loss": value for name, value in means.items() if name != "loss"}
         row = {
             "tokens": self.state.tokens,
@@ -238,15 +245,17 @@ class Trainer:
     def _evaluation_is_due(self) -> bool:
         state = self.state
         last = state.history[-1] if state.history else {"split": "", "tokens": -1}
-        done = (last["split"], last["tokens"]) == ("val", state.tokens)
-        return not done and state.tokens >= self.plan.tokens * (state.evaluated + 1) / self.plan.evaluations
+        is_evaluated = (last["split"], last["tokens"]) == ("val", state.tokens)
+        due_tokens = self.plan.tokens * (state.evaluated + 1) / self.plan.evaluations
+        return not is_evaluated and state.tokens >= due_tokens
 
     @torch.no_grad()
     def _evaluate(self) -> None:
-        """Teacher-forced validation losses with nothing revealed, then generated validation visits.
+        """Score the model on validation patients and note the best weights.
 
-        Every process does all of it, on the model without its wrapping. A signal stops it between two
-        batches, with the state as before, so that it is done again as a whole.
+        Teacher-forced losses with no code revealed, then generated visits. Every process computes all of it,
+        on the model without its wrapping. A signal stops it between two batches with the state unchanged; the
+        next job repeats it as a whole.
         """
         state = self.state
         means = mean_losses(self.plain_model, self.val, self.forbidden)
@@ -254,15 +263,15 @@ class Trainer:
         rng = generator("selection: patients", self.plan.seed)
         chosen = np.sort(rng.permutation(first)[:SELECTION_PATIENTS])
         people = (self.val.age[chosen], self.val.sex[chosen], ("selection", self.plan.seed))
-        records = []
-        for record in synthesize(self.plain_model, self.vocabulary, *people):
-            records.append(record)
+        generated = []
+        for batch in synthesize(self.plain_model, self.vocabulary, *people):
+            generated.append(batch)
             self._save_or_stop(only_stop=True)
         state.evaluated += 1
         row = self._record("val", means)
         score = selection_score(
-            np.concatenate([record.ids for record in records]),
-            np.concatenate([np.diff(record.offsets) for record in records]),
+            np.concatenate([batch.ids for batch in generated]),
+            np.concatenate([np.diff(batch.offsets) for batch in generated]),
             self.val.ids,
             np.diff(self.val.offsets),
             len(self.vocabulary),
@@ -276,8 +285,8 @@ class Trainer:
             row["sex_loss"],
             score,
         )
-        # At equal learning the score of a thousand generated visits moves by some hundredths: alone it once
-        # chose a checkpoint of half the budget.
+        # The loss steadies the choice: the score of a thousand generated visits varies by some hundredths,
+        # and alone it once chose a checkpoint at half the budget.
         if row["lm_loss"] + score < state.best_score:
             state.best_score, state.best_tokens = row["lm_loss"] + score, state.tokens
             self.best = {
@@ -285,16 +294,16 @@ class Trainer:
             }
 
     def _save_or_stop(self, only_stop: bool = False) -> None:
-        """Save where it is time; save and raise Interrupted where the process was asked to stop."""
+        """Save a checkpoint if it is time; after a signal, save one and raise Interrupted."""
         due = not only_stop and time.monotonic() - self.saved_at >= self.save_seconds
         stop, due = any_process(self.accelerator, self.stop.requested, due)
         if stop or due:
             self._save()
         if stop:
             folder = self.checkpoints.folder
-            kept = f"saved in {folder}; run it again to go on" if folder else "nothing saved"
+            outcome = f"saved in {folder}; run it again to go on" if folder else "nothing saved"
             cause = self.stop.signal.name if self.stop.signal else "a signal to another process"
-            raise Interrupted(f"by {cause} at token {self.state.tokens}, {kept}")
+            raise Interrupted(f"by {cause} at token {self.state.tokens}, {outcome}")
 
     def _save(self) -> None:
         content = {
@@ -309,7 +318,7 @@ class Trainer:
         self.saved_at = time.monotonic()
 
     def _resume(self) -> None:
-        self.accelerator.wait_for_everyone()  # until the first process holds the folder
+        self.accelerator.wait_for_everyone()  # until the first process has claimed the folder
         content = self.checkpoints.newest()
         if content is None:
             return
@@ -325,13 +334,13 @@ class Trainer:
 
 
 def random_state() -> dict[str, torch.Tensor]:
-    """State of torch's generators, of the processor and of this process's GPU."""
+    """State of torch's random generators: of the CPU and of this process's GPU."""
     state = {"cpu": torch.get_rng_state()}
     return {**state, "cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else state
 
 
 def set_random_state(state: dict[str, torch.Tensor]) -> None:
-    """Put back what `random_state` gave; a GPU's is left out where there is none."""
+    """Restore the state that `random_state` returned; that of a GPU only where there is one."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -18,17 +18,15 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from cohortloom.base.ragged import ragged_range
-from cohortloom.data import bands
+from cohortloom.data.bands import N_GROUPS, group_of
 from cohortloom.data.coded import Coded, indicators, most_frequent
 from cohortloom.data.guesses import NONE, Guesses, best_threshold, highest
 from cohortloom.data.reveal import validation_mask
-from cohortloom.generation.naive import stratum_of
 
 PENALTIES = (10.0, 30.0, 100.0, 300.0)
 MAX_CODES = 8000  # columns of a block of codes: memory grows with the square, time with the cube
 MIN_VISITS = 5  # with a code: the penalty shrinks the weights of rarer codes to nothing
 BATCH = 1024  # visits scored at once
-N_GROUPS = 2 * len(bands.FINE)
 
 
 class LinearFit(NamedTuple):
@@ -58,6 +56,21 @@ class Linear:
         earlier = most_frequent(earlier_codes(visits)[1], n_codes, MAX_CODES, MIN_VISITS)
         inputs = as_inputs(visits, present, earlier, n_codes)
         return cls(closed_form(inputs, len(present), penalty), present, earlier, n_codes)
+
+    @property
+    def of_present(self) -> np.ndarray:
+        """Weights of the codes of this visit [present, n_outputs]."""
+        return self.weights[: len(self.present)]
+
+    @property
+    def of_earlier(self) -> np.ndarray:
+        """Weights of the codes of earlier visits [earlier, n_outputs]."""
+        return self.weights[len(self.present) : len(self.present) + len(self.earlier)]
+
+    @property
+    def of_groups(self) -> np.ndarray:
+        """Weights of the groups of age and sex [N_GROUPS, n_outputs]."""
+        return self.weights[len(self.present) + len(self.earlier) :]
 
     def guesses(self, visits: Coded, revealed: np.ndarray) -> Guesses:
         """Scored guesses of the hidden codes of visits; `revealed` [codes of all visits] bool."""
@@ -122,7 +135,7 @@ def as_inputs(
     if revealed is not None:
         row, code = row[revealed], code[revealed]
     all_visits = np.arange(visits.n_visits)
-    group = stratum_of(visits.age, visits.sex)
+    group = group_of(visits.age, visits.sex)
     blocks = [
         indicators(row, code, present, n_codes, visits.n_visits),
         indicators(*earlier_codes(visits), earlier, n_codes, visits.n_visits),
