@@ -38,8 +38,11 @@ def read(path: Path) -> pa.Table:
 def simulate(folder: Path) -> None:
     """The three tables of a full-size MIMIC-III in `folder`."""
     resources = REPOSITORY / "resources"
-    names = zip(("patients", "admissions", "diagnoses"), TABLES, strict=True)
-    tables = [x for name, table in names for x in (f"--{name}-table", folder / f"{table}.csv.gz")]
+    unused = {name: folder / f"{name}.unused.csv.gz" for name in ("procedures", "prescriptions")}
+    paths = dict(
+        zip(("patients", "admissions", "diagnoses"), (folder / f"{t}.csv.gz" for t in TABLES), strict=True)
+    )
+    tables = [x for name, path in (paths | unused).items() for x in (f"--{name}-table", path)]
     counts = [x for path in sorted(resources.glob("simulation_*.csv")) for x in ("--counts", path)]
     rules = resources / "icd9_validity.csv"
     run("simulate_raw", *tables, *counts, "--rules", rules, "--patients", PATIENTS, "--seed", 1)

@@ -9,19 +9,18 @@ left out. No record and no combination of codes is kept. NHDS 2010 is in the pub
 
 import csv
 import logging
+import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import scipy.sparse as sp
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import TruncatedSVD
 
 from cohortloom.base.files import atomic
 from cohortloom.base.step import main
-from cohortloom.data.visits import code_lists, sex_index
-from cohortloom.sources import nhds2010
-from cohortloom.sources.cohort import Audit
-from cohortloom.sources.locate import find_tables
+from cohortloom.data.visits import code_lists, read_visits, sex_index
 from cohortloom.sources.simulated import (
     AGE_LOW,
     BAND_STARTS,
@@ -32,6 +31,7 @@ from cohortloom.sources.simulated import (
     forbidden,
     read_counts,
 )
+from preprocess import preprocess
 
 log = logging.getLogger("cohortloom")
 SOURCE = "# source: NHDS 2010 public-use file (NCHS, CDC), aggregated by resources/derive_simulation.py"
@@ -68,10 +68,10 @@ def derive_simulation(
     seed: int = 1,
 ) -> None:
     """Fit the profiles to the NHDS 2010 file in raw_dir and write resources/simulation_*.csv."""
-    visits = nhds2010.read(find_tables("nhds2010", raw_dir), Audit())
+    visits = read_survey(raw_dir, "diagnoses")
     values, offsets = code_lists(visits)
     encoded = values.dictionary_encode()
-    codes = np.array(encoded.dictionary.to_pylist())
+    codes = np.array([name.removeprefix("ICD9CM:") for name in encoded.dictionary.to_pylist()])
     index, lengths = encoded.indices.to_numpy(), np.diff(offsets)
     n, rows = len(lengths), np.repeat(np.arange(len(lengths)), lengths)
     holds = sp.csr_matrix((np.ones(len(rows), np.float32), (rows, index)), shape=(n, len(codes)))
@@ -132,6 +132,14 @@ def derive_simulation(
         },
     )
     calibrate(resources, resources / "icd9_validity.csv", holds, codes, calibrations, seed)
+
+
+def read_survey(raw_dir: Path, *columns: str) -> pa.Table:
+    """Visits of the NHDS 2010 file in raw_dir with these columns of codes."""
+    with tempfile.TemporaryDirectory() as folder:
+        visits, audit = Path(folder) / "visits.parquet", Path(folder) / "audit.json"
+        preprocess(raw_dir=raw_dir, visits=visits, audit=audit, source="nhds2010", columns=list(columns))
+        return read_visits(visits)
 
 
 def fit(holds: sp.csr_matrix, cell: np.ndarray, profiles: int, rounds: int, seed: int) -> np.ndarray:

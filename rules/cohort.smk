@@ -4,7 +4,7 @@
 # needs  the tables in raw_dir, or nothing (source simulated); cohort.code_map where it is set
 # makes  cohort/visits.parquet   one row a visit
 #        cohort/audit.json       what was read, dropped, removed and normalized, with counts
-#        raw/<experiment>/*.csv.gz  the simulated tables, in the shape of MIMIC-III
+#        raw/<experiment>/*.csv.gz  the five simulated tables, in the shape of MIMIC-III
 
 
 # The simulated tables are those of MIMIC-III.
@@ -23,6 +23,8 @@ rule simulate_raw:
         patients_table=f"raw/{config['experiment']}/PATIENTS.csv.gz",
         admissions_table=f"raw/{config['experiment']}/ADMISSIONS.csv.gz",
         diagnoses_table=f"raw/{config['experiment']}/DIAGNOSES_ICD.csv.gz",
+        procedures_table=f"raw/{config['experiment']}/PROCEDURES_ICD.csv.gz",
+        prescriptions_table=f"raw/{config['experiment']}/PRESCRIPTIONS.csv.gz",
     log:
         f"{RESULTS}/logs/simulate_raw.log",
     benchmark:

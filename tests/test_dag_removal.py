@@ -27,7 +27,7 @@ def test_no_value_of_a_removed_column_reaches_a_result(tiny):
     """Each of those values is marked in the raw tables."""
     results = tiny.directory / "results"
     assert (results / "tiny" / "report.html").exists()
-    assert len(files_that_hold(tiny.directory / "raw", MARKER)) == 3
+    assert len(files_that_hold(tiny.directory / "raw", MARKER)) == 5
     assert files_that_hold(results, MARKER) == []
 
 

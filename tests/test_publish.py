@@ -35,6 +35,8 @@ from test_config import SCHEMA as CONFIG_SCHEMA
 from test_config import demo
 from test_training import run_train
 
+MIMIC3 = ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD", "PROCEDURES_ICD", "PRESCRIPTIONS")
+
 pytestmark = pytest.mark.slow  # they need a trained model
 
 RESOURCES = REPOSITORY / "resources"
@@ -54,13 +56,15 @@ def finished(tmp_path_factory) -> dict:
     """A small finished experiment, its figures made up: the keywords of publish, less where to write."""
     folder = tmp_path_factory.mktemp("finished")
     raw, dataset = folder / "raw", folder / "dataset"
-    tables = [raw / f"{name}.csv.gz" for name in ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD")]
+    tables = [raw / f"{name}.csv.gz" for name in MIMIC3]
     simulate_raw(
         counts=sorted(RESOURCES.glob("simulation_*.csv")),
         rules=RESOURCES / "icd9_validity.csv",
         patients_table=tables[0],
         admissions_table=tables[1],
         diagnoses_table=tables[2],
+        procedures_table=tables[3],
+        prescriptions_table=tables[4],
         patients=400,
         seed=0,
     )

@@ -23,7 +23,8 @@ from simulate_raw import ETHNICITY, simulate_raw
 
 REPOSITORY = Path(__file__).parents[1]
 RESOURCES = REPOSITORY / "resources"
-MIMIC3 = ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD")
+MIMIC3 = ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD", "PROCEDURES_ICD", "PRESCRIPTIONS")
+DIGESTS = ["a056002d8f56", "414a54e89c58", "82113904d355"]  # of 60 patients, seed 5
 COUNTS = sorted(RESOURCES.glob("simulation_*.csv"))
 SURVEY = REPOSITORY.parent / "shared" / "data" / "nhds2010"
 beside = pytest.mark.skipif(not SURVEY.is_dir(), reason="the NHDS 2010 file is not beside the repository")
@@ -31,9 +32,15 @@ beside = pytest.mark.skipif(not SURVEY.is_dir(), reason="the NHDS 2010 file is n
 
 def simulate(folder: Path, patients: int, seed: int, **other) -> Path:
     """The folder with the three tables."""
-    tables = [folder / f"{name}.csv.gz" for name in ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD")]
+    tables = [folder / f"{name}.csv.gz" for name in MIMIC3]
     keywords = {"counts": COUNTS, "rules": RESOURCES / "icd9_validity.csv", **other}
-    names = ("patients_table", "admissions_table", "diagnoses_table")
+    names = (
+        "patients_table",
+        "admissions_table",
+        "diagnoses_table",
+        "procedures_table",
+        "prescriptions_table",
+    )
     simulate_raw(**dict(zip(names, tables, strict=True)), patients=patients, seed=seed, **keywords)
     return folder
 
@@ -44,17 +51,24 @@ def table_of(folder: Path, name: str) -> pa.Table:
         return pa.csv.read_csv(file, convert_options=convert)
 
 
-def preprocessed(folder: Path, raw: Path, source: str) -> tuple[pa.Table, dict]:
-    preprocess(raw_dir=raw, visits=folder / "visits.parquet", audit=folder / "audit.json", source=source)
+def preprocessed(folder: Path, raw: Path, source: str, *columns: str) -> tuple[pa.Table, dict]:
+    files = {"visits": folder / "visits.parquet", "audit": folder / "audit.json"}
+    preprocess(raw_dir=raw, source=source, columns=list(columns) or None, **files)
     return read_visits(folder / "visits.parquet"), json.loads((folder / "audit.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory):
-    """Raw folder, visits and account of 4,000 patients."""
+    """Raw folder, visits and account of 4,000 patients, diagnoses alone."""
     folder = tmp_path_factory.mktemp("hospital")
     raw = simulate(folder / "raw", 4000, seed=11)
-    return raw, *preprocessed(folder, raw, "simulated")
+    return raw, *preprocessed(folder, raw, "simulated", "diagnoses")
+
+
+@pytest.fixture(scope="module")
+def treated(hospital, tmp_path_factory):
+    """Visits and account of the same patients with procedures and medications."""
+    return preprocessed(tmp_path_factory.mktemp("treated"), hospital[0], "simulated")
 
 
 def test_a_seed_gives_its_own_bytes(tmp_path):
@@ -69,7 +83,7 @@ def test_a_seed_gives_its_own_bytes(tmp_path):
 
 def test_the_tables_have_the_shape_and_the_flaws_of_mimic3(hospital):
     raw, _, audit = hospital
-    patients, admissions, diagnoses = (table_of(raw, name) for name in MIMIC3)
+    patients, admissions, diagnoses, *_ = (table_of(raw, name) for name in MIMIC3)
     assert patients.num_rows == 4000
     assert {"INSURANCE", "LANGUAGE", "RELIGION", "MARITAL_STATUS", "ETHNICITY"} <= set(
         admissions.column_names
@@ -147,10 +161,19 @@ def test_wrong_requests_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+SOURCES = {
+    "simulation_drugs": "NHANES 2013 to March 2020",
+    "simulation_reasons": "General Equivalence Mappings",
+}
+
+
 def test_the_counts_are_aggregates_with_their_source():
     for file in COUNTS:
         header, _, *lines = file.read_text().splitlines()
-        assert header.startswith("# source: NHDS 2010") and file.stat().st_size < 900_000
+        assert header.startswith(f"# source: {SOURCES.get(file.stem, 'NHDS 2010')}")
+        assert file.stat().st_size < 900_000
+        if file.stem == "simulation_reasons":  # a map, no counts
+            continue
         column = file.read_text().splitlines()[1].split(",").index("visits")
         cells = [int(line.split(",")[column]) for line in lines]
         assert all(cell >= 5 or (cell == 0 and file.stem == "simulation_pairs") for cell in cells)
@@ -191,8 +214,10 @@ def naive_figures(folder: Path, visits: pa.Table) -> tuple[float, float]:
 @beside
 def test_as_hard_to_model_as_the_survey(tmp_path):
     """30,000 patients against as many visits of NHDS 2010: lengths, prevalences, and the naive method."""
-    simulated, _ = preprocessed(tmp_path / "s", simulate(tmp_path / "raw", 30_000, seed=1), "simulated")
-    survey, _ = preprocessed(tmp_path / "n", SURVEY, "nhds2010")
+    simulated, _ = preprocessed(
+        tmp_path / "s", simulate(tmp_path / "raw", 30_000, seed=1), "simulated", "diagnoses"
+    )
+    survey, _ = preprocessed(tmp_path / "n", SURVEY, "nhds2010", "diagnoses")
     lengths = [np.diff(code_lists(table)[1]) for table in (simulated, survey)]
     shares = [np.cumsum(np.bincount(length, minlength=16)) / len(length) for length in lengths]
     assert np.abs(shares[0] - shares[1]).max() < 0.05
@@ -225,3 +250,39 @@ def prevalences(visits: pa.Table, codes: list[str]) -> np.ndarray:
     cells = 2 * len(BROAD)
     counts = np.bincount(of_cell * len(codes) + index[index >= 0], minlength=cells * len(codes))
     return counts.reshape(cells, -1) / np.bincount(cell, minlength=cells)[:, None]
+
+
+def test_procedures_suit_the_principal_diagnosis_and_the_sex(treated):
+    visits, audit = treated
+    lists = visits["procedures"].to_pylist()
+    per_visit = np.mean([len(codes) for codes in lists])
+    assert 1.0 < per_visit < 1.6  # 1.44 in the survey, of which rare pairs with a diagnosis are left out
+    sexes = np.array(visits["sex"].to_pylist())
+    births = np.array(["ICD9Proc:740" in codes or "ICD9Proc:741" in codes for codes in lists])  # caesarean
+    assert births.sum() > 20 and (sexes[births] == "F").all()
+    principal = [codes[0] if codes else "" for codes in visits["diagnoses"].to_pylist()]
+    stents = [p for p, codes in zip(principal, lists, strict=True) if "ICD9Proc:3607" in codes]
+    assert len(stents) > 5 and np.mean([p.startswith(("ICD9CM:41", "ICD9CM:99")) for p in stents]) > 0.8
+    assert audit["cohort"]["by_system"][-1]["system"] == "ICD9Proc"
+
+
+def test_drugs_suit_the_diagnoses_and_stay_with_the_patient(treated):
+    visits, _ = treated
+    drugs, codes = visits["medications"].to_pylist(), visits["diagnoses"].to_pylist()
+    diabetic = np.array([any(code.startswith("ICD9CM:250") for code in one) for one in codes])
+    treated = np.array(["Drug:METFORMIN" in one for one in drugs])
+    assert treated[diabetic].mean() > 20 * max(treated[~diabetic].mean(), 0.005)
+    number = visits["visit"].to_numpy()
+    again = [row for row in np.flatnonzero(number > 0) if treated[row - 1] and diabetic[row]]
+    assert len(again) > 10 and np.mean(treated[again]) > 0.8
+
+
+def test_the_other_tables_do_not_depend_on_treatments(tmp_path):
+    """A cohort of diagnoses alone is what it was before there were procedures."""
+    import hashlib
+
+    raw = simulate(tmp_path, 60, 5)
+    digests = [
+        hashlib.sha256(gzip.decompress((raw / f"{n}.csv.gz").read_bytes())).hexdigest() for n in MIMIC3[:3]
+    ]
+    assert [digest[:12] for digest in digests] == DIGESTS

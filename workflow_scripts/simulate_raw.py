@@ -1,4 +1,4 @@
-"""Write the three tables of a simulated MIMIC-III, from aggregated counts of a public survey."""
+"""Write the tables of a simulated MIMIC-III, from aggregated counts of public surveys."""
 
 import gzip
 import logging
@@ -11,8 +11,10 @@ import pyarrow.csv
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import atomic
 from cohortloom.base.ragged import positions_in_rows
+from cohortloom.base.seeds import generator
 from cohortloom.base.step import main
 from cohortloom.sources.simulated import Careers, Cohort, Counts, forbidden
+from cohortloom.sources.treatments import Treatments
 
 log = logging.getLogger("cohortloom")
 # Values as MIMIC-III spells them, with their rough frequencies there.
@@ -36,21 +38,30 @@ def simulate_raw(
     patients_table: Path,
     admissions_table: Path,
     diagnoses_table: Path,
+    procedures_table: Path,
+    prescriptions_table: Path,
     counts: list[Path],
     rules: Path,
     patients: int,
     seed: int,
 ) -> None:
-    """Draw patients from the simulation_*.csv counts and write MIMIC-III's three tables, gzipped."""
+    """Draw patients from the simulation_*.csv counts and write five tables of MIMIC-III, gzipped."""
     if patients < 1:
         raise UserError(f"cohort: patients: {patients} is out of range; ask for 1 or more")
     rng = np.random.default_rng(seed)
     known = Counts.read(counts)
     cohort = Careers(known, forbidden(rules, known.codes), rng).draw(patients)
     tables = raw_tables(cohort, known.codes, rng)
-    for path, table in zip((patients_table, admissions_table, diagnoses_table), tables, strict=True):
+    # Random numbers of their own: the other tables do not depend on them.
+    own = generator("treatments", seed)
+    tables += treatment_tables(cohort, known.codes, Treatments.read(counts), tables[1], own)
+    paths = (patients_table, admissions_table, diagnoses_table, procedures_table, prescriptions_table)
+    for path, table in zip(paths, tables, strict=True):
         write_table(path, table)
-    log.info("simulated %d patients, %d admissions, %d diagnoses", *(table.num_rows for table in tables))
+    log.info(
+        "simulated %d patients, %d admissions, %d diagnoses, %d procedures, %d prescriptions",
+        *(table.num_rows for table in tables),
+    )
 
 
 def raw_tables(
@@ -149,6 +160,42 @@ def _diagnoses(
             "ICD9_CODE": pa.array(code[order].tolist(), pa.string()),
         }
     )
+
+
+def treatment_tables(
+    cohort: Cohort,
+    codes: np.ndarray,
+    treatments: Treatments,
+    admissions: pa.Table,
+    rng: np.random.Generator,
+) -> tuple[pa.Table, pa.Table]:
+    """PROCEDURES_ICD and PRESCRIPTIONS of these ADMISSIONS, one row a visit of the cohort."""
+    subject, hadm = (admissions[name].combine_chunks() for name in ("SUBJECT_ID", "HADM_ID"))
+    visit, procedure = treatments.draw_procedures(cohort, codes, rng)
+    place = positions_in_rows(np.bincount(visit, minlength=admissions.num_rows)) + 1
+    names = pa.array(treatments.procedures.names, pa.string())
+    procedures = pa.table(
+        {
+            "ROW_ID": np.arange(1, len(visit) + 1),
+            "SUBJECT_ID": subject.take(pa.array(visit)),
+            "HADM_ID": hadm.take(pa.array(visit)),
+            "SEQ_NUM": place,
+            "ICD9_CODE": names.take(pa.array(procedure)),
+        }
+    )
+    visit, drug = treatments.draw_drugs(cohort, codes, rng)
+    names = pa.array(treatments.drugs.names, pa.string())
+    prescriptions = pa.table(
+        {
+            "ROW_ID": np.arange(1, len(visit) + 1),
+            "SUBJECT_ID": subject.take(pa.array(visit)),
+            "HADM_ID": hadm.take(pa.array(visit)),
+            "STARTDATE": admissions["ADMITTIME"].combine_chunks().take(pa.array(visit)),
+            "DRUG_TYPE": pa.array(["MAIN"]).take(pa.array(np.zeros(len(visit), np.int64))),
+            "DRUG": names.take(pa.array(drug)),
+        }
+    )
+    return procedures, prescriptions
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -277,7 +277,9 @@ def raw_tables(config: dict[str, Any]) -> list[str]:
     """
     cohort = config["cohort"]
     if cohort["source"] == "simulated":
-        simulated = [name for name, table in declared("simulated").tables.items() if not table.optional]
-        return [f"{raw_dir(config)}/{name}.csv.gz" for name in simulated]
+        used = cohort["columns"]
+        tables = declared("simulated").tables.values()
+        names = [table.name for table in tables if not (used and table.column) or table.column in used]
+        return [f"{raw_dir(config)}/{name}.csv.gz" for name in names]
     found = find_tables(cohort["source"], config["raw_dir"], cohort["columns"])
     return [str(path) for files in found.values() for path in files]
