@@ -44,7 +44,7 @@ rule simulate_raw:
 rule preprocess:
     input:
         tables=RAW_TABLES,
-        icd9_list=workflow_file("resources", "icd9_titles.csv"),
+        icd9_list=TITLES,
         code_map=config["cohort"]["code_map"] or [],
         sql=workflow_file("workflow_scripts", "cohortloom", "sources", f"{SQL_OF_SOURCE}.sql"),
         modules=modules_of("preprocess"),

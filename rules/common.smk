@@ -56,6 +56,7 @@ def workflow_file(*parts):
 
 VALIDITY = workflow_file("resources", "icd9_validity.csv")
 METRICS = workflow_file("resources", "metrics.csv")
+TITLES = workflow_file("resources", "icd9_titles.csv")
 
 
 def of_kind(kind):

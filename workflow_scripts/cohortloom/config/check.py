@@ -259,7 +259,7 @@ def tracked_config(config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(content, dict)
         else content
         for section, content in config.items()
-        if section not in ("ablation", "publish", "quality")
+        if section not in ("ablation", "export", "publish", "quality")
     }
 
 
