@@ -8,10 +8,12 @@ import pyarrow as pa
 from cohortloom.data.visits import list_column, sex_array, write_visits
 from conftest import REPOSITORY
 from export_meds import export_meds
+from export_mimic3 import export_mimic3
 from export_mimic4 import export_mimic4
+from export_omop import export_omop
 
 RESOURCES = REPOSITORY / "resources"
-STEPS = {"meds": export_meds, "mimic4": export_mimic4}
+STEPS = {"meds": export_meds, "omop": export_omop, "mimic4": export_mimic4, "mimic3": export_mimic3}
 KEYWORDS = {
     "titles": RESOURCES / "icd9_titles.csv",
     "terms": RESOURCES / "publication.yaml",
@@ -79,6 +81,8 @@ def cohort(rows=ROWS) -> pa.Table:
 def export_as(format: str, visits: pa.Table, folder: Path, facts=FACTS, **options) -> Path:
     """The folder of an export of these visits; the visits lie beside it."""
     write_visits(visits, folder / "synthesize.parquet", facts)
+    if format == "omop":
+        options = {"cdm": RESOURCES / "omop_cdm54.csv"} | options
     STEPS[format](synthetic=folder / "synthesize.parquet", folder=folder / format, **KEYWORDS | options)
     return folder / format
 

@@ -117,7 +117,9 @@ GIVEN = {
     "evaluate_race": {*OF_A_RECORD, "mode", "sample_seed", "control", "source"},
     "publish": {"device"},
     "export_meds": {*OF_AN_EXPORT, "seed"},
+    "export_omop": {*OF_AN_EXPORT, "seed"},
     "export_mimic4": {*OF_AN_EXPORT, "seed"},
+    "export_mimic3": {*OF_AN_EXPORT, "seed"},
 }
 
 
@@ -140,6 +142,7 @@ def keys_of(script: str) -> dict[str, Any]:
         },
         "evaluate_curve": {"prompt_prob": generate["reconstruct"]["prompt_prob"]},
         "publish": {**config["publish"], "seed": generate["seed"]},
+        "export_omop": {key: config["export"][key] for key in ("unmapped", "table_files")},
     }
     attacks = ("privacy", "likelihood")
     of_evaluations = {

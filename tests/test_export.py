@@ -10,12 +10,22 @@ import pytest
 from cohortloom.base.errors import UserError
 from cohortloom.data.visits import RECONSTRUCT_SCHEMA, write_visits
 from cohortloom.release.exports import check_synthesized
-from cohortloom.release.layout import EXPORTED
+from cohortloom.release.layout import EXPORTED, omop_files
 from export_cohort import FACTS, ICD10, ROWS, STEPS, cohort, export_as
 
+FILES = EXPORTED | {"omop": omop_files("csv", False)}
 WITHHELD = {"race", "ethnicity", "language", "religion", "insurance", "marital_status"}
 # Columns that PyHealth's configs name, and that its reader insists on.
 PYHEALTH = {
+    "mimic3": {
+        "PATIENTS": "subject_id gender dob dod dod_hosp dod_ssn expire_flag",
+        "ADMISSIONS": "subject_id hadm_id admittime dischtime admission_type insurance language religion"
+        " marital_status ethnicity edregtime edouttime diagnosis discharge_location hospital_expire_flag",
+        "ICUSTAYS": "subject_id icustay_id intime outtime first_careunit last_careunit dbsource",
+        "DIAGNOSES_ICD": "subject_id hadm_id icd9_code seq_num",
+        "PROCEDURES_ICD": "subject_id hadm_id icd9_code seq_num",
+        "PRESCRIPTIONS": "subject_id hadm_id startdate enddate drug ndc",
+    },
     "mimic4": {
         "hosp/patients": "subject_id gender anchor_age anchor_year anchor_year_group dod",
         "hosp/admissions": "subject_id hadm_id admittime dischtime admission_type admission_location"
@@ -44,12 +54,12 @@ def test_a_folder_holds_its_files_and_no_others_and_is_replaced(tmp_path, format
     for _ in range(2):
         folder = export_as(format, cohort(), tmp_path)
         files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        assert files == set(EXPORTED[format])
+        assert files == set(FILES[format])
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert (
         "Nobody here exists" in text
         and "6 synthetic patients" in text
-        and "What the format does not hold" in text
+        and "What the format does not hold, and how it is filled" in text
     )
     assert "None" not in text and "race, ethnicity" in text
     facts = json.loads((folder / "cohortloom.json").read_text())
@@ -67,10 +77,10 @@ def test_the_same_seed_writes_the_same_files(tmp_path, format):
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     dated = {"metadata/dataset.json", "cdm_source.csv"}  # hold the day of writing
-    for name in set(EXPORTED[format]) - dated:
+    for name in set(FILES[format]) - dated:
         assert (one / name).read_bytes() == (same / name).read_bytes(), name
     assert any(
-        (one / name).read_bytes() != (other / name).read_bytes() for name in set(EXPORTED[format]) - dated
+        (one / name).read_bytes() != (other / name).read_bytes() for name in set(FILES[format]) - dated
     )
 
 

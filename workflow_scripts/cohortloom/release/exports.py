@@ -216,6 +216,13 @@ def write_csv(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> 
     connection.execute(f"COPY ({query}) TO '{target}' ({CSV}{packed})")
 
 
+def write_parquet(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
+    """Write the rows of a query as parquet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    target = str(path).replace("'", "''")
+    connection.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)")
+
+
 def count(connection: duckdb.DuckDBPyConnection, query: str) -> int:
     """The one number that a query gives."""
     return connection.execute(query).fetchall()[0][0]

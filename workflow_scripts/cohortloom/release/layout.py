@@ -22,4 +22,23 @@ EXPORTED = {
         *(f"hosp/{table}.csv.gz" for table in ("patients", "admissions", "diagnoses_icd", "procedures_icd")),
         *("hosp/prescriptions.csv.gz", "icu/icustays.csv.gz", *_OF_EACH),
     ),
+    "mimic3": (
+        *(f"{table}.csv.gz" for table in ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD", "PROCEDURES_ICD")),
+        *("PRESCRIPTIONS.csv.gz", "ICUSTAYS.csv.gz", *_OF_EACH),
+    ),
 }
+_OMOP = (
+    *("person", "observation_period", "visit_occurrence", "condition_occurrence", "procedure_occurrence"),
+    *("drug_exposure", "death", "cdm_source", "concept", "concept_relationship", "vocabulary", "domain"),
+    *("concept_class", "relationship"),
+)
+
+
+def omop_tables(athena: bool) -> tuple[str, ...]:
+    """Tables of an export as omop. Only standard concepts move codes to observation and measurement."""
+    return (*_OMOP, "observation", "measurement") if athena else _OMOP
+
+
+def omop_files(table_files: str, athena: bool) -> tuple[str, ...]:
+    """All files of an export as omop; table_files: the ending of the tables, csv or parquet."""
+    return (*(f"{table}.{table_files}" for table in omop_tables(athena)), *_OF_EACH)
