@@ -1,7 +1,6 @@
 """Exports: what may be exported, what is refused, what is withheld, and what each folder holds."""
 
 import csv
-import gzip
 import json
 
 import pyarrow.parquet as pq
@@ -40,12 +39,12 @@ PYHEALTH = {
 
 
 def rows_of(path) -> list[dict[str, str]]:
-    with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return [{key.lower(): value for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def header(path) -> list[str]:
-    with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return [name.lower() for name in next(csv.reader(file))]
 
 
@@ -119,9 +118,9 @@ def test_a_system_that_the_format_has_no_place_for_is_refused(tmp_path):
 def test_pyhealth_finds_its_columns_and_what_is_withheld_is_empty(tmp_path, format):
     folder = export_as(format, cohort(), tmp_path)
     for table, columns in PYHEALTH[format].items():
-        assert set(columns.split()) <= set(header(folder / f"{table}.csv.gz")), table
+        assert set(columns.split()) <= set(header(folder / f"{table}.csv")), table
     seen = set()
-    for path in folder.rglob("*.csv.gz"):
+    for path in folder.rglob("*.csv"):
         rows = rows_of(path)
         for column in WITHHELD & set(header(path)):
             seen.add(column)
@@ -131,7 +130,7 @@ def test_pyhealth_finds_its_columns_and_what_is_withheld_is_empty(tmp_path, form
 
 def test_mimic4_by_hand(tmp_path):
     folder = export_as("mimic4", cohort([ROWS[0], ROWS[1], ROWS[6], *ICD10]), tmp_path)
-    patients = rows_of(folder / "hosp" / "patients.csv.gz")
+    patients = rows_of(folder / "hosp" / "patients.csv")
     assert [(row["gender"], row["anchor_age"]) for row in patients] == [
         ("M", "61"),
         ("F", "91"),
@@ -143,10 +142,10 @@ def test_mimic4_by_hand(tmp_path):
         assert low <= int(row["anchor_year"]) <= high == low + 2 and (low - 2008) % 3 == 0
     codes = [
         (r["seq_num"], r["icd_code"], r["icd_version"])
-        for r in rows_of(folder / "hosp" / "diagnoses_icd.csv.gz")
+        for r in rows_of(folder / "hosp" / "diagnoses_icd.csv")
     ]
     assert codes[:4] == [("1", "41401", "9"), ("2", "4019", "9"), ("3", "V4582", "9"), ("1", "E8120", "9")]
     assert ("1", "E8809", "10") in codes and ("1", "E8809", "9") in codes and ("2", "07070", "9") in codes
-    admissions = rows_of(folder / "hosp" / "admissions.csv.gz")
+    admissions = rows_of(folder / "hosp" / "admissions.csv")
     assert all(len(row["dischtime"]) == len("2015-01-01 00:00:00") for row in admissions)
     assert {row["hadm_id"] for row in admissions} == {str(1_000_000_000 + n) for n in range(1, 6)}

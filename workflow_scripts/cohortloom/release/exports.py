@@ -209,11 +209,10 @@ def check_systems(visits: pa.Table, held: Mapping[str, tuple[str, ...]], format:
 
 
 def write_csv(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
-    """Write the rows of a query as CSV, gzipped where the name ends in .gz; null is an empty field."""
+    """Write the rows of a query as CSV; null is an empty field."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    packed = ", COMPRESSION gzip" if path.name.endswith(".gz") else ""
     target = str(path).replace("'", "''")
-    connection.execute(f"COPY ({query}) TO '{target}' ({CSV}{packed})")
+    connection.execute(f"COPY ({query}) TO '{target}' ({CSV})")
 
 
 def write_parquet(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:

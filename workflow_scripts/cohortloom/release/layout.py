@@ -19,12 +19,12 @@ EXPORTED = {
         *_OF_EACH,
     ),
     "mimic4": (
-        *(f"hosp/{table}.csv.gz" for table in ("patients", "admissions", "diagnoses_icd", "procedures_icd")),
-        *("hosp/prescriptions.csv.gz", "icu/icustays.csv.gz", *_OF_EACH),
+        *(f"hosp/{table}.csv" for table in ("patients", "admissions", "diagnoses_icd", "procedures_icd")),
+        *("hosp/prescriptions.csv", "icu/icustays.csv", *_OF_EACH),
     ),
     "mimic3": (
-        *(f"{table}.csv.gz" for table in ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD", "PROCEDURES_ICD")),
-        *("PRESCRIPTIONS.csv.gz", "ICUSTAYS.csv.gz", *_OF_EACH),
+        *(f"{table}.csv" for table in ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD", "PROCEDURES_ICD")),
+        *("PRESCRIPTIONS.csv", "ICUSTAYS.csv", *_OF_EACH),
     ),
 }
 _OMOP = (

@@ -178,4 +178,4 @@ def _write(
     for table, columns in tables.items():
         expressions, rest = rows.get(table, ({}, "WHERE false"))
         listed = ", ".join(f"{expressions.get(column, 'NULL')} AS {column}" for column in columns.split())
-        write_csv(connection, f"SELECT {listed} {rest}", folder / f"{table}.csv.gz")
+        write_csv(connection, f"SELECT {listed} {rest}", folder / f"{table}.csv")
