@@ -141,7 +141,7 @@ def keys_of(script: str) -> dict[str, Any]:
             "prompt_prob": generate["reconstruct"]["prompt_prob"],
         },
         "evaluate_curve": {"prompt_prob": generate["reconstruct"]["prompt_prob"]},
-        "publish": {**config["publish"], "seed": generate["seed"]},
+        "publish": {"patients": config["publish"]["patients"], "seed": generate["seed"]},
         "export_omop": {key: config["export"][key] for key in ("unmapped", "table_files")},
     }
     attacks = ("privacy", "likelihood")
