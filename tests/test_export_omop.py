@@ -1,6 +1,8 @@
 """OMOP exports, loaded into DuckDB with types, keys and NOT NULL of CDM 5.4, and their plausibility."""
 
 import csv
+import shutil
+import subprocess
 
 import duckdb
 import pytest
@@ -250,3 +252,16 @@ def test_a_folder_that_is_no_download_is_refused(tmp_path):
         with pytest.raises(UserError, match=error):
             export_as("omop", cohort(), tmp_path / "out", athena=folder)
         assert not (tmp_path / "out" / "omop").exists()
+
+
+@pytest.mark.skipif(not shutil.which("meds_etl_omop"), reason="the OMOP tool meds_etl is not installed")
+def test_an_omop_tool_reads_it(folder, tmp_path):
+    """meds_etl makes MEDS of it without a download of vocabularies, and that is read as the same visits."""
+    command = ["meds_etl_omop", str(folder), str(tmp_path / "meds"), "--num_proc", "1", "--num_shards", "1"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    table, _ = read(tmp_path / "meds", "meds", tmp_path / "in", columns=["diagnoses", "procedures"])
+    expected = without_ids(cohort([*ROWS, *ICD10, LONG]))
+    for found, visit in zip(without_ids(table), expected, strict=True):
+        for column in ("diagnoses", "procedures"):  # the tool sorts the codes of one time
+            assert sorted(found[column]) == sorted(visit[column])
+        assert [found[k] for k in ("days", "age", "sex")] == [visit[k] for k in ("days", "age", "sex")]
