@@ -42,6 +42,7 @@ help:
 	@echo "CORES=2             fewer cores than the machine has"
 	@echo "SEED=0 OUT=FILE.parquet AGES=FILE.csv CONSTRAINED=full  for make patients: seed, file to write (or .csv,"
 	@echo "                    .csv.gz), ages and sexes of your own, no codes that the age and sex edits forbid"
+	@echo "FORMAT=omop OUT=DIR  for make patients: a folder as meds, omop, mimic4 or mimic3 in place of a file"
 	@echo "TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 	@echo "                    PyTorch without CUDA: saves gigabytes on a machine without a GPU"
 
@@ -53,11 +54,11 @@ demo: $(VENV)/.installed
 unlock: $(VENV)/.installed
 	@$(BIN)/python workflow_scripts/unlock.py
 
-# N, SEED, SHOW, OUT, AGES and CONSTRAINED are options of the script; what is not set keeps its default.
+# N, SEED, SHOW, OUT, AGES, CONSTRAINED and FORMAT are options of the script; what is not set keeps its default.
 patients: $(VENV)/.installed
 	@$(BIN)/python workflow_scripts/generate_patients.py $(if $(N),--patients "$(N)") $(if $(SEED),--seed "$(SEED)") \
 		$(if $(SHOW),--show "$(SHOW)") $(if $(OUT),--synthetic "$(OUT)") $(if $(AGES),--demographics "$(AGES)") \
-		$(if $(CONSTRAINED),--constrained "$(CONSTRAINED)")
+		$(if $(CONSTRAINED),--constrained "$(CONSTRAINED)") $(if $(FORMAT),--format "$(FORMAT)")
 
 # Trains for an hour or two if results/nhds2010 does not exist yet.
 publish: $(VENV)/.installed

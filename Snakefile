@@ -21,6 +21,7 @@ include: "rules/evaluate.smk"  # synthetic visits -> records, scorecard, report
 include: "rules/external.smk"  # another generator's visits -> the same records, a scorecard of their own
 include: "rules/ablation.smk"  # what each part of the model is worth: arms, trained and compared
 include: "rules/quality.smk"  # the table of targets: several generation seeds and one large sample, judged
+include: "rules/export.smk"  # synthesized visits in formats that other tools read
 include: "rules/publish.smk"  # the main model and a cohort of it, for others
 
 
@@ -47,3 +48,9 @@ rule ablation:
 rule quality:
     input:
         rules.summarize_quality.output,
+
+
+# The synthesized visits of trained runs in the formats named under export.
+rule export:
+    input:
+        exported_files,

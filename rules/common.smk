@@ -56,6 +56,7 @@ def workflow_file(*parts):
 
 VALIDITY = workflow_file("resources", "icd9_validity.csv")
 METRICS = workflow_file("resources", "metrics.csv")
+TITLES = workflow_file("resources", "icd9_titles.csv")
 
 
 def of_kind(kind):
@@ -126,7 +127,10 @@ def model_to_publish(wildcards):
     Snakemake calls this only to run publish: other targets may use any source.
     """
     try:
-        terms_of(config["cohort"]["source"], WORKFLOW / "resources" / "publication.yaml")
+        stated = config["publish"]["terms"]
+        terms_of(
+            config["cohort"]["source"], WORKFLOW / "resources" / "publication.yaml", stated and Path(stated)
+        )
     except UserError as error:
         sys.exit(f"error: {error}")
     return expand(rules.train.output, run=MAIN.name)

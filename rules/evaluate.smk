@@ -332,7 +332,7 @@ rule summarize:
         naive=[run.synthesized for run in of_kind("naive") if "synthesize" in run.modes],
         train=rules.build_dataset.output.train,
         test=rules.build_dataset.output.test,
-        titles=workflow_file("resources", "icd9_titles.csv"),
+        titles=TITLES,
         validity=VALIDITY,
         metrics=METRICS,
         template=workflow_file("resources", "report.html.j2"),

@@ -19,6 +19,7 @@ rule publish:
         metrics=METRICS,
         limits=workflow_file("resources", "publication_limits.csv"),
         terms=workflow_file("resources", "publication.yaml"),
+        site_terms=config["publish"]["terms"] or [],
         model_card=workflow_file("resources", "model_card.md.j2"),
         data_card=workflow_file("resources", "data_card.md.j2"),
         modules=modules_of("publish"),

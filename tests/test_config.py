@@ -92,6 +92,7 @@ def test_overlays_hold_only_what_differs(name):
 
 # Params of a rule that are not keys of the config: names of runs, seeds, parts.
 OF_A_RECORD = {"run", "seed"}
+OF_AN_EXPORT = {"run", "experiment", "source", "placeholder_days"}
 GIVEN = {
     "simulate_raw": set(),
     "build_dataset": set(),
@@ -115,6 +116,10 @@ GIVEN = {
     "evaluate_conditioning": {*OF_A_RECORD, "mode", "sample_seed", "device"},
     "evaluate_race": {*OF_A_RECORD, "mode", "sample_seed", "control", "source"},
     "publish": {"device"},
+    "export_meds": {*OF_AN_EXPORT, "seed"},
+    "export_omop": {*OF_AN_EXPORT, "seed"},
+    "export_mimic4": {*OF_AN_EXPORT, "seed"},
+    "export_mimic3": {*OF_AN_EXPORT, "seed"},
 }
 
 
@@ -136,7 +141,8 @@ def keys_of(script: str) -> dict[str, Any]:
             "prompt_prob": generate["reconstruct"]["prompt_prob"],
         },
         "evaluate_curve": {"prompt_prob": generate["reconstruct"]["prompt_prob"]},
-        "publish": {**config["publish"], "seed": generate["seed"]},
+        "publish": {"patients": config["publish"]["patients"], "seed": generate["seed"]},
+        "export_omop": {key: config["export"][key] for key in ("unmapped", "table_files")},
     }
     attacks = ("privacy", "likelihood")
     of_evaluations = {

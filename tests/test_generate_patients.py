@@ -11,6 +11,7 @@ from cohortloom.base.errors import UserError
 from cohortloom.data.visits import read_visits
 from conftest import REPOSITORY
 from generate_patients import generate_patients
+from raw_cohort import read
 
 STORED = REPOSITORY / "published" / "nhds2010"
 stored = pytest.mark.skipif(not (STORED / "model").is_dir(), reason="no published model is stored here yet")
@@ -51,3 +52,23 @@ def test_the_stored_model_generates(tmp_path):
     assert (read_visits(STORED / "cohort" / "visits.parquet")["visit"].to_numpy() == 0).sum() == 20_000
     generate_patients(synthetic=tmp_path / "v.parquet", patients=50, device="cpu")
     assert read_visits(tmp_path / "v.parquet").num_rows >= 50
+
+
+@stored
+@pytest.mark.parametrize("format", ["meds", "omop", "mimic4", "mimic3"])
+def test_a_format_writes_a_folder_that_is_read_again(tmp_path, format):
+    generate_patients(synthetic=tmp_path / "v.parquet", patients=20, device="cpu")
+    generate_patients(synthetic=tmp_path / "out", format=format, patients=20, device="cpu")
+    table, _ = read(tmp_path / "out", format, tmp_path / "in", columns=["diagnoses"])
+    assert table["diagnoses"].to_pylist() == read_visits(tmp_path / "v.parquet")["diagnoses"].to_pylist()
+    assert json.loads((tmp_path / "out.json").read_text())["patients"] == 20
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "National Hospital Discharge Survey 2010" in text
+
+
+@stored
+def test_a_folder_of_ones_own_is_refused_before_anything_is_generated(tmp_path):
+    (tmp_path / "mine.csv").touch()
+    with pytest.raises(UserError, match="holds mine.csv, which this step does not write"):
+        generate_patients(synthetic=tmp_path, format="omop", patients=2, device="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"]

@@ -7,12 +7,17 @@ from typing import Literal
 import pyarrow as pa
 
 from cohortloom.base.errors import UserError
-from cohortloom.base.files import read_json, write_json
+from cohortloom.base.files import check_own_folder, read_json, write_json
 from cohortloom.base.step import log, main
 from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import check_ending, patient_starts, read_visits, write_visits_csv
 from cohortloom.generation.requests import draw_patients, write_demographics
+from cohortloom.release.layout import EXPORTED, omop_files
 from cohortloom.reporting.examples import patient_in_words, read_titles
+from export_meds import export_meds
+from export_mimic3 import export_mimic3
+from export_mimic4 import export_mimic4
+from export_omop import export_omop
 from generate import generate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -20,12 +25,15 @@ PUBLISHED = REPOSITORY / "published" / "nhds2010"
 RESOURCES = REPOSITORY / "resources"
 PATIENTS = 1000
 ENDINGS = (".parquet", ".csv.gz", ".csv")
+EXPORTS = {"meds": export_meds, "omop": export_omop, "mimic4": export_mimic4, "mimic3": export_mimic3}
+FILES = EXPORTED | {"omop": omop_files("csv", athena=False)}
 DECODING = ("temperature", "no_repeat_ngram_size")
 
 
 def generate_patients(
     *,
-    synthetic: Path = Path("results/patients/visits.parquet"),
+    synthetic: Path | None = None,
+    format: Literal["meds", "omop", "mimic4", "mimic3"] | None = None,
     patients: int | None = None,
     seed: int = 0,
     demographics: Path | None = None,
@@ -38,7 +46,9 @@ def generate_patients(
 ) -> None:
     """Generate new patients with the published model; counts of faults go to a .json file of that name.
 
-    The suffix of `synthetic` sets the format: .parquet, .csv or .csv.gz. Ages and sexes come from
+    The suffix of `synthetic` (results/patients/visits.parquet) sets the kind of file: .parquet, .csv or
+    .csv.gz. With `format` it is a folder (results/patients/<format>) in the form of MEDS, OMOP, MIMIC-IV or
+    MIMIC-III, as the target export writes it. Ages and sexes come from
     `demographics`, a CSV with the columns age and sex, one line a patient, which `patients` resamples as in
     `generate`. Without it, `patients` (1,000) are drawn from the published `cohort`. All random draws depend
     on `seed`. `show` prints that many patients with the titles of their codes. `constrained` forbids the
@@ -51,10 +61,13 @@ def generate_patients(
                 f"{path}: no such file; name a published model and its cohort (--model, --cohort), "
                 "or make them: snakemake publish"
             )
-    ending = check_ending(synthetic, ENDINGS)
+    target = synthetic or Path("results/patients") / (format or "visits.parquet")
+    if format:
+        check_own_folder(target, FILES[format])
+    ending = "" if format else check_ending(target, ENDINGS)
     decoding = read_json(model / "generation_config.json")
     with tempfile.TemporaryDirectory() as folder:
-        visits = synthetic if ending == ".parquet" else Path(folder) / "visits.parquet"
+        visits = target if ending == ".parquet" else Path(folder) / "visits.parquet"
         counts = visits.with_suffix(".json")
         requested = demographics or Path(folder) / "requested.csv"
         if demographics is None:
@@ -75,11 +88,31 @@ def generate_patients(
             **{key: decoding[key] for key in DECODING},
         )
         table = read_visits(visits)
-        if visits != synthetic:
-            write_visits_csv(table, synthetic)
-            write_json(synthetic.with_name(synthetic.name[: -len(ending)] + ".json"), read_json(counts))
+        if format:
+            export(visits, target, format, seed, model)
+        elif visits != target:
+            write_visits_csv(table, target)
+        if visits != target:
+            write_json(target.with_name(target.name.removesuffix(ending) + ".json"), read_json(counts))
     print_patients(table, show)
-    log.info("%s", synthetic)
+    log.info("%s", target)
+
+
+def export(visits: Path, folder: Path, format: str, seed: int, model: Path) -> None:
+    """Write generated visits into a folder in one of the formats of EXPORTS."""
+    tables = {"cdm": RESOURCES / "omop_cdm54.csv"} if format == "omop" else {}
+    EXPORTS[format](
+        synthetic=visits,
+        folder=folder,
+        titles=RESOURCES / "icd9_titles.csv",
+        terms=RESOURCES / "publication.yaml",
+        readme=RESOURCES / "export.md.j2",
+        experiment=model.parent.name,
+        run="published model",
+        source=PUBLISHED.name if model == PUBLISHED / "model" else "unknown",
+        seed=seed,
+        **tables,
+    )
 
 
 def print_patients(visits: pa.Table, show: int) -> None:

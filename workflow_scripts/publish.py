@@ -37,6 +37,7 @@ def publish(
     published: Path,
     patients: int = 20000,
     seed: int = 0,
+    site_terms: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Write published/model and published/cohort, each with its card README.md.
@@ -44,7 +45,8 @@ def publish(
     `model_dir` is the model of the run that `scorecard` judges; `provenance` holds config, commit and source.
     `train`, `val`, `test` are of the dataset; `rules`, `metrics`, `limits`, `terms` are
     resources/icd9_validity.csv, metrics.csv, publication_limits.csv and publication.yaml; `model_card`,
-    `data_card` are the templates of the cards.
+    `data_card` are the templates of the cards. `site_terms` is a file of the terms of a source that `terms`
+    does not list.
 
     The published weights generate the cohort with the sampling of the scorecard, for ages and sexes drawn
     from the training patients; `seed` draws both. Raises UserError, with nothing written, for a source whose
@@ -53,7 +55,7 @@ def publish(
     """
     card, origin = read_json(scorecard), read_json(provenance)
     config, run = origin["config"], card["criteria"][0]["run"]
-    entry = terms_of(config["cohort"]["source"], terms)
+    entry = terms_of(config["cohort"]["source"], terms, site_terms)
     if model_dir.name != run:
         raise UserError(f"{model_dir}: {scorecard} judges the run {run}; give that run's folder")
     quiet_libraries()

@@ -79,6 +79,8 @@ def check_config(
     demographics = config["generate"]["demographics"]
     check_braces("config: generate.demographics", demographics)
     check_braces("config: raw_dir", config["raw_dir"] or "")
+    check_braces("config: publish.terms", config["publish"]["terms"] or "")
+    check_braces("config: export.athena", config["export"]["athena"] or "")
     if demographics not in ("test", "train") and not Path(demographics).is_file():
         raise UserError(
             f"config: generate.demographics: {demographics} is no file; give test, train or a CSV of patients"
@@ -259,7 +261,7 @@ def tracked_config(config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(content, dict)
         else content
         for section, content in config.items()
-        if section not in ("ablation", "publish", "quality")
+        if section not in ("ablation", "export", "publish", "quality")
     }
 
 

@@ -1,0 +1,52 @@
+"""Write synthesized visits as MEDS, which MEDS tools and PyHealth read."""
+
+from pathlib import Path
+
+from cohortloom.base.step import log, main
+from cohortloom.release import meds
+from cohortloom.release.exports import save_export
+from cohortloom.release.layout import EXPORTED
+
+
+def export_meds(
+    *,
+    synthetic: Path,
+    folder: Path,
+    titles: Path,
+    terms: Path,
+    readme: Path,
+    experiment: str,
+    run: str,
+    source: str,
+    seed: int = 0,
+    placeholder_days: bool = False,
+) -> None:
+    """Write the visits of `synthetic` into `folder`; data/ and metadata/ of MEDS 0.4.1.
+
+    `titles` and `terms` are resources/icd9_titles.csv and publication.yaml, `readme` the template of
+    README.md, which names `experiment`, `run` and the `source` of the training data. `seed` draws dates,
+    births and the split of the subjects. `placeholder_days`: the source knows no days between visits. Raises
+    UserError, with nothing written, for visits that no trained run synthesized and a folder with foreign
+    files.
+    """
+    facts = save_export(
+        "meds",
+        lambda connection, new: meds.write(connection, new, f"{experiment} {run}", seed),
+        EXPORTED["meds"],
+        {},
+        synthetic=synthetic,
+        folder=folder,
+        titles=titles,
+        terms=terms,
+        readme=readme,
+        experiment=experiment,
+        run=run,
+        source=source,
+        seed=seed,
+        placeholder_days=placeholder_days,
+    )
+    log.info("%s: %d patients, %d visits", folder, facts["patients"], facts["visits"])
+
+
+if __name__ == "__main__":
+    main(export_meds, globals().get("snakemake"))

@@ -1,0 +1,67 @@
+"""Write synthesized visits as OMOP CDM 5.4, which OMOP tools and PyHealth read."""
+
+from pathlib import Path
+from typing import Literal
+
+from cohortloom.base.step import log, main
+from cohortloom.release import omop
+from cohortloom.release.exports import save_export
+from cohortloom.release.layout import omop_files
+
+
+def export_omop(
+    *,
+    synthetic: Path,
+    folder: Path,
+    titles: Path,
+    terms: Path,
+    readme: Path,
+    cdm: Path,
+    experiment: str,
+    run: str,
+    source: str,
+    seed: int = 0,
+    placeholder_days: bool = False,
+    athena: Path | None = None,
+    unmapped: Literal["zero", "source"] = "zero",
+    table_files: Literal["csv", "parquet"] = "csv",
+) -> None:
+    """Write the visits of `synthetic` into `folder`; a file a table.
+
+    `titles` and `terms` are resources/icd9_titles.csv and publication.yaml, `cdm` is omop_cdm54.csv,
+    `readme` the template of README.md, which names `experiment`, `run` and the `source` of the training
+    data. `seed` draws dates and births. `placeholder_days`: the source knows no days between visits.
+    `athena` is the folder of a download of OMOP's vocabularies; a code without a standard concept there, and
+    every code without it, has the concept 0 or that of its source (`unmapped`). Raises UserError, with
+    nothing written, for visits that no trained run synthesized, a folder of vocabularies that is none, and a
+    folder with foreign files.
+    """
+    facts = save_export(
+        "omop",
+        lambda connection, new: omop.write(
+            connection,
+            new,
+            cdm=cdm,
+            name=f"{experiment} {run}",
+            unmapped=unmapped,
+            table_files=table_files,
+            athena=athena,
+        ),
+        omop_files(table_files, athena is not None),
+        {},
+        synthetic=synthetic,
+        folder=folder,
+        titles=titles,
+        terms=terms,
+        readme=readme,
+        experiment=experiment,
+        run=run,
+        source=source,
+        seed=seed,
+        placeholder_days=placeholder_days,
+    )
+    log.info("%s: %d patients, %d visits", folder, facts["patients"], facts["visits"])
+
+
+if __name__ == "__main__":
+    main(export_omop, globals().get("snakemake"))
