@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import shutil
+import subprocess
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,3 +88,13 @@ def test_one_subject_by_hand(tmp_path):
     assert [row["hadm_id"] for row in rows[:4]] == [None, None, 1, 1]
     assert (rows[11]["time"].date() - rows[2]["time"].date()).days == 3
     assert events(folder, "tuning").num_rows == 0
+
+
+@pytest.mark.skipif(
+    not shutil.which("meds_reader_verify"), reason="the MEDS tool meds_reader is not installed"
+)
+def test_a_meds_tool_reads_it(folder, tmp_path):
+    """meds_reader makes its database of it and finds the same events in both."""
+    subprocess.run(["meds_reader_convert", folder, tmp_path / "db"], check=True, timeout=300)
+    done = subprocess.run(["meds_reader_verify", folder, tmp_path / "db"], timeout=300)
+    assert done.returncode == 0 and list((tmp_path / "db").iterdir())
