@@ -175,7 +175,8 @@ def test_the_weights_are_rounded_and_no_more(finished, published):
     after = load_file(published / "model" / "model.safetensors")
     assert set(before) == set(after)
     for name, tensor in after.items():
-        assert tensor.dtype == (torch.bfloat16 if tensor.ndim > 1 else before[name].dtype), name
+        is_rounded = before[name].is_floating_point() and tensor.ndim > 1
+        assert tensor.dtype == (torch.bfloat16 if is_rounded else before[name].dtype), name
         assert torch.equal(tensor, before[name][: len(tensor)].to(tensor.dtype))
     sizes = [
         (folder / "model.safetensors").stat().st_size
@@ -385,7 +386,7 @@ def test_patients_are_generated_from_what_is_published(published, tmp_path, caps
     values, _ = code_lists(table)
     assert (
         re.search(r"^    [V\dE.]{3,7} +[A-Z]\w+ \w+", printed, re.MULTILINE)
-        and values[0].as_py()[:3] in printed
+        and values[0].as_py().partition(":")[2][:3] in printed
     )
 
     requested = tmp_path / "requested.csv"

@@ -206,7 +206,7 @@ def test_the_training_module_reruns_training_and_what_follows(edited):
 
 
 def test_a_reader_reruns_everything_that_follows_it(edited):
-    assert edited("workflow_scripts", "cohortloom", "sources", "nhds2010.py") == EVERYTHING - {"simulate_raw"}
+    assert edited("workflow_scripts", "cohortloom", "sources", "intake.py") == EVERYTHING - {"simulate_raw"}
 
 
 def test_the_table_of_visits_reruns_every_step_that_reads_it(edited):

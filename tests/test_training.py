@@ -88,7 +88,7 @@ def test_the_card_has_the_losses_of_the_saved_weights(dataset, brief, brief_fold
     card = (brief_folder / "README.md").read_text(encoding="utf-8")
     sentences = " ".join(card.split())
     assert f"lm {float(saved['lm_loss']):.4f} nats" in sentences
-    assert f"checkpoint at token {saved['tokens']}" in sentences
+    assert f"The weights are those at token {saved['tokens']}" in sentences
     assert f"| threads | {torch.get_num_threads()} |" in card and f"| torch | {torch.__version__} |" in card
 
 
