@@ -168,3 +168,31 @@ def share_of_cores(jobs=2):
 def modules_of(script):
     """The script and every module of this repository that it imports: inputs of its rule."""
     return [workflow_file(path.relative_to(WORKFLOW)) for path in imported_files(script)]
+
+
+def athena_files(wildcards):
+    """The files of a download of vocabularies; ends the workflow if there are none.
+
+    Snakemake calls this only to export omop: other targets do not read them.
+    """
+    athena = config["export"]["athena"]
+    if athena is None:
+        return []
+    found = sorted(str(path) for path in Path(athena).glob("*.csv"))
+    return found or sys.exit(
+        f"error: config: export.athena: {athena}: holds no .csv; give a download from Athena"
+    )
+
+
+def exported_files(wildcards):
+    """All files of the exports of trained runs that may be exported: the main run always may.
+
+    Where they go and what they are called stands in export.smk.
+    """
+    return [
+        f"{EXPORTS}/{format}/{run.name}/{name}"
+        for format in config["export"]["formats"]
+        for run in of_kind("training")
+        if run.exportable
+        for name in FILES[format]
+    ]

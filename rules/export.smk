@@ -50,19 +50,6 @@ rule export_meds:
         "../workflow_scripts/{params.script}.py"
 
 
-def athena_files(wildcards):
-    """The files of a download of vocabularies; ends the workflow if there are none.
-
-    Snakemake calls this only to export omop: other targets do not read them.
-    """
-    if ATHENA is None:
-        return []
-    found = sorted(str(path) for path in Path(ATHENA).glob("*.csv"))
-    return found or sys.exit(
-        f"error: config: export.athena: {ATHENA}: holds no .csv; give a download from Athena"
-    )
-
-
 use rule export_meds as export_omop with:
     input:
         synthetic=of_run("synthesized"),
@@ -123,14 +110,3 @@ use rule export_meds as export_mimic3 with:
         run="{run}",
         folder=f"{EXPORTS}/mimic3/{{run}}",
         settings=named(OF_EXPORT),
-
-
-def exported_files(wildcards):
-    """All files of the exports of trained runs that may be exported: the main run always may."""
-    return [
-        f"{EXPORTS}/{format}/{run.name}/{name}"
-        for format in config["export"]["formats"]
-        for run in of_kind("training")
-        if run.exportable
-        for name in FILES[format]
-    ]
