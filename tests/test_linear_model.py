@@ -7,7 +7,7 @@ import torch
 from cohortloom.data.coded import Coded
 from cohortloom.data.linear import Linear
 from cohortloom.data.vocabulary import END, Vocabulary
-from cohortloom.generation.hidden import HiddenCodes
+from cohortloom.generation.hidden import ProbableCodes
 from cohortloom.model.initial import make_model
 from cohortloom.model.linear import FLOOR, PENALTY, mix
 from cohortloom.training.calibration import calibrate_linear_share
@@ -108,8 +108,8 @@ def test_the_share_changes_scores_but_not_training():
 
 
 def hidden(scores, expected, threshold):
-    """Codes written step by step by HiddenCodes: [batch] lists."""
-    processor = HiddenCodes(np.array(expected), threshold, [END])
+    """Codes written step by step by ProbableCodes: [batch] lists."""
+    processor = ProbableCodes(np.array(expected), threshold, [END])
     scores, written = torch.tensor(scores), [[] for _ in expected]
     for _ in range(scores.shape[1]):
         token = processor(torch.zeros(len(scores), 1), scores).argmax(1)
@@ -133,7 +133,7 @@ def test_hidden_codes_are_those_above_the_threshold():
 
 def test_hidden_codes_go_on_with_the_rows_that_are_left():
     shares = torch.log(torch.tensor([[0.1] * 5 + [0.5], [0.1] * 5 + [0.5], [0.1] * 4 + [0.5, 0.1]]))
-    processor = HiddenCodes(np.array([1.0, 1.0, 1.0]), 0.25, [END - 1])
+    processor = ProbableCodes(np.array([1.0, 1.0, 1.0]), 0.25, [END - 1])
     processor(torch.zeros(3, 1), shares)
     processor.keep_rows(torch.tensor([2]))
     assert processor(torch.zeros(1, 1), torch.zeros(1, 6)).argmax(1).tolist() == [4]

@@ -90,18 +90,19 @@ def test_meds_gives_the_diagnoses_and_procedures_of_the_tables(tmp_path):
     assert left["data", "LAB"] == 776_411 and left["data", "PROCEDURE"] == 2872
 
 
-@at_hand(OMOP)
-def test_omop(tmp_path):
+def omop_tables(tmp_path):
+    """A folder with the demo's tables, without a table of concepts."""
     raw = tmp_path / "raw"
     raw.mkdir()
-    for name in (
-        "person",
-        "visit_occurrence",
-        "condition_occurrence",
-        "procedure_occurrence",
-        "drug_exposure",
-    ):
+    events = ("condition_occurrence", "procedure_occurrence", "drug_exposure")
+    for name in ("person", "visit_occurrence", *events):
         (raw / f"{name}.csv").symlink_to(OMOP / f"{name}.csv")
+    return raw
+
+
+@at_hand(OMOP)
+def test_omop(tmp_path):
+    raw = omop_tables(tmp_path)
     with pytest.raises(UserError, match="table concept is missing"):
         read(raw, "omop", tmp_path / "none")
     (raw / "CONCEPT.csv").symlink_to(OMOP / "concept_icd_derived.csv")
@@ -123,16 +124,7 @@ def test_omop(tmp_path):
 @at_hand(OMOP)
 @at_hand(MIMIC4)
 def test_omop_misses_what_its_description_says(tmp_path):
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    for name in (
-        "person",
-        "visit_occurrence",
-        "condition_occurrence",
-        "procedure_occurrence",
-        "drug_exposure",
-    ):
-        (raw / f"{name}.csv").symlink_to(OMOP / f"{name}.csv")
+    raw = omop_tables(tmp_path)
     (raw / "concept.csv").symlink_to(OMOP / "concept_icd_derived.csv")
     omop, _ = read(raw, "omop", tmp_path / "omop", columns=["diagnoses"])
     tables, _ = read(MIMIC4, "mimic4", tmp_path / "tables", columns=["diagnoses"])

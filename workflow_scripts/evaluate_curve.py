@@ -10,7 +10,7 @@ from cohortloom.base.files import read_json
 from cohortloom.base.methods import FITTED, SCORING
 from cohortloom.base.ragged import row_offsets
 from cohortloom.base.step import main, quiet_libraries
-from cohortloom.data.coded import Coded, encode
+from cohortloom.data.coded import encode
 from cohortloom.data.guesses import best_threshold, highest
 from cohortloom.data.linear import Linear
 from cohortloom.data.reveal import revealed_mask, validation_mask
@@ -89,7 +89,7 @@ def _guesses_of_model(model_dir: Path, strata: TrainingStrata, files, prompt_pro
         # `data` holds only the codes of the model's vocabulary.
         in_vocabulary = vocabulary.encode(code_lists(table)[0]) >= 0
         log_probs = first_code_log_probs(model, data, is_revealed[in_vocabulary])
-        expected = _expected_hidden(strata, visits, is_revealed, prompt_prob)
+        expected = strata.expected_hidden(visits, is_revealed, prompt_prob)
         batches = as_scores(log_probs, vocabulary.first_code, expected)
         codes = data.ids - vocabulary.first_code
         yield highest(batches, codes, data.offsets, is_revealed[in_vocabulary])
@@ -104,14 +104,7 @@ def as_scores(log_probs, first_code: int, expected: np.ndarray):
     between visits.
     """
     for rows, values in log_probs:
-        yield rows, values[:, first_code:] + np.log(np.maximum(expected[rows], 1e-9))[:, None]
-
-
-def _expected_hidden(
-    strata: TrainingStrata, visits: Coded, is_revealed: np.ndarray, prompt_prob: float
-) -> np.ndarray:
-    n_revealed = np.diff(row_offsets(is_revealed)[visits.offsets])
-    return strata.expected_hidden(stratum_of(visits.age, visits.sex), n_revealed, prompt_prob)
+        yield rows, values[:, first_code:] + np.log(expected[rows])[:, None]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cohortloom.base.step import log, main
+from cohortloom.base.step import main
 from cohortloom.release import meds
 from cohortloom.release.exports import save_export
 from cohortloom.release.layout import EXPORTED
@@ -29,23 +29,14 @@ def export_meds(
     UserError, with nothing written, for visits that no trained run synthesized and a folder with foreign
     files.
     """
-    facts = save_export(
+    keywords = dict(locals())
+    save_export(
         "meds",
         lambda connection, new: meds.write(connection, new, f"{experiment} {run}", seed),
         EXPORTED["meds"],
         {},
-        synthetic=synthetic,
-        folder=folder,
-        titles=titles,
-        terms=terms,
-        readme=readme,
-        experiment=experiment,
-        run=run,
-        source=source,
-        seed=seed,
-        placeholder_days=placeholder_days,
+        **keywords,
     )
-    log.info("%s: %d patients, %d visits", folder, facts["patients"], facts["visits"])
 
 
 if __name__ == "__main__":

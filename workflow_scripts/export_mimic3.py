@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cohortloom.base.step import log, main
+from cohortloom.base.step import main
 from cohortloom.release import mimic
 from cohortloom.release.exports import save_export
 from cohortloom.release.layout import EXPORTED
@@ -28,23 +28,14 @@ def export_mimic3(
     births. `placeholder_days`: the source knows no days between visits. Raises UserError, with nothing
     written, for visits that no trained run synthesized, codes of ICD-10, and a folder with foreign files.
     """
-    facts = save_export(
+    keywords = dict(locals())
+    save_export(
         "mimic3",
         mimic.write_mimic3,
         EXPORTED["mimic3"],
         mimic.HELD3,
-        synthetic=synthetic,
-        folder=folder,
-        titles=titles,
-        terms=terms,
-        readme=readme,
-        experiment=experiment,
-        run=run,
-        source=source,
-        seed=seed,
-        placeholder_days=placeholder_days,
+        **keywords,
     )
-    log.info("%s: %d patients, %d visits", folder, facts["patients"], facts["visits"])
 
 
 if __name__ == "__main__":

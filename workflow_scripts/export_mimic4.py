@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cohortloom.base.step import log, main
+from cohortloom.base.step import main
 from cohortloom.release import mimic
 from cohortloom.release.exports import save_export
 from cohortloom.release.layout import EXPORTED
@@ -29,23 +29,14 @@ def export_mimic4(
     written, for visits that no trained run synthesized, codes that are neither ICD-9 nor ICD-10-CM or -PCS,
     and a folder with foreign files.
     """
-    facts = save_export(
+    keywords = dict(locals())
+    save_export(
         "mimic4",
         mimic.write_mimic4,
         EXPORTED["mimic4"],
         mimic.HELD4,
-        synthetic=synthetic,
-        folder=folder,
-        titles=titles,
-        terms=terms,
-        readme=readme,
-        experiment=experiment,
-        run=run,
-        source=source,
-        seed=seed,
-        placeholder_days=placeholder_days,
+        **keywords,
     )
-    log.info("%s: %d patients, %d visits", folder, facts["patients"], facts["visits"])
 
 
 if __name__ == "__main__":

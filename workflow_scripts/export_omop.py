@@ -1,9 +1,10 @@
 """Write synthesized visits as OMOP CDM 5.4, which OMOP tools and PyHealth read."""
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from cohortloom.base.step import log, main
+from cohortloom.base.step import main
 from cohortloom.release import omop
 from cohortloom.release.exports import save_export
 from cohortloom.release.layout import omop_files
@@ -36,31 +37,15 @@ def export_omop(
     nothing written, for visits that no trained run synthesized, a folder of vocabularies that is none, and a
     folder with foreign files.
     """
-    facts = save_export(
+    keywords = dict(locals())
+    own = {key: keywords.pop(key) for key in ("cdm", "athena", "unmapped", "table_files")}
+    save_export(
         "omop",
-        lambda connection, new: omop.write(
-            connection,
-            new,
-            cdm=cdm,
-            name=f"{experiment} {run}",
-            unmapped=unmapped,
-            table_files=table_files,
-            athena=athena,
-        ),
+        partial(omop.write, name=f"{experiment} {run}", **own),
         omop_files(table_files, athena is not None),
         {},
-        synthetic=synthetic,
-        folder=folder,
-        titles=titles,
-        terms=terms,
-        readme=readme,
-        experiment=experiment,
-        run=run,
-        source=source,
-        seed=seed,
-        placeholder_days=placeholder_days,
+        **keywords,
     )
-    log.info("%s: %d patients, %d visits", folder, facts["patients"], facts["visits"])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from cohortloom.data.visits import (
     with_empty_columns,
 )
 from cohortloom.data.vocabulary import Vocabulary
-from cohortloom.generation.naive import TrainingStrata, stratum_of
+from cohortloom.generation.naive import TrainingStrata
 from cohortloom.generation.requests import requested_patients
 
 
@@ -108,10 +108,20 @@ def generate(
     else:
         batches = _batches(held_out, batch_size, shard, shards)
         is_revealed = revealed_mask(len(code_lists(held_out)[0]), prompt_prob, seed)
-        expected = _expected_hidden(read_visits(train), held_out, is_revealed, prompt_prob)
-        hidden = expected, threshold
+        (training, visits), names = encode([read_visits(train), held_out])
+        expected = TrainingStrata(training, len(names)).expected_hidden(visits, is_revealed, prompt_prob)
         tables = _reconstructed(
-            model, vocabulary, held_out, test, seed, batches, is_revealed, hidden, options, totals
+            model,
+            vocabulary,
+            held_out,
+            test,
+            seed,
+            batches,
+            is_revealed,
+            expected,
+            threshold,
+            options,
+            totals,
         )
         schema, n = RECONSTRUCT_SCHEMA, sum(end - begin for begin, end in batches)
     with (
@@ -175,29 +185,20 @@ def _batches(held_out: pa.Table, batch_size: int, shard: int, shards: int) -> li
     return [batches[number] for number in shard_batches(len(batches), shard, shards)]
 
 
-def _expected_hidden(
-    train: pa.Table, held_out: pa.Table, is_revealed: np.ndarray, prompt_prob: float
-) -> np.ndarray:
-    """Number of hidden codes to expect in each held-out visit, by age, sex and number of revealed codes."""
-    (training, visits), names = encode([train, held_out])
-    n_revealed = np.diff(row_offsets(is_revealed)[visits.offsets])
-    strata = TrainingStrata(training, len(names))
-    return strata.expected_hidden(stratum_of(visits.age, visits.sex), n_revealed, prompt_prob)
-
-
-def _reconstructed(model, vocabulary, held_out, test, seed, batches, is_revealed, hidden, options, totals):
+def _reconstructed(
+    model, vocabulary, held_out, test, seed, batches, is_revealed, expected, threshold, options, totals
+):
     """Tables of held-out visits with hidden codes filled in, batch by batch, each with its number of rows.
 
     Adds to `totals`. batches: first row and end of each. is_revealed: of the codes of all held-out visits.
-    hidden: number of hidden codes to expect in each visit, and the threshold of HiddenCodes.
+    expected: number of hidden codes to expect in each visit. threshold: of ProbableCodes.
     """
     from cohortloom.data.examples import Examples, plain_pairs
-    from cohortloom.generation.hidden import HiddenCodes
+    from cohortloom.generation.hidden import ProbableCodes
     from cohortloom.generation.synthesize import generate_visits
 
     data = Examples.load(test)
     codes, offsets = code_lists(held_out)
-    expected, threshold = hidden
     in_vocabulary = vocabulary.encode(codes) >= 0
     pairs = plain_pairs(data, is_revealed[in_vocabulary], model.config.max_position_embeddings)
     lengths = np.diff(pairs.encoder_offsets)
@@ -213,7 +214,7 @@ def _reconstructed(model, vocabulary, held_out, test, seed, batches, is_revealed
             data.age[rows],
             data.sex[rows],
             seed_of("reconstruct", seed, begin),
-            logits_processor=[HiddenCodes(expected[rows], threshold, vocabulary.terminators)],
+            logits_processor=[ProbableCodes(expected[rows], threshold, vocabulary.terminators)],
             **options,
         )
         _add(totals, generated.counts)

@@ -124,15 +124,17 @@ class TrainingStrata:
             drawn[rows] = rng.choice(lengths, len(rows), p=probabilities)
         return drawn
 
-    def expected_hidden(self, key: np.ndarray, revealed: np.ndarray, share: float) -> np.ndarray:
+    def expected_hidden(self, visits: Coded, is_revealed: np.ndarray, share: float) -> np.ndarray:
         """Mean number of hidden codes [n_visits] under the distributions that `guess_lengths` draws from.
 
-        1 where no training visit is long enough.
+        is_revealed [codes of all visits] bool. Above 0; 1 where no training visit is long enough.
         """
+        key = stratum_of(visits.age, visits.sex)
+        revealed = np.diff(row_offsets(is_revealed)[visits.offsets])
         hidden = np.ones(len(key))
         for rows, lengths, probabilities in self._length_distributions(key, revealed, share, 0):
             hidden[rows] = (probabilities * lengths).sum() - revealed[rows]
-        return hidden
+        return np.maximum(hidden, 1e-9)
 
     def prevalences(self, key: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Batches of visit numbers [n] and the prevalence of each code in the visit's stratum [n, n_codes].

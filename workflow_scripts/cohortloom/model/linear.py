@@ -6,8 +6,8 @@ have them at once. The network knows what more than two codes say together. So t
 codes is the geometric mean of both.
 
 The share of the linear part, `config.linear_share`, is 0 while the network trains and is fitted on validation
-visits afterwards (training/calibration.py). A network that trains beside it relies on it too much, for on the
-training visits it is better than on others: validation loss rose by 0.06 nats a token (docs/trials.md).
+visits afterwards (training/calibration.py). A network that trains beside it relies on it too much, for its
+weights were fitted on the same visits: validation loss rose by 0.06 nats a token (docs/trials.md).
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ from cohortloom.data.linear import Linear
 PENALTY = 300.0  # validation losses are alike from 30 to 300; the highest of them memorises the least
 WEIGHTS = 64  # of each input code that are kept
 FLOOR = 0.2  # of the probability without the known codes: the lowest that they can make of it
-FOREIGN = 0.02  # of its prevalence in all visits: a code that is rarer in a group does not belong there
+FOREIGN = 0.02  # of the prevalence in all visits: a code less prevalent in a group does not belong there
 MIN_SHARE = 0.5  # of the prevalence in the group: the lowest probability of a code where no other is known
 
 
@@ -30,8 +30,8 @@ class LinearAutoencoder(nn.Module):
     """Probability of each code from the group of age and sex and the known codes.
 
     Buffers: by_group [groups, vocabulary], probability of each code where no other is known. belongs [groups,
-    vocabulary], 1, or 0 for a code that does not belong in the group: the network alone decides on it. Of
-    each code of this visit and of earlier ones, the codes whose probability it changes and by how much:
+    vocabulary] bool: where it is false the code does not belong in the group, and the network alone decides.
+    Of each code of this visit and of earlier ones, the codes whose probability it changes and by how much:
     present_codes, present_weights, earlier_codes, earlier_weights [vocabulary, n weights].
     """
 
@@ -39,7 +39,7 @@ class LinearAutoencoder(nn.Module):
         """n_weights: how many of each code of this visit, and of each code of earlier visits."""
         super().__init__()
         self.register_buffer("by_group", torch.ones(n_groups, vocab_size))
-        self.register_buffer("belongs", torch.ones(n_groups, vocab_size))
+        self.register_buffer("belongs", torch.ones(n_groups, vocab_size, dtype=torch.bool))
         for block, n in zip(("present", "earlier"), n_weights, strict=True):
             self.register_buffer(f"{block}_codes", torch.zeros(vocab_size, n, dtype=torch.int32))
             self.register_buffer(f"{block}_weights", torch.zeros(vocab_size, n))
@@ -49,7 +49,7 @@ class LinearAutoencoder(nn.Module):
         for buffer in self.buffers():
             buffer.zero_()
         self.by_group.fill_(1.0)
-        self.belongs.fill_(1.0)
+        self.belongs.fill_(True)
 
     def forward(
         self, group: torch.Tensor, present: torch.Tensor, earlier: torch.Tensor, repetition: torch.Tensor
@@ -103,19 +103,19 @@ def fit_linear_autoencoder(model, data: Examples, group: np.ndarray, shares: np.
     prevalence = shares * codes_a_visit[:, None]
     alone = prevalence.copy()
     alone[:, linear.present] = np.maximum(linear.of_groups, MIN_SHARE * prevalence[:, linear.present])
-    part = model.linear
+    module = model.linear
     overall = np.bincount(data.ids, minlength=shares.shape[1]) / len(data)
-    part.by_group.copy_(torch.from_numpy(alone))
-    part.belongs.copy_(torch.from_numpy(prevalence >= FOREIGN * overall))
-    for inputs, weights, codes_kept, weights_kept in (
-        (linear.present, linear.of_present, part.present_codes, part.present_weights),
-        (linear.earlier, linear.of_earlier, part.earlier_codes, part.earlier_weights),
+    module.by_group.copy_(torch.from_numpy(alone))
+    module.belongs.copy_(torch.from_numpy(prevalence >= FOREIGN * overall))
+    for inputs, weights, codes_of, weights_of in (
+        (linear.present, linear.of_present, module.present_codes, module.present_weights),
+        (linear.earlier, linear.of_earlier, module.earlier_codes, module.earlier_weights),
     ):
-        n_kept = min(codes_kept.shape[1], weights.shape[1])
+        n_kept = min(codes_of.shape[1], weights.shape[1])
         if not n_kept or not len(inputs):
             continue
         # How far a weight moves the code's probability, in relation to its prevalence to some degree.
         size = np.abs(weights) / np.maximum(prevalence.mean(0)[linear.present], 1e-9) ** 0.25
         largest = np.argpartition(-size, n_kept - 1, axis=1)[:, :n_kept]
-        codes_kept[inputs, :n_kept] = torch.from_numpy(linear.present[largest].astype(np.int32))
-        weights_kept[inputs, :n_kept] = torch.from_numpy(np.take_along_axis(weights, largest, 1))
+        codes_of[inputs, :n_kept] = torch.from_numpy(linear.present[largest].astype(np.int32))
+        weights_of[inputs, :n_kept] = torch.from_numpy(np.take_along_axis(weights, largest, 1))

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import replace_own_folder, write_json
 from cohortloom.base.ragged import positions_in_rows, row_of_value
+from cohortloom.base.step import log
 from cohortloom.base.version import VERSION
 from cohortloom.data.codes import CODE_COLUMNS, parts, with_dot
 from cohortloom.data.visits import code_lists, patient_starts, read_visits
@@ -52,9 +53,8 @@ def save_export(
     source: str,
     seed: int,
     placeholder_days: bool,
-) -> dict[str, Any]:
-    """Write the visits of `synthetic` into `folder` by `write`, with README.md and a file of facts; return
-    those.
+) -> None:
+    """Write the visits of `synthetic` into `folder` by `write`, with README.md and a file of facts.
 
     files: all that is written. held: column -> systems that the format holds, for columns that do not hold
     all. titles, terms: resources/icd9_titles.csv and publication.yaml; readme: the template of README.md,
@@ -89,7 +89,7 @@ def save_export(
             readme, terms=terms_in_words(source, terms), placeholder_days=placeholder_days, **facts
         )
         (new / "README.md").write_text(text, encoding="utf-8")
-    return facts
+    log.info("%s: %d patients, %d visits", folder, facts["patients"], facts["visits"])
 
 
 def check_synthesized(path: Path) -> dict[str, str]:

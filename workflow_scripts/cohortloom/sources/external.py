@@ -64,7 +64,7 @@ def read(path: Path, audit: Audit) -> tuple[pa.Table, frozenset[str]]:
                 intake, absent = _rows(parts, spill, audit)
             table = pa.concat_tables(intake.visits(Spelling()))
         except duckdb.ConversionException as error:
-            raise UserError(f"{path}: {str(error).splitlines()[0]}; mend the value") from None
+            raise UserError(f"{path}: {str(error).splitlines()[0]}; correct the value") from None
         finally:
             for connection in _OPEN:
                 connection.close()
@@ -184,7 +184,7 @@ def _rows(parts: list[Path], spill: Path, audit: Audit) -> tuple[Intake, frozens
         if what in called:
             sign = "<" if what == "age" else "<>"
             query = f"SELECT visit_id FROM visit QUALIFY {what} {sign} {before.format(what)}"
-            _refuse_of(con, raw, called[what], query, f"{why} of the patient; mend the rows")
+            _refuse_of(con, raw, called[what], query, f"{why} of the patient; correct the rows")
     query = f"SELECT visit_id FROM visit QUALIFY day < {before.format('day')}"
     _refuse_of(
         con, raw, called.get("days", called["time"]), query, "is before an earlier visit of the patient"

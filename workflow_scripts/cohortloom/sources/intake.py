@@ -46,8 +46,11 @@ CREATE MACRO age_at(birth, moment) AS
          THEN date_diff('day', CAST(birth AS DATE), CAST(moment AS DATE)) / 365.25
          ELSE years_between(birth, moment) END;
 """
-VIEWS = {"refused": ('"table"', "row", '"column"', "why"), "left_out": ("what", "reason", "rows")}
-VIEWS["normalized"] = ("what", "count")
+VIEWS = {  # optional views: their columns
+    "refused": ('"table"', "row", '"column"', "why"),
+    "left_out": ("what", "reason", "rows"),
+    "normalized": ("what", "count"),
+}
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Intake:
             self.connection.execute(self.source.sql)
         except (duckdb.ProgrammingError, duckdb.NotSupportedError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"sources/{self.source.name}.sql: {reason}; mend the statement") from None
+            raise UserError(f"sources/{self.source.name}.sql: {reason}; correct the statement") from None
         for view, columns in VIEWS.items():
             with suppress(duckdb.CatalogException):
                 rows = self.connection.execute(
@@ -248,7 +251,7 @@ class Intake:
         if assembly.falling:
             n = len(assembly.falling)
             raise UserError(
-                f"the age of {n} patients falls from one visit to a later one; mend ages or dates"
+                f"the age of {n} patients falls from one visit to a later one; correct ages or dates"
             )
         share = assembly.empty / assembly.visits
         if share > self.limits.max_empty:

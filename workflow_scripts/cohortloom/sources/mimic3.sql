@@ -54,7 +54,7 @@ UNION ALL
 SELECT 'medications' AS what, 'drug_type is not MAIN' AS reason, count(*) AS rows
 FROM PRESCRIPTIONS WHERE DRUG_TYPE <> 'MAIN';
 
--- What is put right above, for audit.json.
+-- What is normalised above, for audit.json.
 CREATE VIEW normalized AS
 SELECT 'values of GENDER in lower case' AS what, count(*) AS count FROM PATIENTS WHERE GENDER <> upper(GENDER)
 UNION ALL

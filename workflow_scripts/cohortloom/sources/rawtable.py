@@ -302,7 +302,7 @@ class RawTable:
                 )
 
     def note(self, audit: Audit) -> None:
-        """Write what was read into the account, and what was put right."""
+        """Add what was read and what was normalised to the audit."""
         kept = [name for _, name in self.columns.values()]
         for number, (path, form) in enumerate(zip(self.paths, self.forms, strict=True)):
             rows = self.rows if number == 0 else 0

@@ -116,7 +116,7 @@ class Spelling:
                 share = f"{rejected:,} of {offered:,} codes ({rejected / offered:.1%})"
                 raise UserError(
                     f"{column}: {share} are rejected, more than cohort.max_dropped"
-                    f" ({max_dropped:.0%}): {what}{self.hint(column)}; mend the table, or raise that key"
+                    f" ({max_dropped:.0%}): {what}{self.hint(column)}; correct the table, or raise that key"
                 )
 
     def hint(self, column: str) -> str:

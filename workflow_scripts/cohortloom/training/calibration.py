@@ -110,9 +110,10 @@ def calibrate_linear_share(model, vocabulary: Vocabulary, data: Examples, seed: 
     """
     rng = generator("calibration: linear share", seed)
     rows = np.sort(rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))[:SHARE_VISITS])
-    part = corrupted_pairs(data, vocabulary, rng, model.config.max_position_embeddings, 1.0, 0.0)
-    network, codes = code_logits(model, data, (unrevealed_pairs(model, data), part), rows, 0.0)
-    linear, _ = code_logits(model, data, (unrevealed_pairs(model, data), part), rows, 1.0)
+    revealed = corrupted_pairs(data, vocabulary, rng, model.config.max_position_embeddings, 1.0, 0.0)
+    both = unrevealed_pairs(model, data), revealed
+    network, codes = code_logits(model, data, both, rows, 0.0)
+    linear, _ = code_logits(model, data, both, rows, 1.0)
 
     def loss(share: float) -> float:
         return float(F.cross_entropy(torch.lerp(network, linear, share), codes))
