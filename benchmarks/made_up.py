@@ -10,7 +10,7 @@ sys.path.append(str(SCRIPTS))
 import numpy as np
 import pyarrow as pa
 
-from build_dataset import DATASET_SCHEMA, learn_vocabulary, with_ids
+from build_dataset import dataset_schema, learn_vocabulary, with_ids
 from cohortloom.base.ragged import row_offsets
 from cohortloom.data.visits import list_column, sex_array, write_visits
 
@@ -45,7 +45,7 @@ def dataset(folder: Path, n: int) -> dict[str, Path]:
     vocabulary = learn_vocabulary(table, 1, 1)
     files = {name: folder / f"{name}.parquet" for name in ("train", "val")}
     for name, rows in (("train", n), ("val", 100)):
-        write_visits(with_ids(table.slice(0, rows), vocabulary), files[name], {}, DATASET_SCHEMA)
+        write_visits(with_ids(table.slice(0, rows), vocabulary), files[name], {}, dataset_schema(vocabulary))
     files["vocabulary"] = folder / "vocabulary.json"
     vocabulary.save(files["vocabulary"])
     return files

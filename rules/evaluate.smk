@@ -236,6 +236,7 @@ use rule evaluate_heads as evaluate_curve with:
             method=lambda wildcards: None if RUNS[wildcards.run].model else RUNS[wildcards.run].source,
             generation_seed=of_run("generation_seed"),
             prompt_prob=config["generate"]["reconstruct"]["prompt_prob"],
+            hide=config["generate"]["reconstruct"]["hide"],
         ),
 
 

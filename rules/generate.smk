@@ -118,6 +118,7 @@ rule generate_naive:
             seed=of_run("generation_seed"),
             patients=of_run("patients"),
             prompt_prob=config["generate"]["reconstruct"]["prompt_prob"],
+            hide=config["generate"]["reconstruct"]["hide"],
         ),
     script:
         "../workflow_scripts/generate_naive.py"

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
+from cohortloom.data.coded import as_lists
 from cohortloom.data.visits import SEXES, check_visits
 from cohortloom.generation.naive import visits_table
 
@@ -25,7 +26,6 @@ def visits_of(patients: list[list[tuple]], ages: float = 50.0, sexes: str = "F")
     names = sorted({code for one in codes for code in one})
     flat = np.array([names.index(code) for one in codes for code in one], int)
     offsets = np.concatenate([[0], np.cumsum([len(one) for one in codes])])
-    made = visits_table(
-        pa.array(ids), np.array(visit), np.array(days), np.array(age), np.array(sex), (flat, offsets), names
-    )
+    columns = {"diagnoses": as_lists(flat, offsets, names)}
+    made = visits_table(pa.array(ids), np.array(visit), np.array(days), np.array(age), np.array(sex), columns)
     return check_visits(made)

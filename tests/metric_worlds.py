@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
+from cohortloom.data.coded import as_lists
 from cohortloom.data.visits import check_visits
 from cohortloom.generation.naive import visits_table
 
@@ -22,8 +23,8 @@ def table_of(held: np.ndarray, age: np.ndarray, sex: np.ndarray, visits: np.ndar
     number = np.arange(len(patient)) - np.repeat(np.cumsum(visits) - visits, visits)
     offsets = np.r_[0, np.cumsum(held.sum(axis=1))]
     ids = pa.array([f"{tag}{one:06d}" for one in patient])
-    codes = (np.nonzero(held)[1], offsets)
-    made = visits_table(ids, number, 40 * number, age[patient], sex[patient], codes, CODES)
+    columns = {"diagnoses": as_lists(np.nonzero(held)[1], offsets, CODES)}
+    made = visits_table(ids, number, 40 * number, age[patient], sex[patient], columns)
     return check_visits(made)
 
 

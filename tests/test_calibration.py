@@ -11,7 +11,6 @@ from cohortloom.data.examples import Examples, plain_pairs
 from cohortloom.data.vocabulary import END, Vocabulary
 from cohortloom.generation.synthesize import synthesize
 from cohortloom.model.initial import make_model
-from cohortloom.model.record import MAX_COUNT
 from cohortloom.model.scoring import mean_losses, score_teacher_forced
 from cohortloom.training.calibration import (
     BATCH_PATIENTS,
@@ -56,17 +55,23 @@ def world():
     return made()
 
 
+def carried(visits):
+    """`carried_codes` of visits whose codes are of one column."""
+    return carried_codes(visits, np.zeros(len(visits.ids), int), 1)
+
+
 def ends(vocabulary, data, model, first):
     """Share of first (or later) visits that end after 1, 2, ... codes: expected by the model, and real."""
     pairs = plain_pairs(data, np.zeros(len(data.ids), bool), 64)
     lengths = np.diff(data.offsets)
     rows = np.flatnonzero((lengths > 0) & ((data.visit == 0) == first))
-    sums, counts = np.zeros(MAX_COUNT), np.zeros(MAX_COUNT)
+    max_count = model.config.max_count
+    sums, counts = np.zeros(max_count), np.zeros(max_count)
     for _, output in score_teacher_forced(model, data, pairs, rows):
         ended = output.logits.softmax(-1)[:, vocabulary.terminators].sum(-1).numpy()
-        written = output.end_cell.numpy() % MAX_COUNT
-        sums += np.bincount(written, ended, MAX_COUNT)
-        counts += np.bincount(written, minlength=MAX_COUNT)
+        written = output.end_cell.numpy() % max_count
+        sums += np.bincount(written, ended, max_count)
+        counts += np.bincount(written, minlength=max_count)
     expected = (sums[1:5] / counts[1:5]).tolist()
     return expected, [float((lengths[rows] == k).sum() / (lengths[rows] >= k).sum()) for k in range(1, 5)]
 
@@ -162,7 +167,7 @@ def test_rounds_write_for_all_patients_what_the_model_writes():
         chosen = np.sort(people[turn::ROUNDS])
         seed = ("calibration", 0, turn)
         records += synthesize(model, vocabulary, data.age[chosen], data.sex[chosen], seed, BATCH_PATIENTS)
-    codes, later, carried = (
+    codes, later, carried_on = (
         sum(getattr(each, name) for each in rounds) for name in ("codes", "later", "carried")
     )
     written = sum(len(record.ids) for record in records)
@@ -171,17 +176,19 @@ def test_rounds_write_for_all_patients_what_the_model_writes():
     assert float(codes[vocabulary.first_code :].sum()) == pytest.approx(written, rel=0.02)
     assert float(codes[vocabulary.terminators].sum()) == pytest.approx(visits, rel=0.02)
     assert int(later.sum()) == sum(int((record.visit > 0).sum()) for record in records)
-    assert carried.tolist() == sum(carried_codes(record) for record in records).tolist()
+    assert carried_on.tolist() == sum(carried(record) for record in records).tolist()
 
 
 def test_generated_later_visits_end_as_often_as_training_visits(world):
     """Where many ended; few ends move little, and no end nothing."""
     _, data, model = world
     later = np.diff(data.offsets)[data.visit > 0]
-    real = np.bincount(later, minlength=MAX_COUNT)
+    n_cells = model.config.max_count
+    real = np.bincount(later, minlength=n_cells)
     # What was written ends after each code with a chance of 0.6, and after five at the latest.
     chance = np.random.default_rng(0)
-    written = torch.from_numpy(np.bincount(np.minimum(chance.geometric(0.6, 5000), 5), minlength=MAX_COUNT))
+    lengths = np.minimum(chance.geometric(0.6, 5000), 5)
+    written = torch.from_numpy(np.bincount(lengths, minlength=n_cells)[None])
     before = model.summary.ending.detach().clone()
     calibrate_later_ending(model, data, written)
     shift = (model.summary.ending - before).detach().numpy()
@@ -207,7 +214,9 @@ def test_codes_carried_on_by_hand():
         visit=np.array([0, 1, 2, 0, 0, 1]),
     )
     # 6; then 8; then 6 and 9, of the 3, 2 and 2 codes of visits that another follows
-    assert carried_codes(data).tolist() == [4, 3]
+    assert carried(data).tolist() == [[4, 3]]
+    # the same codes as two columns, up to 7 and from 8 on
+    assert carried_codes(data, (data.ids > 7).astype(int), 2).tolist() == [[2, 3], [2, 0]]
 
 
 def test_codes_are_carried_on_as_often_as_in_training():
@@ -215,10 +224,10 @@ def test_codes_are_carried_on_as_often_as_in_training():
     with torch.no_grad():
         model.summary.recurrence += 1.5  # what was learnt about recurring codes went wrong
 
-    def share(carried):
-        return float(carried[0] / carried.sum())
+    def share(counts):
+        return float(counts[0, 0] / counts.sum())
 
-    real, written = share(carried_codes(data)), generate_counts(model, vocabulary, data, 0).carried
+    real, written = share(carried(data)), generate_counts(model, vocabulary, data, 0).carried
     assert share(written) > real + 0.1
     before = {key: value.clone() for key, value in model.state_dict().items()}
     calibrate_recurrence(model, data, written)
@@ -234,11 +243,12 @@ def test_codes_are_carried_on_as_often_as_in_training():
 def test_few_codes_carried_on_say_little(world, n, weight):
     """As many carried on as not, in what was written: the shift is the log odds of training, or a part."""
     _, data, model = world
-    before, (carried, others) = model.summary.recurrence.clone(), carried_codes(data)
-    calibrate_recurrence(model, data, torch.tensor([n, n], dtype=torch.float64))
+    before, ((returning, others),) = model.summary.recurrence.clone(), carried(data)
+    calibrate_recurrence(model, data, torch.tensor([[n, n]], dtype=torch.float64))
     shift = (model.summary.recurrence - before).detach().numpy()
-    assert min(carried, others) > 1000
-    assert shift == pytest.approx(weight * np.log(carried / others), rel=0.02)
+    first = model.config.first_code_id
+    assert min(returning, others) > 1000 and not shift[:first].any()
+    assert shift[first:] == pytest.approx(weight * np.log(returning / others), rel=0.02)
 
 
 def age_loss(data, model):

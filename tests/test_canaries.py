@@ -80,7 +80,9 @@ def test_planting_appends_each_so_many_times(files):
     assert len(more) == len(data) + 7 and (more.visit[len(data) :] == 0).all()
     assert code_sets(more)[: len(data)] == code_sets(data)
     assert code_sets(more)[len(data) :] == [code_sets(some)[i] for i in (0, 1, 1, 1, 1, 2, 2)]
-    assert all(a.dtype == b.dtype for a, b in zip(vars(more).values(), vars(data).values(), strict=True))
+    assert more.first_ids == data.first_ids
+    names = ("ids", "offsets", "terminator", "age", "sex", "visit")
+    assert all(getattr(more, name).dtype == getattr(data, name).dtype for name in names)
     # the model starts from counts, in which they are as any training patient
     added = token_counts(more, len(vocabulary)) - token_counts(data, len(vocabulary))
     assert added.sum() == (np.diff(some.offsets) + 1) @ [1, 4, 2]

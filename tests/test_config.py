@@ -127,6 +127,7 @@ def keys_of(script: str) -> dict[str, Any]:
     """Key -> value of the demo, for the keys that are keywords of a script."""
     config = demo()
     generate, evaluate = config["generate"], config["evaluate"]
+    revealing = {key: generate["reconstruct"][key] for key in ("prompt_prob", "hide")}
     own = {
         "simulate_raw": {key: config["cohort"][key] for key in ("patients", "seed")},
         "build_dataset": config["dataset"],
@@ -138,9 +139,9 @@ def keys_of(script: str) -> dict[str, Any]:
         },
         "generate_naive": {
             "seed": generate["seed"],
-            "prompt_prob": generate["reconstruct"]["prompt_prob"],
+            **revealing,
         },
-        "evaluate_curve": {"prompt_prob": generate["reconstruct"]["prompt_prob"]},
+        "evaluate_curve": revealing,
         "publish": {"patients": config["publish"]["patients"], "seed": generate["seed"]},
         "export_omop": {key: config["export"][key] for key in ("unmapped", "table_files")},
     }

@@ -61,7 +61,7 @@ def test_the_masked_distribution_is_the_renormalized_one():
     )
     forbidden = torch.zeros(2, 8, dtype=torch.bool)
     forbidden[0, [5, 7]] = True
-    processor = ForbiddenCodes(forbidden, first_code=5)
+    processor = ForbiddenCodes(forbidden, first_boundary=5)
     written = torch.tensor([[START, 6], [START, 6]])
     made = processor(written, shares.log()).softmax(-1)
     assert torch.allclose(made[0], torch.tensor([0, 0, 0, 0, 2 / 3, 0, 1 / 3, 0]))

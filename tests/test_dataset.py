@@ -10,7 +10,7 @@ import pytest
 from build_dataset import build_dataset, learn_vocabulary, split_of_visits, with_ids
 from cohortloom.base.errors import UserError
 from cohortloom.data.absent import absent
-from cohortloom.data.visits import code_lists, read_visits, write_visits
+from cohortloom.data.visits import code_lists, read_visits, with_empty_columns, write_visits
 from cohortloom.data.vocabulary import END, Vocabulary, gap_bins
 from grammar import grammar_visits
 from metric_tables import visits_of
@@ -62,7 +62,7 @@ def test_codes_of_few_patients_leave_the_vocabulary():
         "sex": ["F", "F", "M", "M"],
         "diagnoses": [["ICD9CM:4019"], ["ICD9CM:4019"], ["ICD9CM:4019", "ICD9CM:25000"], ["ICD9CM:25000"]],
     }
-    table = pa.table(rows)
+    table = with_empty_columns(pa.table(rows))
     assert learn_vocabulary(table, 2, 4).codes == ("ICD9CM:25000", "ICD9CM:4019")
     # twice in one patient is one patient
     assert learn_vocabulary(table.slice(0, 2), 1, 4).counts == (1,)
@@ -134,27 +134,20 @@ def test_validation_visits_without_a_known_code_are_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["visits.parquet"]
 
 
-def test_visits_without_a_modelled_code_are_left_out_and_the_others_numbered_anew(tmp_path, caplog):
-    """Models are trained on diagnoses: a visit of drugs alone is none of theirs."""
-    caplog.set_level("INFO")
+def test_a_visit_of_drugs_alone_is_a_visit(tmp_path):
     visits = grammar_visits(100, 0)
-    twice = [bool(number) for number in visits["visit"].to_pylist()]
-    returning = set(visits.filter(pa.array(twice))["patient_id"].to_pylist())
-    first = [
-        [] if patient in returning and not number else codes
-        for patient, number, codes in zip(
-            *(visits[name].to_pylist() for name in ("patient_id", "visit", "diagnoses")), strict=True
-        )
-    ]
     lists = visits.schema.field("diagnoses").type
-    visits = visits.set_column(5, "diagnoses", pa.array(first, lists))
+    twice = visits["visit"].to_numpy() > 0
+    codes = [[] if again else row for again, row in zip(twice, visits["diagnoses"].to_pylist(), strict=True)]
+    visits = visits.set_column(5, "diagnoses", pa.array(codes, lists))
     drugs = [["Drug:HEPARIN"]] * visits.num_rows
     visits = visits.set_column(7, "medications", pa.array(drugs, lists))
-    parts, _ = build(tmp_path, visits)
-    kept = pa.concat_tables(list(parts.values()))
-    assert kept.num_rows == visits.num_rows - len(returning) == 100
-    assert set(kept["visit"].to_pylist()) == set(kept["days"].to_pylist()) == {0}
-    assert f"{len(returning)} of {visits.num_rows} visits hold no code that is modelled" in caplog.text
+    parts, words = build(tmp_path, visits)
+    assert [name for name, _ in words.columns] == ["diagnoses", "medications"]
+    assert sum(part.num_rows for part in parts.values()) == visits.num_rows
+    for part in parts.values():
+        assert "procedures_ids" not in part.column_names
+        assert set(code_lists(part, "medications_ids")[0].to_pylist()) == {words.first_ids[1]}
 
 
 def test_a_placeholder_of_days_is_handed_on(tmp_path):

@@ -89,13 +89,11 @@ def test_recurring_codes_get_a_larger_bias_than_others():
 
 
 def test_the_end_of_a_visit_by_hand():
-    data = visits([(50.0, 0, 0, [0]), (50.0, 0, 0, [0, 1]), (50.0, 0, 0, [0, 1]), (50.0, 0, 1, [0, 1, 2])])
-    shares = np.full((2 * len(FINE), 8), 1 / 8)
-    found = ending_bias(data, data.visit == 0, shares, 4)
+    found = ending_bias(np.array([1, 2, 2]), 1 / 8, 4)
     # of three visits none ends after 0 codes, one after 1, and the other two after 2
     odds = np.array([0.5 / 3.5, 1.5 / 2.5, 2.5 / 0.5, 1.0])
     assert found == pytest.approx(np.log(odds) - np.log((1 / 8) / (7 / 8)))
-    assert np.isfinite(ending_bias(data, np.zeros(4, bool), shares, 4)).all()
+    assert np.isfinite(ending_bias(np.zeros(0, int), 1 / 8, 4)).all()
 
 
 def test_unrevealed_visits_have_all_lengths():

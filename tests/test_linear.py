@@ -46,7 +46,8 @@ def f1_of(coded: list[Coded], n_codes: int) -> tuple[float, float]:
     """Best F1 on the third set: of linear, and of prevalence."""
     train, validation, test = coded
     shown = revealed_mask(len(test.codes), 0.5, 0)
-    by_linear = fit_linear(train, validation, n_codes, 0.5, 0).linear.guesses(test, shown)
+    of_validation = revealed_mask(len(validation.codes), 0.5, 1)
+    by_linear = fit_linear(train, validation, n_codes, of_validation).linear.guesses(test, shown)
     scores = TrainingStrata(train, n_codes).prevalences(stratum_of(test.age, test.sex))
     by_prevalence = highest(scores, test.codes, test.offsets, shown)
     return tuple(best_threshold(guesses, int((~shown).sum()))[1] for guesses in (by_linear, by_prevalence))
@@ -123,7 +124,10 @@ def test_only_the_most_frequent_codes_have_a_column(monkeypatch):
 
 def test_neither_validation_nor_test_visits_enter_the_weights(tmp_path):
     (train, validation, other), n_codes = sets()
-    fits = [fit_linear(train, part, n_codes, 0.5, 0, (30.0,)) for part in (validation, other)]
+    fits = [
+        fit_linear(train, part, n_codes, revealed_mask(len(part.codes), 0.5, 0), (30.0,))
+        for part in (validation, other)
+    ]
     assert np.array_equal(fits[0].linear.weights, fits[1].linear.weights)
     assert fits[0].threshold != fits[1].threshold
     assert not np.array_equal(fits[0].linear.weights, Linear.learn(validation, n_codes, 30.0).weights)

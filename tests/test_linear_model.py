@@ -6,7 +6,7 @@ import torch
 
 from cohortloom.data.coded import Coded
 from cohortloom.data.linear import Linear
-from cohortloom.data.vocabulary import END, Vocabulary
+from cohortloom.data.vocabulary import END, START, Vocabulary
 from cohortloom.generation.hidden import ProbableCodes
 from cohortloom.model.initial import make_model
 from cohortloom.model.linear import FLOOR, PENALTY, mix
@@ -107,12 +107,15 @@ def test_the_share_changes_scores_but_not_training():
         assert not torch.allclose(alone, model.eval()(**inputs).logits, atol=1e-2)
 
 
+WORDS = Vocabulary(("ICD9CM:1", "ICD9CM:2", "ICD9CM:3"), (1, 1, 1))  # ids 5 to 7, end 4
+
+
 def hidden(scores, expected, threshold):
     """Codes written step by step by ProbableCodes: [batch] lists."""
-    processor = ProbableCodes(np.array(expected), threshold, [END])
+    processor = ProbableCodes(np.array(expected)[:, None], threshold, WORDS)
     scores, written = torch.tensor(scores), [[] for _ in expected]
     for _ in range(scores.shape[1]):
-        token = processor(torch.zeros(len(scores), 1), scores).argmax(1)
+        token = processor(torch.full((len(scores), 1), START), scores).argmax(1)
         for row, code in enumerate(token.tolist()):
             if not written[row] or written[row][-1] != END:
                 written[row].append(code)
@@ -122,7 +125,7 @@ def hidden(scores, expected, threshold):
 
 
 def test_hidden_codes_are_those_above_the_threshold():
-    shares = np.log([[1e-9] * 4 + [0.2, 0.4, 0.3, 0.1], [1e-9] * 4 + [0.2, 0.1, 0.3, 0.4]])
+    shares = np.log([[1e-9] * END + [0.2, 0.4, 0.3, 0.1], [1e-9] * END + [0.2, 0.1, 0.3, 0.4]])
     assert hidden(shares, [1.0, 1.0], 0.25) == [[5, 6, END], [7, 6, END]]
     assert hidden(shares, [2.0, 0.5], 0.25) == [[5, 6, END], [END]]
     assert hidden(shares, [2.6, 1.0], 0.25) == [[5, 6, 7, END], [7, 6, END]]
@@ -132,8 +135,8 @@ def test_hidden_codes_are_those_above_the_threshold():
 
 
 def test_hidden_codes_go_on_with_the_rows_that_are_left():
-    shares = torch.log(torch.tensor([[0.1] * 5 + [0.5], [0.1] * 5 + [0.5], [0.1] * 4 + [0.5, 0.1]]))
-    processor = ProbableCodes(np.array([1.0, 1.0, 1.0]), 0.25, [END - 1])
-    processor(torch.zeros(3, 1), shares)
+    shares = torch.log(torch.tensor([[0.1] * 7 + [0.5], [0.1] * 7 + [0.5], [0.1] * 6 + [0.5, 0.1]]))
+    processor = ProbableCodes(np.ones((3, 1)), 0.25, WORDS)
+    processor(torch.full((3, 1), START), shares)
     processor.keep_rows(torch.tensor([2]))
-    assert processor(torch.zeros(1, 1), torch.zeros(1, 6)).argmax(1).tolist() == [4]
+    assert processor(torch.full((1, 1), START), torch.zeros(1, 8)).argmax(1).tolist() == [6]

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from cohortloom.base.ragged import row_offsets
-from cohortloom.data.coded import Coded, encode
+from cohortloom.data.coded import Coded, as_lists, encode
 from cohortloom.data.examples import plain_pairs
 from cohortloom.data.guesses import NONE, Guesses, best_threshold, highest
-from cohortloom.data.reveal import revealed_mask, validation_mask
+from cohortloom.data.reveal import revealed_mask, revealed_masks, validation_masks
 from cohortloom.data.visits import read_visits, write_visits
 from cohortloom.evaluation.curve import PER_HIDDEN_CODE, HiddenCodes, curve
 from cohortloom.evaluation.reconstruction import reconstruction
 from cohortloom.model.scoring import first_code_log_probs, score_teacher_forced
 from evaluate_curve import as_scores, evaluate_curve
-from generate_naive import generate_naive, reconstructed, with_guesses
+from generate_naive import generate_naive, reconstructed
 from metric_tables import visits_of
 from test_linear import cohort
 from test_model import world  # noqa: F401
@@ -107,7 +107,11 @@ def test_a_cut_has_the_figures_of_the_same_reconstruction():
     threshold = float(np.sort(guesses.score)[-300])
     chosen = guesses.at_least(threshold)
     assert len(chosen.visit) == 300
-    written = reconstructed(visits, names, table, shown, with_guesses(visits, shown, chosen))
+    rows = np.concatenate([visits.visit_of_code[shown], chosen.visit])
+    order = np.argsort(rows, kind="stable")
+    codes = np.concatenate([visits.codes[shown], chosen.code])[order]
+    lists = as_lists(codes, row_offsets(np.bincount(rows, minlength=visits.n_visits)), names)
+    written = reconstructed(table, {"diagnoses": shown}, {"diagnoses": lists})
     expected = {m: e for m, _, e, *_ in reconstruction(written, table, "made.parquet", 0)}
     figures = list(curve(guesses, truth, threshold, (300 / truth.n_hidden,)))
     for figure, name in zip(figures, ("hidden_f1", "hidden_f1", "jaccard"), strict=True):
@@ -146,14 +150,16 @@ def test_without_hidden_codes_figures_have_no_value():
 
 
 def test_validation_visits_have_a_mask_of_their_own():
-    masks = [draw(1000, 0.5, 0) for draw in (revealed_mask, validation_mask)]
+    table = visits_of(cohort(300, 0))
+    masks = [draw(table, 0.5, 0)["diagnoses"] for draw in (revealed_masks, validation_masks)]
     assert 0.4 < (masks[0] == masks[1]).mean() < 0.6
 
 
 def test_a_probability_of_the_next_code_times_how_many_are_hidden():
     log_probs = np.log(np.array([[0.1, 0.2, 0.7], [0.5, 0.25, 0.25]], np.float32))
-    ((rows, scores),) = as_scores([(np.array([1, 0]), log_probs)], 1, np.array([4.0, 2.0]))
-    assert np.exp(scores) == pytest.approx(np.array([[0.4, 1.4], [1.0, 1.0]]), rel=1e-5)
+    expected = np.array([[4.0, 3.0], [2.0, 1.0]])  # of two columns of a code each
+    ((rows, scores),) = as_scores([(np.array([1, 0]), log_probs)], 1, expected, np.array([0, 1]))
+    assert np.exp(scores) == pytest.approx(np.array([[0.4, 0.7], [1.0, 0.75]]), rel=1e-5)
 
 
 def test_scores_are_those_of_the_first_code_after_the_revealed_ones(world):  # noqa: F811

@@ -23,12 +23,12 @@ from grammar import grammar_visits
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Grammar visits, their vocabulary and an untrained tiny model."""
-    from build_dataset import DATASET_SCHEMA
+    from build_dataset import dataset_schema
 
     visits = grammar_visits(300, 0)
     vocabulary = learn_vocabulary(visits, 5, 4)
     path = tmp_path_factory.mktemp("world") / "train.parquet"
-    write_visits(with_ids(visits, vocabulary), path, {}, DATASET_SCHEMA)
+    write_visits(with_ids(visits, vocabulary), path, {}, dataset_schema(vocabulary))
     data = Examples.load(path)
     losses = {"age_weight": 0.3, "sex_weight": 0.2, "age_loss_unit": "standardized"}
     return vocabulary, data, make_model(vocabulary, data, "tiny", 0, 0.0, **losses).eval()

@@ -10,7 +10,7 @@ from cohortloom.base.files import write_json
 from cohortloom.base.ragged import row_of_value
 from cohortloom.base.step import main, quiet_libraries
 from cohortloom.data.validity import load_rules
-from cohortloom.data.visits import code_lists, read_visits
+from cohortloom.data.visits import read_visits
 from cohortloom.data.vocabulary import Vocabulary
 from cohortloom.evaluation import canaries as metrics
 from cohortloom.evaluation.neighbours import set_matrix
@@ -57,10 +57,12 @@ def evaluate_canaries(
         Examples.load(train), vocab, load_rules(rules), canary_seed, canaries, HELD_OUT
     )
     scores = [patient_log_likelihoods(model, part) for part in invented]
-    codes, offsets = code_lists(read_visits(synthetic))
     sets = [
         _sets(ids, starts, len(vocab))
-        for ids, starts in ((invented[0].ids, invented[0].offsets), (vocab.encode(codes), offsets))
+        for ids, starts in (
+            (invented[0].ids, invented[0].offsets),
+            vocab.encode_visits(read_visits(synthetic)),
+        )
     ]
     figures = {
         "teacher_forced": metrics.ranking_figures(*scores, repeats, sample_seed),

@@ -5,9 +5,9 @@ from pathlib import Path
 from cohortloom.base.step import main
 from cohortloom.data.absent import has_demographics
 from cohortloom.data.coded import encode, sample_patients, sample_size
-from cohortloom.data.visits import MODELLED_COLUMNS, read_visits
+from cohortloom.data.visits import read_visits
 from cohortloom.evaluation.classifier import two_sample
-from cohortloom.evaluation.records import Figure, of_column, save_figures
+from cohortloom.evaluation.records import SCORED, Figure, of_column, save_figures
 
 
 def evaluate_classifier(
@@ -33,7 +33,7 @@ def evaluate_classifier(
     size = min(sample_size(visits, held_out), real.num_rows, release.num_rows)
     parts = [reference, *(sample_patients(part, size, sample_seed) for part in (real, release))]
     figures: list[Figure] = []
-    for column in MODELLED_COLUMNS:
+    for column in SCORED:
         coded, names = encode(parts, column)
         figures += of_column(column, two_sample(*coded, len(names), sample_seed, has_demographics(synthetic)))
     save_figures(records, figures, run, seed, mode)

@@ -9,10 +9,10 @@ from cohortloom.base.ragged import row_offsets
 from cohortloom.base.step import main, quiet_libraries
 from cohortloom.data.absent import NO_DEMOGRAPHICS, has_demographics
 from cohortloom.data.coded import encode, sample_patients, sample_size
-from cohortloom.data.visits import MODELLED_COLUMNS, read_visits
+from cohortloom.data.visits import read_visits
 from cohortloom.evaluation.conditioning import flips, generated_sides, observed_sides, probes
 from cohortloom.evaluation.intervals import UNDEFINED
-from cohortloom.evaluation.records import Figure, of_column, save_figures
+from cohortloom.evaluation.records import SCORED, Figure, of_column, save_figures
 
 PAIRS = 500  # of people whose sex or age is flipped, at most
 
@@ -49,20 +49,20 @@ def evaluate_conditioning(
     training = sample_patients(training, visits, sample_seed)
     release = sample_patients(release, sample_size(visits, held_out), sample_seed)
     figures: list[Figure] = []
-    for column in MODELLED_COLUMNS:
+    for column in SCORED:
         (train_visits, test_visits, scored), names = encode([training, people, release], column)
         of_probes = probes(train_visits, scored, len(names), sample_seed)
         if model_dir is None:
             sides, n_codes = observed_sides(scored, PAIRS, sample_seed), len(names)
         else:
-            generate, n_codes = _generator(model_dir, device)
+            generate, n_codes = _generator(model_dir, column, device)
             sides = generated_sides(test_visits, generate, PAIRS, sample_seed)
         figures += of_column(column, [*of_probes, *flips(sides, n_codes, sample_seed)])
     save_figures(records, figures, run, seed, mode)
 
 
-def _generator(model_dir: Path, device: str):
-    """A function (ages, sexes, seed) -> codes of one first visit each, and the size of the vocabulary."""
+def _generator(model_dir: Path, column: str, device: str):
+    """A function (ages, sexes, seed) -> codes of a column of one first visit each; the vocabulary's size."""
     quiet_libraries()
     from cohortloom.data.vocabulary import Vocabulary
     from cohortloom.generation.synthesize import synthesize
@@ -72,11 +72,14 @@ def _generator(model_dir: Path, device: str):
     device, _ = pick_device(device)
     model = PromptBartWithDemographicPrediction.from_pretrained(model_dir).eval().to(device)
     vocabulary = Vocabulary.load(model_dir / "vocabulary.json")
+    names = np.array([name for name, _ in vocabulary.columns])
 
     def generate(age: np.ndarray, sex: np.ndarray, seed: int):
         batches = list(synthesize(model, vocabulary, age, sex, ("conditioning", seed), max_visits=1))
         lengths = np.concatenate([np.diff(batch.offsets) for batch in batches])
-        return np.concatenate([batch.ids for batch in batches]).astype(np.int64), row_offsets(lengths)
+        ids = np.concatenate([batch.ids for batch in batches]).astype(np.int64)
+        of_column = names[vocabulary.column_of(ids)] == column
+        return ids[of_column], row_offsets(of_column)[row_offsets(lengths)]
 
     return generate, len(vocabulary)
 

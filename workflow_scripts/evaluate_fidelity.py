@@ -5,7 +5,7 @@ from pathlib import Path
 from cohortloom.base.step import main
 from cohortloom.data.absent import DEMOGRAPHICS, absent
 from cohortloom.data.coded import encode, sample_patients, sample_size
-from cohortloom.data.visits import MODELLED_COLUMNS, read_visits
+from cohortloom.data.visits import read_visits, used_columns
 from cohortloom.evaluation.fidelity import fidelity, histories
 from cohortloom.evaluation.records import Figure, of_column, save_figures
 
@@ -31,7 +31,7 @@ def evaluate_fidelity(
     size, missing = sample_size(visits, held_out), absent(synthetic) | absent(train)
     parts = [read_visits(train), sample_patients(read_visits(synthetic), size, sample_seed)]
     figures: list[Figure] = []
-    for column in MODELLED_COLUMNS:
+    for column in used_columns(parts[0]):
         coded, names = encode(parts, column)
         of_codes = fidelity(*coded, len(names), sample_seed, not DEMOGRAPHICS & missing)
         figures += of_column(column, of_codes)

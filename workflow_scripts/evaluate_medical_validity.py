@@ -8,10 +8,10 @@ from cohortloom.base.step import log, main
 from cohortloom.data.absent import NO_DEMOGRAPHICS, has_demographics
 from cohortloom.data.coded import sample_patients, sample_size
 from cohortloom.data.validity import load_rules
-from cohortloom.data.visits import MODELLED_COLUMNS, code_lists, read_visits
+from cohortloom.data.visits import code_lists, read_visits, used_columns
 from cohortloom.evaluation.intervals import UNDEFINED, Estimate
 from cohortloom.evaluation.medical_validity import medical_validity
-from cohortloom.evaluation.records import Figure, of_column, save_figures
+from cohortloom.evaluation.records import HEADLINE, Figure, of_column, save_figures
 
 
 def evaluate_medical_validity(
@@ -38,10 +38,12 @@ def evaluate_medical_validity(
         visits = read_visits(synthetic)
         visits = sample_patients(visits, sample_size(visits.num_rows, held_out), group_seed)
         table = load_rules(rules)
-        for column in MODELLED_COLUMNS:
+        for column in dict.fromkeys((HEADLINE, *used_columns(visits))):
             codes, _ = code_lists(visits, column)
             if n_without := int((~table.apply_to(codes)).sum()):
                 log.info("%s: %d of %d codes are of systems without limits", column, n_without, len(codes))
+            if column != HEADLINE and n_without == len(codes):
+                continue  # medications: there is no table of their limits
             of_codes = medical_validity(visits, table, group_seed, column)
             figures += of_column(column, of_codes)
         for totals in map(read_json, counts or []):

@@ -5,9 +5,9 @@ from pathlib import Path
 from cohortloom.base.step import log, main
 from cohortloom.data.absent import has_demographics
 from cohortloom.data.coded import encode, sample_patients, sample_size
-from cohortloom.data.visits import MODELLED_COLUMNS, patient_starts, read_visits
+from cohortloom.data.visits import patient_starts, read_visits
 from cohortloom.evaluation import privacy
-from cohortloom.evaluation.records import Figure, of_column, save_figures
+from cohortloom.evaluation.records import SCORED, Figure, of_column, save_figures
 
 # Share of training patients among the control's patients: the figures of a known leak at this size.
 PLANTED_SHARE = 0.1
@@ -51,7 +51,7 @@ def evaluate_privacy(
         parts += [sample_patients(planted, visits, sample_seed + 1), planted]
     log.info("%s: %d training patients and %d others attacked", run, *map(len, map(patient_starts, attacked)))
     figures: list[Figure] = []
-    for column in MODELLED_COLUMNS:
+    for column in SCORED:
         (train_visits, members, non_members, sample, whole, *leaking), names = encode(parts, column)
         sides, n_codes = (members, non_members), len(names)
         of_codes = [

@@ -5,9 +5,9 @@ from pathlib import Path
 from cohortloom.base.step import main
 from cohortloom.data.absent import NO_DEMOGRAPHICS, has_demographics
 from cohortloom.data.coded import encode, sample_patients, sample_size
-from cohortloom.data.visits import MODELLED_COLUMNS, read_visits
+from cohortloom.data.visits import read_visits
 from cohortloom.evaluation.race import audit, no_audit
-from cohortloom.evaluation.records import Figure, of_column, save_figures
+from cohortloom.evaluation.records import SCORED, Figure, of_column, save_figures
 from cohortloom.sources.race import RACES, race_of_patients, race_of_visits
 
 # A rate of fewer people with the name of their group could identify them, and the interval of their AUC would
@@ -48,7 +48,7 @@ def evaluate_race(
         sizes = ((train, visits), (test, visits), (synthetic, sample_size(visits, held_out)))
         parts = [sample_patients(read_visits(path), size, sample_seed) for path, size in sizes]
         race = tuple(race_of_visits(part, recorded) for part in parts[:2])
-        for column in MODELLED_COLUMNS:
+        for column in SCORED:
             coded, names = encode(parts, column)
             of_codes = audit(*coded, race, RACES, len(names), sample_seed, MIN_PATIENTS, control)
             figures += of_column(column, of_codes)

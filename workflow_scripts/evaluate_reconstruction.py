@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from cohortloom.base.step import main
-from cohortloom.data.visits import read_visits
+from cohortloom.data.visits import read_visits, used_columns
 from cohortloom.evaluation.reconstruction import reconstruction
-from cohortloom.evaluation.records import HEADLINE, of_column, save_figures
+from cohortloom.evaluation.records import HEADLINE, Figure, of_column, save_figures
 
 
 def evaluate_reconstruction(
@@ -15,8 +15,11 @@ def evaluate_reconstruction(
 
     `seed` is the run's; it is only recorded. `group_seed` draws the groups of the intervals.
     """
-    figures = reconstruction(read_visits(reconstruct), read_visits(test), reconstruct, group_seed)
-    save_figures(records, of_column(HEADLINE, figures), run, seed, "reconstruct")
+    reconstructed, real = read_visits(reconstruct), read_visits(test)
+    figures: list[Figure] = []
+    for column in dict.fromkeys((HEADLINE, *used_columns(real))):
+        figures += of_column(column, reconstruction(reconstructed, real, reconstruct, group_seed, column))
+    save_figures(records, figures, run, seed, "reconstruct")
 
 
 if __name__ == "__main__":

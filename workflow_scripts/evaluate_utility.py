@@ -5,8 +5,8 @@ from pathlib import Path
 from cohortloom.base.step import main
 from cohortloom.data.absent import has_demographics
 from cohortloom.data.coded import encode, sample_patients, sample_size
-from cohortloom.data.visits import MODELLED_COLUMNS, read_visits
-from cohortloom.evaluation.records import Figure, of_column, save_figures
+from cohortloom.data.visits import read_visits
+from cohortloom.evaluation.records import SCORED, Figure, of_column, save_figures
 from cohortloom.evaluation.utility import prediction
 
 
@@ -33,7 +33,7 @@ def evaluate_utility(
     size = sample_size(visits, held_out)
     parts = [reference, *(sample_patients(p, n, sample_seed) for p, n in ((tested, visits), (release, size)))]
     figures: list[Figure] = []
-    for column in MODELLED_COLUMNS:
+    for column in SCORED:
         coded, names = encode(parts, column)
         figures += of_column(column, prediction(*coded, names, sample_seed, has_demographics(synthetic)))
     save_figures(records, figures, run, seed, mode)

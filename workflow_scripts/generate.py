@@ -13,8 +13,8 @@ from cohortloom.base.files import sha256, write_json
 from cohortloom.base.ragged import patient_of_visit, row_of_value, row_offsets
 from cohortloom.base.seeds import seed_of
 from cohortloom.base.step import log, main, quiet_libraries
-from cohortloom.data.coded import encode
-from cohortloom.data.reveal import revealed_mask
+from cohortloom.data.codes import CODE_COLUMNS
+from cohortloom.data.reveal import joint_mask, revealed_masks
 from cohortloom.data.visits import (
     RECONSTRUCT_SCHEMA,
     SCHEMA,
@@ -28,7 +28,7 @@ from cohortloom.data.visits import (
     with_empty_columns,
 )
 from cohortloom.data.vocabulary import Vocabulary
-from cohortloom.generation.naive import TrainingStrata
+from cohortloom.generation.naive import expected_hidden
 from cohortloom.generation.requests import requested_patients
 
 
@@ -51,6 +51,7 @@ def generate(
     no_repeat_ngram_size: int = 1,
     prompt_prob: float = 0.5,
     threshold: float = 0.23,
+    hide: list[str] | None = None,
     constrained: Literal["none", "hard", "full"] = "none",
     rules: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -62,8 +63,9 @@ def generate(
     age and sex). `patients` resamples them to that number, `as_many_as_test` to the number of patients in
     `test`. Codes are drawn at `temperature`.
 
-    mode reconstruct: each code of a test visit is revealed with probability `prompt_prob`; earlier visits are
-    the real ones. The model adds the codes whose probability of being hidden is `threshold` or more.
+    mode reconstruct: each code of a test visit is revealed with probability `prompt_prob`, or all codes but
+    those of the columns `hide`; earlier visits are the real ones. The model adds the codes whose probability
+    of being hidden is `threshold` or more.
 
     Only part `shard` (from 1) of the `shards` parts of all batches is generated. `constrained` forbids the
     codes that the hard or the full edit of `rules` forbids at the patient's age and sex. Raises UserError for
@@ -107,9 +109,9 @@ def generate(
         schema, n = SCHEMA, len(age) // shards
     else:
         batches = _batches(held_out, batch_size, shard, shards)
-        is_revealed = revealed_mask(len(code_lists(held_out)[0]), prompt_prob, seed)
-        (training, visits), names = encode([read_visits(train), held_out])
-        expected = TrainingStrata(training, len(names)).expected_hidden(visits, is_revealed, prompt_prob)
+        masks = revealed_masks(held_out, prompt_prob, seed, hide)
+        columns = [column for column, _ in vocabulary.columns]
+        expected = expected_hidden(read_visits(train), held_out, columns, masks, prompt_prob, hide)
         tables = _reconstructed(
             model,
             vocabulary,
@@ -117,7 +119,7 @@ def generate(
             test,
             seed,
             batches,
-            is_revealed,
+            masks,
             expected,
             threshold,
             options,
@@ -168,7 +170,7 @@ def _synthesized(
                         "days": pa.array(batch.days, pa.int32()),
                         "age": pa.array(batch.age, pa.float32()),
                         "sex": sex_array(batch.sex),
-                        "diagnoses": list_column(vocabulary.decode(batch.ids), batch.offsets),
+                        **vocabulary.as_columns(batch.ids, batch.offsets),
                     }
                 )
             ),
@@ -186,23 +188,23 @@ def _batches(held_out: pa.Table, batch_size: int, shard: int, shards: int) -> li
 
 
 def _reconstructed(
-    model, vocabulary, held_out, test, seed, batches, is_revealed, expected, threshold, options, totals
+    model, vocabulary, held_out, test, seed, batches, masks, expected, threshold, options, totals
 ):
     """Tables of held-out visits with hidden codes filled in, batch by batch, each with its number of rows.
 
-    Adds to `totals`. batches: first row and end of each. is_revealed: of the codes of all held-out visits.
-    expected: number of hidden codes to expect in each visit. threshold: of ProbableCodes.
+    Adds to `totals`. batches: first row and end of each. masks: of each column, which codes of all held-out
+    visits are revealed. expected [visits, columns]: hidden codes. threshold: of ProbableCodes.
     """
     from cohortloom.data.examples import Examples, plain_pairs
     from cohortloom.generation.hidden import ProbableCodes
     from cohortloom.generation.synthesize import generate_visits
 
     data = Examples.load(test)
-    codes, offsets = code_lists(held_out)
-    in_vocabulary = vocabulary.encode(codes) >= 0
+    in_vocabulary = vocabulary.encode_visits(held_out)[0] >= 0
+    is_revealed = joint_mask(held_out, masks, [column for column, _ in vocabulary.columns])
     pairs = plain_pairs(data, is_revealed[in_vocabulary], model.config.max_position_embeddings)
-    lengths = np.diff(pairs.encoder_offsets)
-    patient, row_of_code = patient_of_visit(data.visit), row_of_value(offsets)
+    lengths, patient = np.diff(pairs.encoder_offsets), patient_of_visit(data.visit)
+    starts = {column: code_lists(held_out, column)[1] for column in CODE_COLUMNS}
     totals["echoed"] = 0
     for begin, end in batches:
         rows = slice(begin, end)
@@ -214,54 +216,49 @@ def _reconstructed(
             data.age[rows],
             data.sex[rows],
             seed_of("reconstruct", seed, begin),
-            logits_processor=[ProbableCodes(expected[rows], threshold, vocabulary.terminators)],
+            logits_processor=[ProbableCodes(expected[rows], threshold, vocabulary)],
             **options,
         )
         _add(totals, generated.counts)
         totals["patients"] += int((data.visit[rows] == 0).sum())
-        of_batch = slice(offsets[begin], offsets[end])
-        revealed_row = row_of_code[of_batch][is_revealed[of_batch]] - begin
-        revealed = codes[of_batch].filter(pa.array(is_revealed[of_batch]))
-        generated_row = row_of_value(row_offsets(generated.lengths))
-        all_rows, all_codes, n_echoed = _join_codes(
-            revealed_row, revealed, generated_row, vocabulary.decode(generated.ids)
-        )
-        totals["echoed"] += n_echoed
         real = held_out.slice(begin, end - begin)
-        offsets_of = lambda row: row_offsets(np.bincount(row, minlength=end - begin))  # noqa: E731, B023
-        yield (
-            end - begin,
-            with_empty_columns(
-                pa.table(
-                    {
-                        "patient_id": numbered_ids("reconstructed", patient[rows]),
-                        "visit": real["visit"],
-                        "days": real["days"],
-                        "age": real["age"],
-                        "sex": real["sex"],
-                        "diagnoses": list_column(all_codes, offsets_of(all_rows)),
-                        "source_patient_id": real["patient_id"],
-                        "source_visit": real["visit"],
-                        "revealed_diagnoses": list_column(revealed, offsets_of(revealed_row)),
-                    }
-                )
-            ),
-        )
+        columns = {
+            "patient_id": numbered_ids("reconstructed", patient[rows]),
+            **{name: real[name] for name in ("visit", "days", "age", "sex")},
+        }
+        source = {"source_patient_id": real["patient_id"], "source_visit": real["visit"]}
+        added = vocabulary.as_columns(generated.ids, row_offsets(generated.lengths))
+        for column in CODE_COLUMNS:
+            shown = masks[column][starts[column][begin] : starts[column][end]]
+            columns[column], source[f"revealed_{column}"], n_echoed = _fill_in(
+                *code_lists(real, column), shown, added.get(column)
+            )
+            totals["echoed"] += n_echoed
+        yield end - begin, pa.table(columns | source)
 
 
-def _join_codes(revealed_row, revealed, generated_row, generated) -> tuple[np.ndarray, pa.Array, int]:
-    """Codes of each row, revealed ones first: rows, codes, number of echoed codes.
+def _fill_in(
+    values: pa.Array, offsets: np.ndarray, shown: np.ndarray, added: pa.ListArray | None
+) -> tuple[pa.ListArray, pa.ListArray, int]:
+    """A column of reconstructed visits, its revealed codes, and the number of echoed codes.
 
-    An echoed code is generated although it is revealed; it is left out of the generated ones.
+    values, offsets: codes of the real visits. shown: which are revealed. added: generated codes. The revealed
+    codes of a visit come first. An echoed code is generated although it is revealed; it is left out.
     """
-    rows = np.concatenate([revealed_row, generated_row])
-    codes = pa.concat_arrays([revealed.cast(pa.string()), generated.cast(pa.string())])
+    row = row_of_value(offsets)[shown]
+    revealed = values.filter(pa.array(shown)).cast(pa.string())
+    shown_list = list_column(revealed, row_offsets(np.bincount(row, minlength=len(offsets) - 1)))
+    if added is None:
+        return shown_list, shown_list, 0
+    rows = np.concatenate([row, row_of_value(added.offsets.to_numpy())])
+    codes = pa.concat_arrays([revealed, added.values])
     keys = rows.astype(np.int64) << 32 | codes.dictionary_encode().indices.to_numpy()
     is_echo = np.zeros(len(keys), bool)
-    is_echo[len(revealed_row) :] = np.isin(keys[len(revealed_row) :], keys[: len(revealed_row)])
+    is_echo[len(row) :] = np.isin(keys[len(row) :], keys[: len(row)])
     order = np.flatnonzero(~is_echo)
     order = order[np.argsort(rows[order], kind="stable")]
-    return rows[order], codes.take(pa.array(order)), int(is_echo.sum())
+    lengths = np.bincount(rows[order], minlength=len(offsets) - 1)
+    return list_column(codes.take(pa.array(order)), row_offsets(lengths)), shown_list, int(is_echo.sum())
 
 
 if __name__ == "__main__":

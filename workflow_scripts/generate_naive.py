@@ -9,31 +9,40 @@ import pyarrow as pa
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import sha256, write_json
 from cohortloom.base.methods import FITTED, NAIVE
-from cohortloom.base.ragged import positions_in_rows, ragged_range, row_of_value, row_offsets
+from cohortloom.base.ragged import (
+    patient_of_visit,
+    positions_in_rows,
+    ragged_range,
+    row_of_value,
+    row_offsets,
+)
 from cohortloom.base.seeds import generator
 from cohortloom.base.step import log, main
 from cohortloom.base.version import VERSION
 from cohortloom.data import linear
-from cohortloom.data.coded import Coded, encode
-from cohortloom.data.guesses import Guesses
-from cohortloom.data.reveal import revealed_mask
+from cohortloom.data.coded import Coded, as_lists, encode, encode_columns
+from cohortloom.data.reveal import joint_mask, revealed_masks, revealed_share, validation_masks
 from cohortloom.data.visits import (
     RECONSTRUCT_SCHEMA,
     SCHEMA,
+    code_lists,
+    list_column,
     numbered_ids,
     read_visits,
+    used_columns,
     with_empty_columns,
     write_visits,
 )
 from cohortloom.generation.naive import (
     TrainingStrata,
-    code_column,
     draw_visits,
     later_ages,
     stratum_of,
     visits_table,
 )
 from cohortloom.generation.requests import resampled_positions
+
+Columns = dict[str, tuple[Coded, Coded, list[str]]]  # of each column: training and test visits, codes
 
 
 def generate_naive(
@@ -45,6 +54,7 @@ def generate_naive(
     method: Literal["prevalence", "markov", "copy", "echo", "linear"],
     mode: Literal["synthesize", "reconstruct"],
     prompt_prob: float = 0.5,
+    hide: list[str] | None = None,
     seed: int = 0,
     true_length: bool = False,
     patients: int | None = None,
@@ -54,36 +64,31 @@ def generate_naive(
 
     mode synthesize: one patient for each test patient, with the age and sex of the first test visit (copy:
     those of the resampled training patient); `patients` resamples them to that number, as in `generate`. mode
-    reconstruct: each test visit, with each code revealed with probability `prompt_prob`. `true_length` fills
-    reconstructed visits to the length of the real ones. The method linear chooses penalty and threshold on
-    the visits of `val`; both are in the counts.
+    reconstruct: each test visit, with each code revealed with probability `prompt_prob`, or all codes but
+    those of the columns `hide`. `true_length` fills reconstructed visits to the length of the real ones. The
+    method linear chooses penalty and threshold on the visits of `val`; both are in the counts.
     """
     if mode not in NAIVE[method]:
         raise UserError(f"method {method} has no mode {mode}; it has {' and '.join(NAIVE[method])}")
     if method == FITTED and (val is None or true_length):
         raise UserError(f"method {method} guesses above a threshold: give val, and no true_length")
-    real = read_visits(test)
-    (training_visits, held_out, *others), names = encode(
-        [read_visits(part) for part in (train, test, val) if part]
-    )
+    real, training = read_visits(test), read_visits(train)
     rng = generator(f"{method} {mode}", seed)
     settings: dict[str, float | None] = {}
     if method == FITTED:
-        fit = linear.fit_linear(training_visits, *others, len(names), prompt_prob, seed)
-        # The threshold is infinite where no guess on validation visits is right; JSON has no infinity.
-        threshold = fit.threshold if np.isfinite(fit.threshold) else None
-        settings = {"penalty": fit.penalty, "threshold": threshold}
-        mask = revealed_mask(len(held_out.codes), prompt_prob, seed)
-        guesses = fit.linear.guesses(held_out, mask).at_least(fit.threshold)
-        table = reconstructed(held_out, names, real, mask, with_guesses(held_out, mask, guesses))
-    elif mode == "reconstruct":
-        table = reconstruct(
-            training_visits, held_out, names, real, method, prompt_prob, seed, true_length, rng
-        )
-    elif method == "copy":
-        table = copy(training_visits, names, held_out.n_patients if patients is None else patients, rng)
+        table, settings = fill_by_linear(training, real, read_visits(val), prompt_prob, hide, seed)
     else:
-        table = synthesize(training_visits, held_out, names, method, rng, patients, seed)
+        columns: Columns = {}
+        for column in used_columns(training, real):
+            (known, held_out), names = encode([training, real], column)
+            columns[column] = known, held_out, names
+        if mode == "reconstruct":
+            table = reconstruct(columns, real, method, prompt_prob, hide, seed, true_length, rng)
+        elif method == "copy":
+            _, held_out, _ = next(iter(columns.values()))
+            table = copy(columns, held_out.n_patients if patients is None else patients, rng)
+        else:
+            table = synthesize(columns, method, rng, patients, seed)
     metadata = {
         "source": method,
         "seed": str(seed),
@@ -91,7 +96,8 @@ def generate_naive(
         "tool_version": VERSION,
     }
     write_visits(table, synthetic, metadata, RECONSTRUCT_SCHEMA if mode == "reconstruct" else SCHEMA)
-    sizes = np.diff(table["diagnoses"].combine_chunks().offsets.to_numpy())
+    sizes = sum(np.diff(code_lists(table, column)[1]) for column in used_columns(table))
+    sizes = np.zeros(table.num_rows, int) + sizes
     totals = {
         "patients": int((table["visit"].to_numpy() == 0).sum()),
         "visits": table.num_rows,
@@ -106,90 +112,115 @@ def generate_naive(
 
 
 def synthesize(
-    training_visits: Coded,
-    held_out: Coded,
-    names: list[str],
-    method: str,
-    rng: np.random.Generator,
-    patients: int | None = None,
-    seed: int = 0,
+    columns: Columns, method: str, rng: np.random.Generator, patients: int | None = None, seed: int = 0
 ) -> pa.Table:
-    """New patients with the first ages and the sexes of the held-out patients; `patients` as in generate."""
-    strata = TrainingStrata(training_visits, len(names))
+    """New patients with the first ages and the sexes of the test patients; `patients` as in generate."""
+    strata = {name: TrainingStrata(known, len(codes)) for name, (known, _, codes) in columns.items()}
+    of_first, (_, held_out, _) = next(iter(strata.values())), next(iter(columns.values()))
     first = held_out.first_visits
     if patients is not None:
         first = first[resampled_positions(len(first), patients, seed)]
-    patient, visit, days = strata.timelines(held_out.age[first], held_out.sex[first], rng)
+    patient, visit, days = of_first.timelines(held_out.age[first], held_out.sex[first], rng)
     age, sex = later_ages(held_out.age[first][patient], days), held_out.sex[first][patient]
     key = stratum_of(age, sex)
     nothing_revealed = (np.zeros(0, np.int64), np.zeros(len(key) + 1, np.int64))
-    lengths = strata.draw_lengths(key, rng)
-    codes = draw_visits(method, strata, key, lengths, nothing_revealed, rng)
-    return visits_table(numbered_ids("synthetic", patient), visit, days, age, sex, codes, names)
+    donors, lists = of_first.draw_donors(key, rng), {}
+    for name, (known, _, codes) in columns.items():
+        drawn = draw_visits(method, strata[name], key, known.lengths[donors], nothing_revealed, rng)
+        lists[name] = as_lists(*drawn, codes)
+    return visits_table(numbered_ids("synthetic", patient), visit, days, age, sex, lists)
 
 
-def copy(training_visits: Coded, names: list[str], n_patients: int, rng: np.random.Generator) -> pa.Table:
+def copy(columns: Columns, n_patients: int, rng: np.random.Generator) -> pa.Table:
     """Whole training patients drawn with replacement."""
-    drawn = rng.integers(0, training_visits.n_patients, n_patients)
-    sizes = np.bincount(training_visits.patient)[drawn]
-    row, visit = ragged_range(training_visits.first_visits[drawn], sizes), positions_in_rows(sizes)
+    known, _, _ = next(iter(columns.values()))
+    drawn = rng.integers(0, known.n_patients, n_patients)
+    sizes = np.bincount(known.patient)[drawn]
+    row, visit = ragged_range(known.first_visits[drawn], sizes), positions_in_rows(sizes)
     patients = numbered_ids("synthetic", row_of_value(row_offsets(sizes)))
-    days, age, sex = training_visits.days[row], training_visits.age[row], training_visits.sex[row]
-    return visits_table(patients, visit, days, age, sex, training_visits.codes_of(row), names)
+    lists = {name: as_lists(*visits.codes_of(row), codes) for name, (visits, _, codes) in columns.items()}
+    return visits_table(patients, visit, known.days[row], known.age[row], known.sex[row], lists)
 
 
 def reconstruct(
-    training_visits: Coded,
-    held_out: Coded,
-    names: list[str],
+    columns: Columns,
     real: pa.Table,
     method: str,
     prompt_prob: float,
+    hide: list[str] | None,
     seed: int,
     true_length: bool,
     rng: np.random.Generator,
 ) -> pa.Table:
-    """The held-out visits with some codes revealed and the rest filled in by the method."""
-    strata = TrainingStrata(training_visits, len(names))
-    mask = revealed_mask(len(held_out.codes), prompt_prob, seed)
-    offsets = row_offsets(mask)[held_out.offsets]
-    revealed = held_out.codes[mask], offsets
-    key = stratum_of(held_out.age, held_out.sex)
-    guessed = strata.guess_lengths(key, np.diff(offsets), prompt_prob, rng)
-    lengths = held_out.lengths if true_length else guessed
-    codes = revealed if method == "echo" else draw_visits(method, strata, key, lengths, revealed, rng, True)
-    return reconstructed(held_out, names, real, mask, codes)
+    """The test visits with some codes revealed and the rest filled in by the method."""
+    masks, lists = revealed_masks(real, prompt_prob, seed, hide), {}
+    for name, (known, held_out, codes) in columns.items():
+        strata, mask = TrainingStrata(known, len(codes)), masks[name]
+        offsets = row_offsets(mask)[held_out.offsets]
+        revealed = held_out.codes[mask], offsets
+        key = stratum_of(held_out.age, held_out.sex)
+        share = revealed_share(name, prompt_prob, hide)
+        guessed = strata.guess_lengths(key, np.diff(offsets), share, rng)
+        lengths = held_out.lengths if true_length else guessed
+        filled = revealed
+        if method != "echo":
+            filled = draw_visits(method, strata, key, lengths, revealed, rng, True)
+        lists[name] = as_lists(*filled, codes)
+    return reconstructed(real, masks, lists)
 
 
-def with_guesses(held_out: Coded, mask: np.ndarray, guesses: Guesses) -> tuple[np.ndarray, np.ndarray]:
-    """Revealed codes of each visit, then its guesses: flat codes and offsets [n_visits + 1]."""
-    rows = np.concatenate([held_out.visit_of_code[mask], guesses.visit])
-    order = np.argsort(rows, kind="stable")
-    codes = np.concatenate([held_out.codes[mask], guesses.code])[order]
-    return codes, row_offsets(np.bincount(rows, minlength=held_out.n_visits))
+def fill_by_linear(
+    training: pa.Table,
+    real: pa.Table,
+    validation: pa.Table,
+    prompt_prob: float,
+    hide: list[str] | None,
+    seed: int,
+) -> tuple[pa.Table, dict[str, float | None]]:
+    """The test visits with hidden codes filled in by the linear autoencoder of all columns together.
 
-
-def reconstructed(
-    held_out: Coded, names: list[str], real: pa.Table, mask: np.ndarray, codes: tuple[np.ndarray, np.ndarray]
-) -> pa.Table:
-    """The table of a reconstruction.
-
-    codes: flat codes of the reconstructed visits and their offsets. mask: which codes of the held-out visits
-    are revealed.
+    Also returns the penalty and the threshold, which are chosen on the validation visits.
     """
-    revealed = held_out.codes[mask], row_offsets(mask)[held_out.offsets]
-    table = visits_table(
-        numbered_ids("reconstructed", held_out.patient),
-        real["visit"].to_numpy(),
-        held_out.days,
-        held_out.age,
-        held_out.sex,
-        codes,
-        names,
+    columns = used_columns(training, real)
+    (known, held_out, val), names, of_column = encode_columns([training, real, validation], columns)
+    masks = revealed_masks(real, prompt_prob, seed, hide)
+    of_val = joint_mask(validation, validation_masks(validation, prompt_prob, seed, hide), columns)
+    fit = linear.fit_linear(known, val, len(names), of_val)
+    is_revealed = joint_mask(real, masks, columns)
+    guesses = fit.linear.guesses(held_out, is_revealed).at_least(fit.threshold)
+    row = np.concatenate([held_out.visit_of_code[is_revealed], guesses.visit])
+    codes = np.concatenate([held_out.codes[is_revealed], guesses.code])
+    order = np.argsort(row, kind="stable")
+    row, codes, lists = row[order], codes[order], {}
+    for number, column in enumerate(columns):
+        chosen = of_column[codes] == number
+        offsets = row_offsets(np.bincount(row[chosen], minlength=real.num_rows))
+        lists[column] = as_lists(codes[chosen], offsets, names)
+    # The threshold is infinite where no guess on validation visits is right; JSON has no infinity.
+    threshold = fit.threshold if np.isfinite(fit.threshold) else None
+    return reconstructed(real, masks, lists), {"penalty": fit.penalty, "threshold": threshold}
+
+
+def reconstructed(real: pa.Table, masks: dict[str, np.ndarray], columns: dict[str, pa.ListArray]) -> pa.Table:
+    """The table of a reconstruction of the test visits `real`, from its columns of codes.
+
+    masks: of each column, which codes of the test visits are revealed.
+    """
+    patient = patient_of_visit(real["visit"])
+    names = ("visit", "days", "age", "sex")
+    table = pa.table(
+        {
+            "patient_id": numbered_ids("reconstructed", patient),
+            **{name: real[name] for name in names},
+            **columns,
+            "source_patient_id": real["patient_id"],
+            "source_visit": real["visit"],
+        }
     )
-    source = [real["patient_id"], real["visit"], code_column(revealed, names)]
-    for name, column in zip(("source_patient_id", "source_visit", "revealed_diagnoses"), source, strict=True):
-        table = table.append_column(name, column)
+    for column in columns:
+        values, offsets = code_lists(real, column)
+        revealed = list_column(values.filter(pa.array(masks[column])), row_offsets(masks[column])[offsets])
+        table = table.append_column(f"revealed_{column}", revealed)
     return with_empty_columns(table)
 
 

@@ -10,6 +10,7 @@ from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json, replace_own_folder, sha256
 from cohortloom.base.step import log, main, quiet_libraries
 from cohortloom.base.version import VERSION
+from cohortloom.data.codes import CODE_COLUMNS
 from cohortloom.data.visits import code_lists, patient_starts, read_visits, write_visits
 from cohortloom.data.vocabulary import Vocabulary
 from cohortloom.generation.requests import draw_patients, write_demographics
@@ -140,8 +141,8 @@ def publish(
 
 
 def sizes(visits: pa.Table) -> dict[str, Any]:
-    """Patients, visits, codes and distinct codes of a table."""
-    codes, _ = code_lists(visits)
+    """Patients, visits, codes and distinct codes of a table, all columns together."""
+    codes = pa.concat_arrays([code_lists(visits, column)[0].cast(pa.string()) for column in CODE_COLUMNS])
     return {
         "patients": len(patient_starts(visits)),
         "visits": visits.num_rows,

@@ -110,7 +110,7 @@ def train(
         )
     plan = Plan(
         seed=seed,
-        tokens=min(tokens, MAX_EPOCHS * (len(data.ids) + len(data))),
+        tokens=min(tokens, MAX_EPOCHS * data.n_targets),
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
         evaluations=evaluations,
@@ -131,7 +131,7 @@ def train(
         preset,
         sum(p.numel() for p in fresh.parameters()) / 1e6,
         len(data),
-        len(data.ids) + len(data),
+        data.n_targets,
     )
     parameters = vars(plan) | shape | losses
     if canaries:

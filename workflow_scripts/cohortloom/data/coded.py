@@ -10,12 +10,14 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from cohortloom.base.ragged import (
+    join_rows,
     patient_of_visit,
     positions_in_rows,
     row_of_value,
+    row_offsets,
     select_rows,
 )
-from cohortloom.data.visits import code_lists, sex_index
+from cohortloom.data.visits import code_lists, list_column, sex_index
 
 GROUPS = 20  # of patients, each of which an interval leaves out in turn (evaluation/intervals.py)
 
@@ -70,8 +72,35 @@ class Coded:
 
 
 def encode(tables: list[pa.Table], column: str = "diagnoses") -> tuple[list[Coded], list[str]]:
-    """Tables with one shared, sorted list of codes."""
-    lists = [code_lists(table, column) for table in tables]
+    """Tables with one shared, sorted list of the codes of a column."""
+    return _encode(tables, [code_lists(table, column) for table in tables])
+
+
+def encode_columns(tables: list[pa.Table], columns: list[str]) -> tuple[list[Coded], list[str], np.ndarray]:
+    """Tables with one shared list of the codes of several columns, column by column in each visit.
+
+    Also returns the names of the codes, without their column, and the number in `columns` of each.
+    """
+    lists = []
+    for table in tables:
+        parts = [code_lists(table, column) for column in columns]
+        lengths = [np.diff(offsets) for _, offsets in parts]
+        flat = pa.concat_arrays(
+            [
+                pc.binary_join_element_wise(str(number), values.cast(pa.string()), "/")
+                for number, (values, _) in enumerate(parts)
+            ]
+        )
+        starts = row_offsets([len(values) for values, _ in parts])
+        places = [np.arange(first, last) for first, last in zip(starts[:-1], starts[1:], strict=True)]
+        order, total = join_rows(*zip(places, lengths, strict=True))
+        lists.append((flat.take(pa.array(order)), row_offsets(total)))
+    coded, names = _encode(tables, lists)
+    numbers, codes = zip(*(name.split("/", 1) for name in names), strict=True) if names else ((), ())
+    return coded, list(codes), np.array(numbers, np.int64)
+
+
+def _encode(tables: list[pa.Table], lists: list[tuple[pa.Array, np.ndarray]]):
     names = sorted({code for values, _ in lists for code in pc.unique(values).to_pylist()})
     index = pa.array(names, pa.string())
     coded = []
@@ -87,6 +116,11 @@ def encode(tables: list[pa.Table], column: str = "diagnoses") -> tuple[list[Code
             )
         )
     return coded, names
+
+
+def as_lists(codes: np.ndarray, offsets: np.ndarray, names: list[str]) -> pa.ListArray:
+    """List column of code strings from flat indices into `names` and their offsets."""
+    return list_column(pa.array(names, pa.string()).take(pa.array(codes, pa.int64())), offsets)
 
 
 def most_frequent(codes: np.ndarray, n_codes: int, most: int, least: int = 1) -> np.ndarray:

@@ -18,6 +18,7 @@ ROW = 64  # decoder positions of a packed row: attention costs by the square, an
 SLACK = 1.15  # encoder rows are so much wider than their share: rows that must fit twice fill less
 REVEAL = 0.5  # half of the visits to learn filling in, half to learn writing from nothing
 CORRUPT = 0.05  # of the revealed codes are masked, as many dropped and as many replaced, as in BART
+IDS = "_ids"  # ends the name of a column of ids
 N_PROMPTS = 2  # places in front of each visit that hold its prompts (model/prompt_bart.py)
 
 
@@ -25,8 +26,9 @@ N_PROMPTS = 2  # places in front of each visit that hold its prompts (model/prom
 class Examples:
     """The visits of one split as arrays.
 
-    ids [n_codes] flat vocabulary ids, offsets [n_visits + 1]; terminator, age, sex, visit [n_visits].
-    A patient's visits stand together in time order.
+    ids [n_codes] flat vocabulary ids of codes, offsets [n_visits + 1]; terminator, age, sex, visit
+    [n_visits]. A patient's visits stand together in time order. first_ids: id of the first code of each
+    column of codes (`Vocabulary.first_ids`); empty where there is one column.
     """
 
     ids: np.ndarray
@@ -35,6 +37,7 @@ class Examples:
     age: np.ndarray
     sex: np.ndarray
     visit: np.ndarray
+    first_ids: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.terminator)
@@ -44,21 +47,59 @@ class Examples:
         return Examples(
             *select_rows(self.ids, self.offsets, rows),
             *(values[rows] for values in (self.terminator, self.age, self.sex, self.visit)),
+            self.first_ids,
         )
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns of codes."""
+        return max(1, len(self.first_ids))
+
+    @property
+    def boundaries(self) -> list[int]:
+        """Ids that open the second, third ... column; they stand before the ids of codes."""
+        return [self.first_ids[0] - self.n_columns + k for k in range(1, self.n_columns)]
+
+    @property
+    def n_targets(self) -> int:
+        """Tokens that the decoder writes where nothing is revealed."""
+        return len(self.ids) + self.n_columns * len(self)
+
+    def column_of(self, ids: np.ndarray) -> np.ndarray:
+        """Number of the column of each code id."""
+        if not self.first_ids:
+            return np.zeros(len(ids), np.int64)
+        return np.searchsorted(self.first_ids, ids, side="right") - 1
+
+    def lengths(self) -> np.ndarray:
+        """Codes of each visit in each column [n_visits, columns]."""
+        return lengths_by_column(self.offsets, self.column_of(self.ids), self.n_columns)
 
     @classmethod
     def load(cls, path: Path) -> "Examples":
         """Read a dataset file (train, val or test)."""
-        table = pq.read_table(path, columns=["visit", "age", "sex", "diagnoses_ids", "terminator"])
-        values, offsets = code_lists(table, "diagnoses_ids")
+        schema = pq.read_schema(path)
+        columns = [name for name in schema.names if name.endswith(IDS)]
+        table = pq.read_table(path, columns=["visit", "age", "sex", *columns, "terminator"])
+        lists = [code_lists(table, column) for column in columns]
+        ids, lengths = join_rows(*((values.to_numpy(), np.diff(offsets)) for values, offsets in lists))
+        first_ids = (schema.metadata or {}).get(b"first_ids")
         return cls(
-            values.to_numpy(),
-            offsets.astype(np.int64),
+            ids,
+            row_offsets(lengths),
             table["terminator"].to_numpy(),
             table["age"].to_numpy(),
             sex_index(table).astype(np.int64),
             table["visit"].to_numpy().astype(np.int64),
+            tuple(map(int, first_ids.split(b","))) if first_ids else (),
         )
+
+
+def lengths_by_column(offsets: np.ndarray, column: np.ndarray, n_columns: int) -> np.ndarray:
+    """Codes of each visit in each column [n_visits, n_columns]; column [n_codes] of each code."""
+    n_visits = len(offsets) - 1
+    key = row_of_value(offsets) * n_columns + column
+    return np.bincount(key, minlength=n_visits * n_columns).reshape(n_visits, n_columns)
 
 
 @dataclass
@@ -105,7 +146,7 @@ def plain_pairs(data: Examples, revealed: np.ndarray, max_positions: int) -> Pai
 
 
 def first_code_pairs(data: Examples, revealed: np.ndarray, max_positions: int) -> Pairs:
-    """As `plain_pairs`, but the decoder writes no code: its one position predicts the first hidden one."""
+    """As `plain_pairs`, but the decoder writes no code: a position a column predicts its first hidden one."""
     return _pairs(data, np.ones(len(data.ids), bool), np.where(revealed, data.ids, -1), max_positions)
 
 
@@ -119,20 +160,22 @@ def corrupted_pairs(
 ) -> Pairs:
     """One epoch of denoising examples.
 
-    With probability `reveal` a visit shows a uniformly drawn fraction of its codes, at least one, else none.
-    Of the shown codes a share `corrupt` becomes the mask token, as many vanish and as many turn into a code
-    drawn by training frequency, unless none would be left. The decoder writes every code that is not shown
-    intact: in recorded order where nothing is shown, else in random order, so that its next code is the
-    likeliest of all that are hidden and not just the likeliest to come first.
+    With probability `reveal` a visit shows a uniformly drawn fraction of the codes of each column, at least
+    one code, else none. Of the shown codes a share `corrupt` becomes the mask token, as many vanish and as
+    many turn into a code drawn by training frequency, unless none would be left. The decoder writes every
+    code that is not shown intact, column by column: in recorded order where nothing is shown, else in random
+    order, so that its next code is the likeliest of all that are hidden and not just the likeliest to come
+    first.
     """
-    row = row_of_value(data.offsets)
+    row, column = row_of_value(data.offsets), data.column_of(data.ids)
     reveals = rng.random(len(data)) < reveal
     draw = rng.random(len(data.ids))
     # The lowest draw of a visit is shown in any case: if by chance nothing were, short visits would be too
     # frequent among those of which nothing is shown, and the model would write short ones.
     lowest = np.full(len(data), 1.0)
     np.minimum.at(lowest, row, draw)
-    shown = reveals[row] & (draw <= np.maximum(rng.random(len(data)), lowest)[row])
+    fraction = rng.random((len(data), data.n_columns))[row, column]
+    shown = reveals[row] & (draw <= np.maximum(fraction, lowest[row]))
     draw = rng.random(len(data.ids))
     damaged = shown & (draw < 3 * corrupt)
     damaged &= np.bincount(row[shown & ~damaged], minlength=len(data))[row] > 0  # nor may all of it vanish
@@ -143,7 +186,7 @@ def corrupted_pairs(
     seen[wrong] = words.first_code + rng.choice(len(share), len(wrong), p=share / share.sum())
     conditioned = np.bincount(row[seen >= 0], minlength=len(data)) > 0
     key = np.where(conditioned[row], rng.random(len(row)), np.arange(len(row)) / max(len(row), 1))
-    pairs = _pairs(data, shown & ~damaged, seen, max_positions, np.lexsort((key, row)))
+    pairs = _pairs(data, shown & ~damaged, seen, max_positions, np.lexsort((key, column, row)))
     pairs.unordered = conditioned
     return pairs
 
@@ -151,7 +194,7 @@ def corrupted_pairs(
 def _pairs(
     data: Examples, intact: np.ndarray, seen: np.ndarray, max_positions: int, order=slice(None)
 ) -> Pairs:
-    """`order` [n_codes] arranges the codes of each visit for the decoder."""
+    """`order` [n_codes] arranges the codes of each visit for the decoder, column by column."""
     n, lengths = len(data), np.diff(data.offsets)
     row = row_of_value(data.offsets)
     past, past_lengths, dropped = history(data, max_positions - N_PROMPTS - int(lengths.max(initial=0)) - 1)
@@ -160,11 +203,15 @@ def _pairs(
     encoder, encoder_lengths = join_rows(
         (past, past_lengths), (np.full(n, NOW), ones), (seen[shown], np.bincount(row[shown], minlength=n))
     )
-    decoder, decoder_lengths = join_rows(
-        (np.full(n, START), ones),
-        (data.ids[order][~intact[order]], np.bincount(row[~intact], minlength=n)),
-        (data.terminator, ones),
-    )
+    written = data.ids[order][~intact[order]]
+    column, written_row = data.column_of(written), row[order][~intact[order]]
+    codes = [
+        (written[column == k], np.bincount(written_row[column == k], minlength=n))
+        for k in range(data.n_columns)
+    ]
+    ends = [*((np.full(n, boundary), ones) for boundary in data.boundaries), (data.terminator, ones)]
+    columns = [part for pair in zip(codes, ends, strict=True) for part in pair]
+    decoder, decoder_lengths = join_rows((np.full(n, START), ones), *columns)
     return Pairs(encoder, row_offsets(encoder_lengths), decoder, row_offsets(decoder_lengths), dropped)
 
 

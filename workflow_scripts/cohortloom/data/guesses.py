@@ -20,6 +20,10 @@ class Guesses:
     score: np.ndarray
     right: np.ndarray
 
+    def select(self, chosen: np.ndarray) -> "Guesses":
+        """The guesses that `chosen` [n] marks, in their order."""
+        return Guesses(self.visit[chosen], self.code[chosen], self.score[chosen], self.right[chosen])
+
     def at_least(self, threshold: float) -> "Guesses":
         """Those with this score or a higher one, visit by visit, the highest first."""
         chosen = np.flatnonzero(self.score >= threshold)
@@ -33,11 +37,13 @@ def highest(
     offsets: np.ndarray,
     shown: np.ndarray,
     kept: int = KEPT,
+    column: np.ndarray | None = None,
 ) -> Guesses:
-    """The `kept` highest scores of each visit among the codes that are not shown.
+    """The `kept` highest scores of each visit and column of codes among the codes that are not shown.
 
     A batch is the numbers of its visits [n] and their scores [n, all codes], which are overwritten. `codes`
     and `offsets` [n_visits + 1] are those of the real visits, `shown` [codes] bool which of them are known.
+    column [all codes]: number of the column of each; all are of one by default.
     """
     n_visits = len(offsets) - 1
     row, begin = row_of_value(offsets), row_offsets(shown)[offsets]
@@ -45,16 +51,21 @@ def highest(
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
     place = np.full(n_visits, -1)
     width = int(codes.max(initial=0)) + 1
+    of_column: list[np.ndarray] = []
     for visits, scores in batches:
+        if not of_column:
+            column = np.zeros(scores.shape[1], np.int64) if column is None else column
+            of_column = [np.flatnonzero(column == number) for number in np.unique(column)]
         width = max(width, scores.shape[1])
         place[visits] = np.arange(len(visits))
         inside = np.concatenate([np.arange(begin[visit], begin[visit + 1]) for visit in visits])
         scores[place[known_row[inside]], known[inside]] = NONE
-        most = min(kept, scores.shape[1])
-        best = np.argpartition(scores, -most, axis=1)[:, -most:]
-        value = np.take_along_axis(scores, best, 1)
-        in_batch, column = np.nonzero(value > NONE)
-        parts.append((visits[in_batch], best[in_batch, column], value[in_batch, column]))
+        for members in of_column:
+            of_members, most = scores[:, members], min(kept, len(members))
+            best = np.argpartition(of_members, -most, axis=1)[:, -most:]
+            value = np.take_along_axis(of_members, best, 1)
+            in_batch, rank = np.nonzero(value > NONE)
+            parts.append((visits[in_batch], members[best[in_batch, rank]], value[in_batch, rank]))
     visit, code, score = (np.concatenate(part) for part in zip(*parts, strict=True))
     hidden = row[~shown] * width + codes[~shown]
     return Guesses(visit, code, score, np.isin(visit * width + code, hidden))

@@ -21,7 +21,6 @@ from cohortloom.base.ragged import ragged_range
 from cohortloom.data.bands import N_GROUPS, group_of
 from cohortloom.data.coded import Coded, indicators, most_frequent
 from cohortloom.data.guesses import NONE, Guesses, best_threshold, highest
-from cohortloom.data.reveal import validation_mask
 
 PENALTIES = (10.0, 30.0, 100.0, 300.0)
 MAX_CODES = 8000  # columns of a block of codes: memory grows with the square, time with the cube
@@ -90,15 +89,13 @@ def fit_linear(
     visits: Coded,
     validation: Coded,
     n_codes: int,
-    prompt_prob: float,
-    seed: int,
+    revealed: np.ndarray,
     penalties: tuple[float, ...] = PENALTIES,
 ) -> LinearFit:
     """The model with the penalty and the threshold of the best F1 on hidden codes of the validation visits.
 
-    Each validation code is revealed with probability `prompt_prob`, drawn by `seed`.
+    revealed [codes of the validation visits] bool: which are known.
     """
-    revealed = validation_mask(len(validation.codes), prompt_prob, seed)
     n_hidden, best_f1, best_fit = int((~revealed).sum()), -1.0, None
     for penalty in penalties:
         linear = Linear.learn(visits, n_codes, penalty)

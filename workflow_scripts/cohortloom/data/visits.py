@@ -35,8 +35,6 @@ from cohortloom.data.codes import CODE_COLUMNS, SYSTEM_OF_VERSION_1, fault
 SCHEMA_VERSION = "2"
 SEXES = ("F", "M")  # the order of x_cat: 0 is F, 1 is M
 MAX_AGE = 90.0
-# What models are trained on, and what is generated and scored.
-MODELLED_COLUMNS = ("diagnoses",)
 
 _CODES = pa.list_(pa.field("element", pa.string(), nullable=False))
 SCHEMA = pa.schema(
@@ -67,6 +65,11 @@ def code_lists(table: pa.Table, column: str = "diagnoses") -> tuple[pa.Array, np
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
     offsets = array.offsets.to_numpy()
     return array.values.slice(offsets[0], offsets[-1] - offsets[0]), offsets - offsets[0]
+
+
+def used_columns(*tables: pa.Table) -> list[str]:
+    """The columns of codes, in the order of the table, in which a visit of these tables holds a code."""
+    return [column for column in CODE_COLUMNS if any(len(code_lists(table, column)[0]) for table in tables)]
 
 
 def list_column(values: pa.Array, offsets: np.ndarray) -> pa.ListArray:

@@ -34,13 +34,15 @@ class Overlap:
     right: np.ndarray  # guessed and hidden
 
 
-def reconstruction(reconstructed: pa.Table, test: pa.Table, name: str | Path, seed: int) -> Iterator[Figure]:
-    """All figures of a reconstruct table against its held-out visits.
+def reconstruction(
+    reconstructed: pa.Table, test: pa.Table, name: str | Path, seed: int, column: str = "diagnoses"
+) -> Iterator[Figure]:
+    """All figures of a column of a reconstruct table against its held-out visits.
 
     name: the file, for error messages.
     """
     rows = source_rows(reconstructed, test, name)
-    sizes = overlap(reconstructed, test.take(pa.array(rows)))
+    sizes = overlap(reconstructed, test.take(pa.array(rows)), column)
     visit = reconstructed["source_visit"].to_numpy()
     patient = patient_of_visit(test["visit"])[rows]
     of_patient = patient_groups(int(patient.max(initial=-1)) + 1, seed)
@@ -99,9 +101,13 @@ def source_rows(reconstructed: pa.Table, test: pa.Table, name: str | Path) -> np
     return rows.to_numpy().astype(np.int64)
 
 
-def overlap(reconstructed: pa.Table, real: pa.Table) -> Overlap:
-    """Numbers of codes of each visit; both tables have the same visits in the same rows."""
-    lists = [code_lists(real), code_lists(reconstructed), code_lists(reconstructed, "revealed_diagnoses")]
+def overlap(reconstructed: pa.Table, real: pa.Table, column: str = "diagnoses") -> Overlap:
+    """Numbers of a column's codes in each visit; both tables have the same visits in the same rows."""
+    lists = [
+        code_lists(real, column),
+        code_lists(reconstructed, column),
+        code_lists(reconstructed, f"revealed_{column}"),
+    ]
     index = pa.array(
         sorted({code for values, _ in lists for code in pc.unique(values).to_pylist()}), pa.string()
     )

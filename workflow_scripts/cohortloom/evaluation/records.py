@@ -34,6 +34,7 @@ FIELDS = (
 TOO_FEW = "too few cases to compute it"  # the default reason
 ALL = "all"  # column of a figure that does not belong to a single column of codes
 HEADLINE = "diagnoses"  # the column of the criteria and of the sentences in reports
+SCORED = (HEADLINE,)  # the columns of the evaluations that take long
 NOT_TRAINED = "not trained"  # reason of a figure of a head with weight 0
 
 

@@ -20,7 +20,8 @@ class Constraint:
 
     def __init__(self, vocabulary: Vocabulary, table: np.ndarray, device: torch.device | str = "cpu"):
         """table: bool [2, 91, vocabulary], see forbidden.forbidden_table."""
-        self.first_code, self.table = vocabulary.first_code, torch.from_numpy(table).to(device)
+        self.table = torch.from_numpy(table).to(device)
+        self.first_boundary = vocabulary.first_boundary
         self.is_empty = table[..., vocabulary.first_code :].all(-1)  # [2, 91]: no code is permitted
 
     def processor(self, age: np.ndarray, sex: np.ndarray) -> "ForbiddenCodes":
@@ -35,7 +36,7 @@ class Constraint:
                 f"generate.constrained: all codes are forbidden at age {years[first]}, "
                 f"sex {SEXES[sex[first]]}; leave such patients out or set none"
             )
-        return ForbiddenCodes(self.table[sex, years], self.first_code)
+        return ForbiddenCodes(self.table[sex, years], self.first_boundary)
 
 
 class ForbiddenCodes(LogitsProcessor):
@@ -44,8 +45,8 @@ class ForbiddenCodes(LogitsProcessor):
     It changes the scores of restricted codes in place: a copy of all scores would take as long as the rest.
     """
 
-    def __init__(self, forbidden: torch.Tensor, first_code: int):
-        self.first_code = first_code
+    def __init__(self, forbidden: torch.Tensor, first_boundary: int):
+        self.first_boundary = first_boundary
         self.columns = forbidden.any(0).nonzero()[:, 0]
         self.is_forbidden = forbidden[:, self.columns].float()
         # Sums and products take a third of the time of masked_fill.
@@ -57,7 +58,7 @@ class ForbiddenCodes(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """scores [batch, vocabulary] with forbidden codes at minus infinity; input_ids [batch, length]."""
         last = input_ids[:, -1]
-        has_ended = (last == PAD) | ((last >= END) & (last < self.first_code))  # only padding follows
+        has_ended = (last == PAD) | ((last >= END) & (last < self.first_boundary))  # only padding follows
         if self._probabilities is None:
             self._probabilities = torch.empty_like(scores)
         probabilities = torch.softmax(scores, 1, out=self._probabilities)

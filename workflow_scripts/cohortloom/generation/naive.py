@@ -14,6 +14,9 @@ No method knows the length of the real visit. Apart from linear, methods draw it
 the stratum. In reconstruction they draw from the visits that are long enough, weighted by the probability
 that such a visit reveals exactly as many codes as are revealed. With the true length the figures are for
 orientation only. Revealed codes are kept; a method adds codes of training visits.
+
+Methods but linear write each column of codes by itself; only the numbers of codes of a new visit are those of
+one training visit.
 """
 
 from collections.abc import Iterator
@@ -25,9 +28,10 @@ from scipy.special import comb
 
 from cohortloom.base.ragged import positions_in_rows, row_of_value, row_offsets
 from cohortloom.data import bands
-from cohortloom.data.coded import Coded
+from cohortloom.data.coded import Coded, encode
 from cohortloom.data.guesses import NONE
-from cohortloom.data.visits import MAX_AGE, list_column, sex_array, with_empty_columns
+from cohortloom.data.reveal import revealed_share
+from cohortloom.data.visits import MAX_AGE, sex_array, with_empty_columns
 
 CHUNK = 512  # visits drawn at once: the random numbers of a chunk are [CHUNK, codes]
 BACKOFF_COUNT = 5.0  # after a code with this many bigrams, bigrams and prevalence have equal weight
@@ -102,13 +106,13 @@ class TrainingStrata:
         total = np.cumsum(days)
         return patient, visit, total - total[row_offsets(counts)[patient]]
 
-    def draw_lengths(self, key: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A length for each visit, drawn from the training visits of its stratum."""
-        lengths = np.zeros(len(key), np.int64)
+    def draw_donors(self, key: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """For each visit a training visit of its stratum, whose numbers of codes it takes."""
+        donors = np.zeros(len(key), np.int64)
         for number in np.unique(key):
             rows = np.flatnonzero(key == number)
-            lengths[rows] = rng.choice(self.stratum(int(number)).lengths, len(rows))
-        return lengths
+            donors[rows] = rng.choice(self.stratum(int(number)).visits, len(rows))
+        return donors
 
     def guess_lengths(
         self, key: np.ndarray, revealed: np.ndarray, share: float, rng: np.random.Generator
@@ -117,10 +121,11 @@ class TrainingStrata:
 
         A length of the stratum's visits is drawn in proportion to its frequency times the probability that
         such a visit reveals this number of codes. Where no training visit is long enough it is the revealed
-        number.
+        number. A column in which every training visit has a code gets at least one.
         """
-        drawn = np.maximum(revealed, 1)
-        for rows, lengths, probabilities in self._length_distributions(key, revealed, share, 1):
+        least = min(1, int(self.visits.lengths.min(initial=1)))
+        drawn = np.maximum(revealed, least)
+        for rows, lengths, probabilities in self._length_distributions(key, revealed, share, least):
             drawn[rows] = rng.choice(lengths, len(rows), p=probabilities)
         return drawn
 
@@ -163,6 +168,26 @@ class TrainingStrata:
                 if weights.sum() > 0:
                     rows = np.flatnonzero((key == number) & (revealed == n_revealed))
                     yield rows, lengths, weights / weights.sum()
+
+
+def expected_hidden(
+    train: pa.Table,
+    held_out: pa.Table,
+    columns: list[str],
+    masks: dict[str, np.ndarray],
+    prompt_prob: float,
+    hide: list[str] | None = None,
+) -> np.ndarray:
+    """Number of hidden codes to expect in each held-out visit and column, [n_visits, columns].
+
+    masks: of each column, which codes of the held-out visits are revealed.
+    """
+    expected = []
+    for column in columns:
+        (known, visits), codes = encode([train, held_out], column)
+        share = revealed_share(column, prompt_prob, hide)
+        expected.append(TrainingStrata(known, len(codes)).expected_hidden(visits, masks[column], share))
+    return np.stack(expected, 1)
 
 
 class Chain:
@@ -319,10 +344,9 @@ def visits_table(
     days: np.ndarray,
     age: np.ndarray,
     sex: np.ndarray,
-    codes: tuple[np.ndarray, np.ndarray],
-    names: list[str],
+    columns: dict[str, pa.ListArray],
 ) -> pa.Table:
-    """A table of visits from arrays; `codes` are flat indices into `names` and their offsets."""
+    """A table of visits from arrays and the columns of codes that are not empty."""
     table = pa.table(
         {
             "patient_id": patient_ids,
@@ -330,12 +354,7 @@ def visits_table(
             "days": pa.array(days, pa.int32()),
             "age": pa.array(age, pa.float32()),
             "sex": sex_array(sex),
-            "diagnoses": code_column(codes, names),
+            **columns,
         }
     )
     return with_empty_columns(table)
-
-
-def code_column(codes: tuple[np.ndarray, np.ndarray], names: list[str]) -> pa.ListArray:
-    """List column of code strings from flat indices into `names` and their offsets."""
-    return list_column(pa.array(names, pa.string()).take(pa.array(codes[0], pa.int64())), codes[1])

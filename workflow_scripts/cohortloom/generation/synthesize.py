@@ -15,6 +15,7 @@ from cohortloom.base.seeds import generator, seed_of
 from cohortloom.data.examples import N_PROMPTS, pad
 from cohortloom.data.visits import MAX_AGE
 from cohortloom.data.vocabulary import END, NOW, PAD, START, Vocabulary
+from cohortloom.generation.grammar import Grammar
 from cohortloom.generation.sampling import sample_tokens
 from cohortloom.runtime.devices import fast_products
 
@@ -58,6 +59,7 @@ def generate_visits(
     sex: np.ndarray,
     seed: int,
     constraint=None,
+    needs_code: bool = False,
     **options,
 ) -> GeneratedVisits:
     """One visit of each patient: one generate() call.
@@ -66,6 +68,7 @@ def generate_visits(
         rows: encoder tokens, flat, and their lengths [batch].
         age: years [batch]. sex: 0 F, 1 M [batch]. seed: of torch's generator, for this call alone.
         constraint: a constrained.Constraint; its counts are added to those of the visits.
+        needs_code: a visit cannot end without a code.
         options: generation options that replace those saved with the model.
     """
     device = next(model.parameters()).device
@@ -73,8 +76,9 @@ def generate_visits(
     prompts = (np.full(N_PROMPTS * n, START), np.full(n, N_PROMPTS))
     encoder, lengths = join_rows(prompts, rows)
     processor = constraint.processor(age, sex) if constraint else None
+    processors = [Grammar(vocabulary, rows, needs_code, device), *options.pop("logits_processor", ())]
     if processor:
-        options = {**options, "logits_processor": [processor, *options.get("logits_processor", ())]}
+        processors.insert(0, processor)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), fast_products(device):
         torch.manual_seed(seed)
@@ -83,6 +87,7 @@ def generate_visits(
             x_num=torch.from_numpy(np.array(age, np.float32)[:, None]).to(device),
             x_cat=torch.from_numpy(np.array(sex, np.int64)[:, None]).to(device),
             custom_generate=sample_tokens,
+            logits_processor=processors,
             **options,
         )
     visits = parse_ids(raw.cpu().numpy(), vocabulary)
@@ -93,7 +98,7 @@ def generate_visits(
 def parse_ids(raw: np.ndarray, vocabulary: Vocabulary) -> GeneratedVisits:
     """Codes and terminators of raw ids [batch, length], after the prompts' positions and the start token."""
     body = raw[:, N_PROMPTS + 1 :]
-    is_end = (body >= END) & (body < vocabulary.first_code)
+    is_end = (body >= END) & (body < vocabulary.first_boundary)
     has_end = is_end.any(1)
     end = np.where(has_end, is_end.argmax(1), body.shape[1])
     before_end = (np.arange(body.shape[1]) < end[:, None]) & (body != PAD)
@@ -106,7 +111,7 @@ def parse_ids(raw: np.ndarray, vocabulary: Vocabulary) -> GeneratedVisits:
         "visits": len(body),
         "codes": int(is_code.sum()),
         "duplicates": int((ordered[:, 1:] == ordered[:, :-1]).sum()),
-        "invalid_tokens": int((before_end & ~is_code).sum()),
+        "invalid_tokens": int((before_end & (body < vocabulary.first_boundary)).sum()),
         "cut_off": int((~has_end).sum()),
         "empty": int((is_code.sum(1) == 0).sum()),
     }
@@ -175,7 +180,6 @@ def _synthesize_batch(model, vocabulary, age, sex, seed, start, max_visits, opti
         rows = join_rows(history, (np.full(len(active), NOW), np.ones(len(active), np.int64)))
         totals["short_history"] = totals.get("short_history", 0) + shortened
         current_age = age_at(exact_age[active], age[active], days[active])
-        # Every visit has a code: the first token cannot be a terminator.
         visits = generate_visits(
             model,
             vocabulary,
@@ -183,7 +187,7 @@ def _synthesize_batch(model, vocabulary, age, sex, seed, start, max_visits, opti
             current_age,
             sex[active],
             seed_of(*seed, visit),
-            begin_suppress_tokens=vocabulary.terminators,
+            needs_code=True,
             **options,
         )
         for key, value in visits.counts.items():

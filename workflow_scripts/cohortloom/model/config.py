@@ -11,8 +11,10 @@ class PromptBartConfig(BartConfig):
     age_mean, age_std: years, over the training visits. age_loss_unit: `standardized` or `years`.
     heads: input of the heads, see `pool_for_heads`. group_ages: lower ends in years of the age groups of
     `group_bias`. now_id: the token between earlier visits and this one in the encoder. first_code_id: every
-    id from here on is a diagnosis code. n_linear_weights: of each code, in `LinearAutoencoder`. linear_share:
-    its share in the distribution over codes.
+    id from here on is a code. first_ids: id of the first code of each column, ascending; the ids in front of
+    the codes are the boundaries between columns (data/vocabulary.py). max_count: number of cells of the bias
+    on the end of a column, one for each number of codes. n_linear_weights: of each code, in
+    `LinearAutoencoder`. linear_share: its share in the distribution over codes.
     """
 
     model_type = "prompt_bart"
@@ -32,6 +34,8 @@ class PromptBartConfig(BartConfig):
         forbidden_weight: float = 0.0,
         now_id: int = 3,
         first_code_id: int = 5,
+        first_ids: list[int] | None = None,
+        max_count: int = 64,
         n_linear_weights: list[int] | None = None,
         linear_share: float = 0.0,
         **kwargs,
@@ -46,4 +50,26 @@ class PromptBartConfig(BartConfig):
         self.age_loss_unit = age_loss_unit
         self.heads, self.forbidden_weight = heads, forbidden_weight
         self.now_id, self.first_code_id = now_id, first_code_id
+        self.first_ids, self.max_count = list(first_ids or [first_code_id]), max_count
         self.n_linear_weights, self.linear_share = list(n_linear_weights or (0, 0)), linear_share
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns of codes."""
+        return len(self.first_ids)
+
+    def column_of_token(self) -> list[int]:
+        """The column in which each token may be written, [vocab_size]; -1 for a token that never is.
+
+        A boundary ends the column before it, a terminator the last one.
+        """
+        first_boundary = self.first_code_id - self.n_columns + 1
+        ends = (self.eos_token_id,) if isinstance(self.eos_token_id, int) else self.eos_token_id
+        columns = [-1] * self.vocab_size
+        for token in ends:
+            columns[token] = self.n_columns - 1
+        for column in range(self.n_columns - 1):
+            columns[first_boundary + column] = column
+        for token in range(self.first_code_id, self.vocab_size):
+            columns[token] = sum(first <= token for first in self.first_ids) - 1
+        return columns

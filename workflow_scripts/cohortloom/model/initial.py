@@ -18,7 +18,7 @@ from cohortloom.data.vocabulary import NOW, PAD, START, Vocabulary
 from cohortloom.model.linear import WEIGHTS, fit_linear_autoencoder
 from cohortloom.model.pairs import initialize_pairs
 from cohortloom.model.prompt_bart import PromptBartConfig, PromptBartWithDemographicPrediction
-from cohortloom.model.record import MAX_COUNT
+from cohortloom.model.record import N_KINDS
 
 # d_model, encoder layers, decoder layers, heads, feed-forward
 PRESETS = {
@@ -27,6 +27,7 @@ PRESETS = {
     "small": (256, 2, 2, 4, 512),
     "base": (768, 6, 6, 12, 3072),
 }
+MIN_COUNT = 64  # cells of the bias on ending, at least: generated visits may be longer than the training ones
 MIN_POSITIONS = 512  # of a visit with its history; of a longer history the latest visits are kept
 # Chosen by the likelihood of validation visits under these shares alone, and by how probable impossible codes
 # remain: docs/quality.md.
@@ -42,7 +43,7 @@ def make_model(
     losses: keywords of PromptBartConfig for the weights of the loss and the input of the heads.
     """
     d_model, encoder_layers, decoder_layers, heads, ffn = PRESETS[preset]
-    longest = int(np.diff(data.offsets).max())
+    longest, longest_column = int(np.diff(data.offsets).max()), int(data.lengths().max())
     positions = max(MIN_POSITIONS, 2 * (longest + 16))
     torch.manual_seed(seed_of("initial weights", seed))
     config = PromptBartConfig(
@@ -66,6 +67,8 @@ def make_model(
         forced_eos_token_id=None,
         now_id=NOW,
         first_code_id=vocabulary.first_code,
+        first_ids=list(vocabulary.first_ids),
+        max_count=max(MIN_COUNT, longest_column + 1),
         group_ages=[max(0.0, edge - DAY / 2) for edge in FINE],
         age_mean=float(data.age.mean()),
         age_std=float(max(data.age.std(), 1e-3)),
@@ -78,8 +81,7 @@ def make_model(
     with torch.no_grad():
         model.summary.group_bias.copy_(torch.from_numpy(np.log(shares)))
         model.summary.recurrence.copy_(torch.from_numpy(recurrence_bias(data, shares, positions - N_PROMPTS)))
-        for kind, is_counted in enumerate((data.visit == 0, data.visit > 0)):
-            model.summary.ending[kind] = torch.from_numpy(ending_bias(data, is_counted, shares, MAX_COUNT))
+        model.summary.ending.copy_(torch.from_numpy(ending_biases(data, shares, config)))
     initialize_pairs(model, data, seed)
     fit_linear_autoencoder(model, data, group_of(data.age, data.sex), shares)
     generation = model.generation_config
@@ -94,11 +96,13 @@ def make_model(
 
 
 def token_counts(data: Examples, size: int) -> np.ndarray:
-    """Number of each of the decoder's tokens, codes and terminators, in each group: [groups, size]."""
+    """Number of each of the decoder's tokens, codes and ends of columns, in each group: [groups, size]."""
     group = group_of(data.age, data.sex)
     counts = np.zeros((2 * len(FINE), size))
     np.add.at(counts, (np.repeat(group, np.diff(data.offsets)), data.ids), 1)
     np.add.at(counts, (group, data.terminator), 1)
+    for boundary in data.boundaries:
+        np.add.at(counts[:, boundary], group, 1)
     return counts
 
 
@@ -156,15 +160,31 @@ def recurrence_bias(data: Examples, shares: np.ndarray, max_tokens: int) -> np.n
     return np.log(factor * (np.bincount(token, is_recurring, size) + 1) / (expected_of_code + 1))
 
 
-def ending_bias(data: Examples, is_counted: np.ndarray, shares: np.ndarray, n_cells: int) -> np.ndarray:
-    """Log odds that a visit ends after 0, 1, ... n_cells - 1 codes, minus those of the groups: [n_cells].
+def ending_biases(data: Examples, shares: np.ndarray, config: PromptBartConfig) -> np.ndarray:
+    """`RecordSummary.ending` [kinds * columns, max_count] of each column, for first and for later visits.
 
-    is_counted [n_visits] bool: visits to count.
+    shares [groups, vocabulary]: of `smoothed_shares`.
     """
-    lengths = np.diff(data.offsets)[is_counted]
+    column_of_token, lengths = np.array(config.column_of_token()), data.lengths()
+    group, biases = group_of(data.age, data.sex), np.zeros((N_KINDS * data.n_columns, config.max_count))
+    for column in range(data.n_columns):
+        in_column = column_of_token == column
+        is_end = in_column & (np.arange(len(in_column)) < config.first_code_id)
+        end_share = (shares[:, is_end].sum(1) / shares[:, in_column].sum(1))[group]
+        for kind, is_counted in enumerate((data.visit == 0, data.visit > 0)):
+            mean_share = end_share[is_counted].mean() if is_counted.any() else end_share.mean()
+            bias = ending_bias(lengths[is_counted, column], mean_share, config.max_count)
+            biases[N_KINDS * column + kind] = bias
+    return biases
+
+
+def ending_bias(lengths: np.ndarray, mean_share: float, n_cells: int) -> np.ndarray:
+    """Log odds that a column ends after 0, 1, ... n_cells - 1 codes, minus those of the groups: [n_cells].
+
+    lengths [n]: codes of each visit in the column. mean_share: probability of the column's end, by age and
+    sex alone, on average.
+    """
     ended = np.bincount(np.minimum(lengths, n_cells - 1), minlength=n_cells)
     reached = ended[::-1].cumsum()[::-1]
     odds = (ended + 0.5) / (reached - ended + 0.5)
-    end_share = shares[:, np.unique(data.terminator)].sum(1)[group_of(data.age, data.sex)]
-    mean_share = end_share[is_counted].mean() if is_counted.any() else end_share.mean()
     return np.log(odds) - np.log(mean_share / (1 - mean_share))

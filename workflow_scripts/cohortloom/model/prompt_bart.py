@@ -4,8 +4,10 @@ Read it from top to bottom. record.py holds the parts beside attention, packing.
 row. Training, scoring and generation all use this one forward pass.
 
 Design choices, in the order of the forward pass:
-- Every diagnosis code is one token. The encoder reads the earlier visits and the revealed codes of this
-  visit. The decoder generates the other codes of this visit, then a terminator.
+- Every code is one token. The encoder reads the earlier visits and the revealed codes of this visit. The
+  decoder generates the other codes of this visit column by column (diagnoses, procedures, medications): a
+  boundary token stands between two columns, a terminator after the last. At each position all tokens but the
+  column's codes and the one that ends it are masked.
 - Visits are short, so a row of tokens may hold several side by side ("packed"). `encoder_visit` and
   `decoder_visit` number the visits through the batch; padding is -1. Attention stays inside a visit, and
   positions restart with each. In generation a row holds one visit.
@@ -19,7 +21,8 @@ Design choices, in the order of the forward pass:
   states. Embeddings and weights start from how often two codes share a visit (pairs.py).
 - Four biases are added to the logits: the log frequency of each token at this age and sex (fixed, from
   training visits), a weight of each code that an earlier visit holds, one weight of all known codes, and a
-  bias on ending by the number of known codes. They start from counts on training visits (initial.py).
+  bias on ending a column by the number of its known codes. They start from counts on training visits
+  (initial.py).
 - After training, the distribution over codes is the geometric mean of this one and a linear autoencoder's,
   which is counted and not trained (linear.py).
 - Two heads predict age (standardized) and sex from a mean over the visit's code positions.
@@ -41,8 +44,9 @@ from cohortloom.data.examples import N_PROMPTS
 from cohortloom.model import packing
 from cohortloom.model.config import PromptBartConfig
 from cohortloom.model.linear import LinearAutoencoder, mix
-from cohortloom.model.record import MAX_COUNT, ConditionalPrompt, EncodedVisits, RecordSummary
+from cohortloom.model.record import N_KINDS, ConditionalPrompt, EncodedVisits, RecordSummary
 
+MASKED = -1e4  # logit of a token that cannot be written here; minus infinity would give losses of NaN
 BY_VISIT = ("age", "sex")  # terms of the loss that are means over visits; the others are means over tokens
 
 
@@ -54,9 +58,9 @@ class PromptBartOutput(ModelOutput):
     positions, in row order. loss: the weighted sum of `terms` (lm in nats a token, age in standard deviations
     squared, sex in nats ...).
 
-    Of each scored position: token_losses [n] in nats, label [n], visit [n], end_cell [n] the cell of
-    `ending`. Of each visit: pooled [visits, d_model] the input of the heads, has_codes [visits] whether the
-    visit has a code to pool, age [visits] in years as predicted, sex_logits [visits, 2].
+    Of each scored position: token_losses [n] in nats, label [n], visit [n], column [n] of codes, end_cell [n]
+    the cell of `ending`. Of each visit: pooled [visits, d_model] the input of the heads, has_codes [visits]
+    whether the visit has a code to pool, age [visits] in years as predicted, sex_logits [visits, 2].
     """
 
     loss: torch.Tensor | None = None
@@ -66,6 +70,7 @@ class PromptBartOutput(ModelOutput):
     token_losses: torch.Tensor | None = None
     label: torch.Tensor | None = None
     visit: torch.Tensor | None = None
+    column: torch.Tensor | None = None
     end_cell: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
     has_codes: torch.Tensor | None = None
@@ -105,7 +110,7 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
             nn.init.normal_(module.age_bias, std=0.1)
             nn.init.normal_(module.sex_bias, std=0.1)
         if isinstance(module, RecordSummary):
-            module.init_weights(self.config.group_ages)
+            module.init_weights(self.config)
         if isinstance(module, LinearAutoencoder):
             module.init_weights()
 
@@ -159,16 +164,16 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         if labels is None:
             n_last = logits_to_keep or n_new
             row = torch.arange(len(ids), device=ids.device).repeat_interleave(n_last)
-            column = torch.arange(n_new - n_last, n_new, device=ids.device).repeat(len(ids))
+            place = torch.arange(n_new - n_last, n_new, device=ids.device).repeat(len(ids))
         else:
-            row, column = (labels != -100).nonzero(as_tuple=True)
-        logits, end_cell = self.token_logits(encoded, states, ids, visit, causal, row, column)
+            row, place = (labels != -100).nonzero(as_tuple=True)
+        logits, column, end_cell = self.token_logits(encoded, states, ids, visit, causal, row, place)
         if labels is None:
             return PromptBartOutput(logits=logits.view(len(ids), n_last, -1), past_key_values=cache)
-        output = PromptBartOutput(logits=logits, end_cell=end_cell)
-        output.label, output.visit = labels[row, column], visit[row, column]
+        output = PromptBartOutput(logits=logits, column=column, end_cell=end_cell)
+        output.label, output.visit = labels[row, place], visit[row, place]
         self.predict_demographics(output, states, ids, visit, len(x_num))
-        self.add_losses(output, labels, visit, row, column, x_num, x_cat, unordered, forbidden)
+        self.add_losses(output, labels, visit, row, place, x_num, x_cat, unordered, forbidden)
         return output
 
     def encode(
@@ -238,15 +243,20 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         visit: torch.Tensor,
         causal: torch.Tensor,
         row: torch.Tensor,
-        column: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [n, vocabulary] at the positions (row, column) of states; their cells [n] of `ending`."""
-        summary, n_new = self.summary, states.shape[1]
-        flat = row * n_new + column
+        place: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits [n, vocabulary], column of codes [n] and cell of `ending` [n] at positions of `states`.
+
+        row, place [n]: of each position.
+        """
+        summary, n_new, first_code = self.summary, states.shape[1], self.config.first_code_id
+        flat = row * n_new + place
         select = lambda values: values.flatten(0, 1).index_select(0, flat)  # noqa: E731
         visits = visit.clamp(min=0)  # the logits of padding are discarded
-        scored_visit, is_code = select(visits[:, -n_new:]), ids >= self.config.first_code_id
+        scored_visit, is_code = select(visits[:, -n_new:]), ids >= first_code
         generated = causal & is_code[:, None]  # codes up to each position
+        is_boundary = (ids > first_code - self.config.n_columns) & ~is_code
+        column = select((causal & is_boundary[:, None]).sum(2))
         # The decoder's state and the summary of the record, through the output layer.
         generated_sum = generated.to(states.dtype) @ self.model.shared(ids).to(states.dtype)
         context = F.embedding(scored_visit, encoded.context)
@@ -260,24 +270,33 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         bias = summary.repetition_bias(ids, input_codes[visits], F.embedding(visits, input_bias))
         generated = select(generated)
         logits.scatter_add_(1, ids[row], bias[row] * generated)
+        other_column = summary.column_of_token != column[:, None]
+        logits.masked_fill_(other_column, MASKED)
         if self.config.linear_share and not self.training:
             read, is_revealed = input_codes[scored_visit], encoded.input_is_revealed[scored_visit]
             present = torch.cat([read * is_revealed, ids[row] * generated], 1)
             group = encoded.group[scored_visit]
             linear = self.linear(group, present, read * ~is_revealed, summary.repetition)
-            belongs, first_code = self.linear.belongs[group], self.config.first_code_id
-            logits = mix(logits, linear, belongs, first_code, self.config.linear_share)
-        # The bias on ending: a row for first visits, later ones, those with revealed codes; a column a count.
-        n_earlier, n_revealed = encoded.code_counts[scored_visit].unbind(1)
-        kind = torch.where(n_revealed > 0, 2, (n_earlier > 0).long())
-        cell = MAX_COUNT * kind + (n_revealed + generated.sum(1)).clamp(max=MAX_COUNT - 1)
-        first, last = self.terminator_range()
-        logits[:, first : last + 1] += F.embedding(cell, summary.ending.view(-1, 1))
-        return logits, cell
+            linear.masked_fill_(other_column, MASKED)
+            logits = mix(logits, linear, self.linear.belongs[group], first_code, self.config.linear_share)
+        cell = self.end_cell(encoded.code_counts[scored_visit], column, generated, ids[row])
+        logits[:, self.end_tokens()] += F.embedding(cell, summary.ending.view(-1, 1))
+        return logits, column, cell
 
-    def terminator_range(self) -> tuple[int, int]:
-        """First and last id of the terminators, whose ids are consecutive."""
-        return min(self.config.eos_token_id), max(self.config.eos_token_id)
+    def end_cell(self, code_counts, column, generated, ids) -> torch.Tensor:
+        """Cell of `ending` [n]: by column, kind of visit (first, later, with revealed codes), codes so far.
+
+        code_counts [n, 1 + columns], column [n]; generated [n, length] bool: codes among ids [n, length].
+        """
+        of_column = generated & (self.summary.column_of_token[ids] == column[:, None])
+        known = code_counts.gather(1, column[:, None] + 1)[:, 0] + of_column.sum(1)
+        kind = torch.where(code_counts[:, 1:].sum(1) > 0, 2, (code_counts[:, 0] > 0).long())
+        max_count = self.config.max_count
+        return max_count * (N_KINDS * column + kind) + known.clamp(max=max_count - 1)
+
+    def end_tokens(self) -> slice:
+        """The ids of all tokens that end a column: terminators, then boundaries."""
+        return slice(min(self.config.eos_token_id), self.config.first_code_id)
 
     def predict_demographics(self, output, states, ids, visit, n_visits: int) -> None:
         """Set pooled, has_codes, age and sex_logits of `output`."""
@@ -310,10 +329,10 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
         total = weight.new_zeros(n_visits).index_add(0, visit_of_vector, weight)
         return sums / total.clamp(min=1e-6)[:, None], n_codes > 0
 
-    def add_losses(self, output, labels, visit, row, column, x_num, x_cat, unordered, forbidden) -> None:
+    def add_losses(self, output, labels, visit, row, place, x_num, x_cat, unordered, forbidden) -> None:
         """Set token_losses, terms and loss of `output`; lm is a mean over tokens, age and sex over visits."""
         log_probs = output.logits.log_softmax(-1)
-        targets, share = self.target_shares(labels, visit, row, column, unordered)
+        targets, share = self.target_shares(output, labels, visit, row, place, unordered)
         output.token_losses = -(log_probs.gather(1, targets) * share).sum(1)
         visit_weight = output.has_codes.float() / output.has_codes.sum().clamp(min=1)
         age_error = (output.age - x_num[:, 0].float()) / self.config.age_std
@@ -328,16 +347,19 @@ class PromptBartWithDemographicPrediction(BartForConditionalGeneration):
             output.terms["forbidden"] = -permitted.logsumexp(1).mean()
         output.loss = self.weighted_sum(output.terms)
 
-    def target_shares(self, labels, visit, row, column, unordered) -> tuple[torch.Tensor, torch.Tensor]:
+    def target_shares(
+        self, output, labels, visit, row, place, unordered
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Candidate tokens [n, target] of each scored position, and the share of each in the target."""
         if unordered is None:
-            target = labels[row, column][:, None]
+            target = labels[row, place][:, None]
             return target, torch.ones_like(target, dtype=torch.float32)
         targets, index = labels[row], torch.arange(labels.shape[1], device=labels.device)
-        scored_visit = visit[row, column]
-        later = (visit[row] == scored_visit[:, None]) & (index > column[:, None])
+        scored_visit = visit[row, place]
+        later = (visit[row] == scored_visit[:, None]) & (index > place[:, None])
         later &= unordered[scored_visit][:, None] & (targets >= self.config.first_code_id)
-        is_target = later | (index == column[:, None])
+        later &= self.summary.column_of_token[targets.clamp(min=0)] == output.column[:, None]
+        is_target = later | (index == place[:, None])
         return targets.clamp(min=0), is_target / is_target.sum(1, keepdim=True)
 
     def loss_weights(self) -> dict[str, float]:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers import BartConfig
 from transformers.modeling_outputs import ModelOutput
 
-MAX_COUNT = 64  # the bias on ending has a cell for each number of codes below this
+N_KINDS = 3  # of visits in the bias on ending: first visits, later ones, those with revealed codes
 
 
 @dataclass
@@ -27,7 +27,7 @@ class EncodedVisits(ModelOutput):
       in this one; 0 where there is none.
     - input_bias [visits, length]: what is added to the logits of these codes.
     - input_is_revealed [visits, length] bool: whether they are codes of this visit.
-    - code_counts [visits, 2]: number of codes of earlier visits, number of revealed codes.
+    - code_counts [visits, 1 + columns]: number of codes of earlier visits, and of revealed codes by column.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -83,7 +83,9 @@ class RecordSummary(nn.Module):
         self.recurrence = nn.Parameter(torch.empty(config.vocab_size))
         self.register_buffer("ages", torch.tensor(config.group_ages))
         self.repetition = nn.Parameter(torch.empty(1))
-        self.ending = nn.Parameter(torch.empty(3, MAX_COUNT))
+        self.ending = nn.Parameter(torch.empty(N_KINDS * config.n_columns, config.max_count))
+        # The column in which each token may be written.
+        self.register_buffer("column_of_token", torch.tensor(config.column_of_token()))
         n_groups = config.cat_cardinalities[0] * len(config.group_ages)
         self.register_buffer("group_bias", torch.zeros(n_groups, config.vocab_size))
         self.norm = nn.LayerNorm(config.d_model)
@@ -91,13 +93,14 @@ class RecordSummary(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(config.d_model, config.d_model)
 
-    def init_weights(self, group_ages: list[float]) -> None:
+    def init_weights(self, config: BartConfig) -> None:
         """Initial weights.
 
         `earlier` and `present` scale sums of small embeddings up to the size of the prompts; `hidden` and
         `output` keep that size.
         """
-        self.ages.copy_(torch.tensor(group_ages, device=self.ages.device))
+        self.ages.copy_(torch.tensor(config.group_ages, device=self.ages.device))
+        self.column_of_token.copy_(torch.tensor(config.column_of_token(), device=self.ages.device))
         for layer, size in ((self.earlier, 5.0), (self.present, 5.0), (self.hidden, 1.0), (self.output, 1.0)):
             nn.init.normal_(layer.weight, std=size * layer.in_features**-0.5)
         nn.init.zeros_(self.pairs)
@@ -126,6 +129,10 @@ class RecordSummary(nn.Module):
         input_codes[:, 1:] *= key[:, 1:] != key[:, :-1]
         recurrence_bias = F.embedding(input_codes, self.recurrence[:, None])[..., 0]
         input_bias = torch.where(key % 2 == 1, self.repetition, recurrence_bias) * (input_codes > 0)
+        column = self.column_of_token[ids]
+        in_column = [
+            (is_revealed & (column == number)).sum(1) for number in range(len(self.ending) // N_KINDS)
+        ]
         band = torch.searchsorted(self.ages, x_num[:, 0].float().contiguous(), right=True) - 1
         return {
             "context": self.person(x_num, x_cat).sum(1)
@@ -136,7 +143,7 @@ class RecordSummary(nn.Module):
             "input_codes": input_codes,
             "input_bias": input_bias,
             "input_is_revealed": key % 2 == 1,
-            "code_counts": torch.stack([is_earlier.sum(1), is_revealed.sum(1)], 1),
+            "code_counts": torch.stack([is_earlier.sum(1), *in_column], 1),
         }
 
     def forward(

@@ -83,12 +83,18 @@ def patient_log_likelihoods(model: PromptBartWithDemographicPrediction, data: Ex
 def first_code_log_probs(
     model: PromptBartWithDemographicPrediction, data: Examples, revealed: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of visit numbers [n] and the log probabilities [n, vocabulary] of their first generated token.
+    """Batches of visit numbers [n] and log probabilities [n, vocabulary]: of each code as the first generated
+    one of its column.
 
     revealed [n_codes] bool: codes of `data` that the encoder reads, after all codes of the earlier visits.
     """
     pairs = first_code_pairs(data, revealed, model.config.max_position_embeddings)
     for rows, output in score_teacher_forced(model, data, pairs):
-        log_probs = np.empty(output.logits.shape, np.float32)
-        log_probs[output.visit.cpu().numpy()] = output.logits.float().log_softmax(-1).cpu().numpy()
+        # One position a column; each code has a probability at that of its own column alone.
+        log_probs = np.full((len(rows), output.logits.shape[1]), -np.inf, np.float32)
+        visit, column = output.visit.cpu().numpy(), output.column.cpu().numpy()
+        of_position = output.logits.float().log_softmax(-1).cpu().numpy()
+        for number in range(data.n_columns):
+            in_column = column == number
+            np.maximum.at(log_probs, visit[in_column], of_position[in_column])
         yield rows, log_probs

@@ -22,6 +22,7 @@ from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json
 from cohortloom.data.coded import encode, sample_patients
 from cohortloom.data.validity import load_rules
+from cohortloom.data.visits import used_columns
 from cohortloom.evaluation import privacy
 from cohortloom.evaluation.medical_validity import medical_validity
 from cohortloom.evaluation.records import HEADLINE, as_records, of_column, record
@@ -50,7 +51,9 @@ def reached_positions(train: pa.Table, model_dir: Path) -> int:
 
     At most those of the model.
     """
-    size = pc.add(pc.list_value_length(train["diagnoses"]), 1)  # the codes and the end of each visit
+    size: Any = 1  # the end of each visit, and its codes
+    for column in used_columns(train):
+        size = pc.add(pc.list_value_length(train[column]), size)
     longest = (
         pa.table({"patient": train["patient_id"], "size": size})
         .group_by("patient")

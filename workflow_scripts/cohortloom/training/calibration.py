@@ -3,7 +3,7 @@
 Three things are fitted teacher-forced on validation visits; on training visits a model that has memorised
 them looks calibrated.
 - The share of the linear autoencoder in the distribution over codes (model/linear.py).
-- The bias on ending a visit (model/record.py). In training it lags behind the other weights: visits of one
+- The bias on ending a column (model/record.py). In training it lags behind the other weights: visits of one
   code came out a fifth to a half too rare.
 - The age head. It is trained on states with dropout and used without.
 
@@ -25,10 +25,10 @@ from transformers import LogitsProcessor
 
 from cohortloom.base.ragged import row_of_value
 from cohortloom.base.seeds import generator
-from cohortloom.data.examples import Examples, corrupted_pairs
+from cohortloom.data.examples import Examples, corrupted_pairs, lengths_by_column
 from cohortloom.data.vocabulary import START, Vocabulary
 from cohortloom.generation.synthesize import GeneratedPatients, synthesize
-from cohortloom.model.record import MAX_COUNT
+from cohortloom.model.record import N_KINDS
 from cohortloom.model.scoring import score_teacher_forced, unrevealed_pairs
 
 VISITS = 20_000  # scored at most
@@ -45,7 +45,7 @@ SHRINKAGE = 20  # a shift that rests on this number of events is halved
 class ValidationScores:
     """Teacher-forced scores of validation visits, without dropout.
 
-    Of each target token: cell [n] of `summary.ending`, log_odds [n] of ending, ended [n] whether the visit
+    Of each target token: cell [n] of `summary.ending`, log_odds [n] of ending, ended [n] whether the column
     ended. Of each visit: states [n_visits, 256] the input of the last layer of the age head, ages [n_visits]
     the true age in standard deviations from the mean.
     """
@@ -82,12 +82,11 @@ def score_validation(model, vocabulary: Vocabulary, data: Examples, seed: int) -
     rng = generator("calibration: visits", seed)
     rows = np.sort(rng.permutation(np.flatnonzero(np.diff(data.offsets) > 0))[:VISITS])
     partly_revealed = corrupted_pairs(data, vocabulary, rng, model.config.max_position_embeddings, 1.0, 0.0)
-    first, last = model.terminator_range()
     parts: list[tuple[np.ndarray, ...]] = []
     for pairs in (unrevealed_pairs(model, data), partly_revealed):
         for batch, output in score_teacher_forced(model, data, pairs, rows):
             is_end = torch.zeros(output.logits.shape[1], dtype=torch.bool, device=model.device)
-            is_end[first : last + 1] = True
+            is_end[model.end_tokens()] = True
             log_ends = output.logits[:, is_end].logsumexp(1)
             log_others = output.logits.masked_fill(is_end, -torch.inf).logsumexp(1)
             has_codes = output.has_codes
@@ -135,7 +134,7 @@ def code_logits(model, data: Examples, parts, rows: np.ndarray, share: float) ->
 
 @torch.no_grad()
 def calibrate_ending(model, scores: ValidationScores) -> None:
-    """Shift `model.summary.ending` in place so that visits are expected to end as often as observed.
+    """Shift `model.summary.ending` in place so that columns are expected to end as often as observed.
 
     In each cell the mean probability of ending becomes the observed share; the shift is found by bisection.
     Cells that fewer than MIN_VISITS visits reach are not shifted.
@@ -176,12 +175,12 @@ class ExpectedCodes(LogitsProcessor):
     """
 
     def __init__(self, vocabulary: Vocabulary, device: torch.device):
-        self.first_code = vocabulary.first_code
+        self.first_boundary = vocabulary.first_boundary
         self.sums = torch.zeros(len(vocabulary), dtype=torch.float64, device=device)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         last = input_ids[:, -1]
-        is_open = (last == START) | (last >= self.first_code)
+        is_open = (last == START) | (last >= self.first_boundary)
         self.sums += scores[is_open].float().softmax(-1).sum(0)
         return scores
 
@@ -190,8 +189,8 @@ class ExpectedCodes(LogitsProcessor):
 class GeneratedCounts:
     """Counts of visits generated for training patients.
 
-    codes [vocabulary]: expected number of each token. later [MAX_COUNT]: number of later visits (after the
-    first) with 0, 1, 2 ... codes. carried [2]: see `carried_codes`.
+    codes [vocabulary]: expected number of each token. later [columns, max_count]: number of later visits
+    (after the first) with 0, 1, 2 ... codes. carried [columns, 2]: see `carried_codes`.
     """
 
     codes: torch.Tensor
@@ -214,7 +213,8 @@ def generate_counts(
     """
     model.eval()
     device = next(model.parameters()).device
-    expected, later, carried = ExpectedCodes(vocabulary, device), np.zeros(MAX_COUNT), np.zeros(2)
+    expected, n_columns, max_count = ExpectedCodes(vocabulary, device), data.n_columns, model.config.max_count
+    later, carried = np.zeros((n_columns, max_count)), np.zeros((n_columns, 2))
     first = np.flatnonzero(data.visit == 0)
     chosen = np.sort(
         generator("calibration: patients", seed).permutation(first)[:PATIENTS][round_number::ROUNDS]
@@ -222,73 +222,87 @@ def generate_counts(
     people = (data.age[chosen], data.sex[chosen], ("calibration", seed, round_number))
     options = {"shard": shard, "logits_processor": [expected]}
     for batch in synthesize(model, vocabulary, *people, BATCH_PATIENTS, **options):
-        later += _later_lengths(batch)
-        carried += carried_codes(batch)
+        column = vocabulary.column_of(batch.ids)
+        later += later_lengths(batch, column, n_columns, max_count)
+        carried += carried_codes(batch, column, n_columns)
     return GeneratedCounts(
         expected.sums, *(torch.from_numpy(counts).to(device) for counts in (later, carried))
     )
 
 
-def _later_lengths(visits: Examples | GeneratedPatients) -> np.ndarray:
-    """Number of later visits with 0, 1, 2 ... codes: [MAX_COUNT]."""
-    lengths = np.diff(visits.offsets)[visits.visit > 0]
-    return np.bincount(np.minimum(lengths, MAX_COUNT - 1), minlength=MAX_COUNT)
+def later_lengths(
+    visits: Examples | GeneratedPatients, column: np.ndarray, n_columns: int, max_count: int
+) -> np.ndarray:
+    """Number of later visits with 0, 1, 2 ... codes in each column: [n_columns, max_count].
+
+    column [n_codes]: of each code of `visits`.
+    """
+    lengths = lengths_by_column(visits.offsets, column, n_columns)[visits.visit > 0]
+    lengths = np.minimum(lengths, max_count - 1)
+    return np.stack([np.bincount(of_column, minlength=max_count) for of_column in lengths.T])
 
 
-def carried_codes(visits: Examples | GeneratedPatients) -> np.ndarray:
-    """Codes that are carried forward into the patient's next visit, and codes that are not: counts [2].
+def carried_codes(visits: Examples | GeneratedPatients, column: np.ndarray, n_columns: int) -> np.ndarray:
+    """Codes that are carried forward into the patient's next visit, and those that are not: [n_columns, 2].
 
-    Only visits with a next one count.
+    Only visits with a next one count. column [n_codes]: of each code of `visits`.
     """
     row = row_of_value(visits.offsets)
     followed = np.append(visits.visit[1:] > 0, False)[row]
     size = int(visits.ids.max(initial=0)) + 1
     key, key_in_previous = row * size + visits.ids, (row - 1) * size + visits.ids
-    carried = int(np.isin(key[followed], key_in_previous[visits.visit[row] > 0]).sum())
-    return np.array([carried, int(followed.sum()) - carried], float)
+    is_carried = np.isin(key[followed], key_in_previous[visits.visit[row] > 0])
+    counts = [np.bincount(column[followed], weights, n_columns) for weights in (is_carried, ~is_carried)]
+    return np.stack(counts, 1)
 
 
 @torch.no_grad()
 def calibrate_recurrence(model, data: Examples, carried: torch.Tensor) -> None:
-    """Shift the bias of all codes of earlier visits in place to the carry-forward rate of training visits.
+    """Shift the bias of codes of earlier visits in place to the carry-forward rates of training visits.
 
-    carried [2]: of generated visits, summed over processes. The shift shrinks towards 0 where counts are
-    small.
+    carried [columns, 2]: of generated visits, summed over processes. The shift of each column shrinks towards
+    0 where counts are small.
     """
-    counts = np.array([carried_codes(data), carried.cpu().numpy()])
-    log_odds = np.log((counts[:, 0] + 0.5) / (counts[:, 1] + 0.5))
-    smallest = counts.min()
-    model.summary.recurrence += float((log_odds[0] - log_odds[1]) * smallest / (smallest + SHRINKAGE))
+    observed = carried_codes(data, data.column_of(data.ids), data.n_columns)
+    counts = np.array([observed, carried.cpu().numpy()])
+    log_odds = np.log((counts[..., 0] + 0.5) / (counts[..., 1] + 0.5))
+    smallest = counts.min((0, 2))
+    shift = (log_odds[0] - log_odds[1]) * smallest / (smallest + SHRINKAGE)
+    recurrence, column = model.summary.recurrence, model.summary.column_of_token
+    is_code = torch.arange(len(column), device=column.device) >= model.config.first_code_id
+    recurrence += torch.where(is_code, torch.from_numpy(shift).to(recurrence)[column], 0.0)
 
 
 @torch.no_grad()
 def calibrate_later_ending(model, data: Examples, later: torch.Tensor) -> None:
-    """Shift the bias on ending later visits in place to the lengths of the later training visits.
+    """Shift the bias on ending in later visits in place to the lengths of the later training visits.
 
-    later [MAX_COUNT]: of generated visits, summed over processes. The shift shrinks towards 0 where few
-    visits end.
+    later [columns, max_count]: of generated visits, summed over processes. The shift shrinks towards 0 where
+    few columns end.
     """
+    observed = later_lengths(data, data.column_of(data.ids), *later.shape)
     log_odds, weight = [], np.inf
-    for lengths in (_later_lengths(data), later.cpu().numpy()):
-        reached = lengths[::-1].cumsum()[::-1]
+    for lengths in (observed, later.cpu().numpy()):
+        reached = lengths[:, ::-1].cumsum(1)[:, ::-1]
         log_odds.append(np.log((lengths + 0.5) / (reached - lengths + 0.5)))
         weight = np.minimum(weight, lengths / (lengths + SHRINKAGE))
-    row = model.summary.ending[1]
-    row += torch.from_numpy((log_odds[0] - log_odds[1]) * weight).to(row)
+    shift = torch.from_numpy((log_odds[0] - log_odds[1]) * weight)
+    ending = model.summary.ending
+    ending[1::N_KINDS] += shift.to(ending)
 
 
 @torch.no_grad()
 def calibrate_frequencies(model, vocabulary: Vocabulary, data: Examples, expected: torch.Tensor) -> None:
     """Shift each code's bias in place, equally at all ages and sexes, by the log of observed over expected.
 
-    expected [vocabulary]: of generated visits, summed over processes; scaled to the observed total. One
-    occurrence is added to both.
+    expected [vocabulary]: of generated visits, summed over processes; in each column scaled to the observed
+    total. One occurrence is added to both.
     """
-    expected = expected.cpu().numpy().copy()
-    expected[: vocabulary.first_code] = 0
-    if not expected.any():  # fewer training patients than rounds: this round has generated none
-        return
-    observed = np.bincount(data.ids, minlength=len(vocabulary))
-    shift = np.log((observed + 1) / (expected / expected.sum() * observed.sum() + 1))
-    shift[: vocabulary.first_code] = 0
-    model.summary.group_bias += torch.from_numpy(shift).to(model.summary.group_bias)
+    expected = expected.cpu().numpy()[vocabulary.first_code :]
+    observed = np.bincount(data.ids, minlength=len(vocabulary))[vocabulary.first_code :]
+    column = vocabulary.column_of(np.arange(vocabulary.first_code, len(vocabulary)))
+    of_column = np.bincount(column, expected)  # 0 with fewer training patients than rounds: nothing generated
+    scale = np.bincount(column, observed) / np.maximum(of_column, 1e-9)
+    shift = np.log((observed + 1) / (expected * scale[column] + 1)) * (of_column > 0)[column]
+    bias = model.summary.group_bias
+    bias[:, vocabulary.first_code :] += torch.from_numpy(shift).to(bias)

@@ -52,6 +52,7 @@ def invent_patients(
                 age,
                 sex,
                 np.zeros(count, data.visit.dtype),
+                data.first_ids,
             )
         )
     return invented[0], invented[1]
@@ -114,4 +115,5 @@ def with_canaries(data: Examples, canaries: Examples, repeats: np.ndarray) -> Ex
         np.concatenate([data.ids, planted.ids]),
         row_offsets(np.concatenate([np.diff(data.offsets), np.diff(planted.offsets)])),
         *(np.concatenate([getattr(part, name) for part in (data, planted)]) for name in names),
+        data.first_ids,
     )
