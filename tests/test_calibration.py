@@ -19,7 +19,7 @@ from cohortloom.training.calibration import (
     calibrate_age,
     calibrate_ending,
     calibrate_frequencies,
-    calibrate_later_ending,
+    calibrate_lengths,
     calibrate_recurrence,
     carried_codes,
     generate_counts,
@@ -153,7 +153,7 @@ def test_generated_counts_add_up_over_shards(world):
     both = generate_counts(model, vocabulary, data, 0)
     parts = [generate_counts(model, vocabulary, data, 0, 0, (i, 2)) for i in (1, 2)]
     assert torch.allclose(sum(part.codes for part in parts), both.codes)
-    assert torch.equal(sum(part.later for part in parts), both.later)
+    assert torch.equal(sum(part.lengths for part in parts), both.lengths)
     assert torch.equal(sum(part.carried for part in parts), both.carried)
 
 
@@ -167,19 +167,20 @@ def test_rounds_write_for_all_patients_what_the_model_writes():
         chosen = np.sort(people[turn::ROUNDS])
         seed = ("calibration", 0, turn)
         records += synthesize(model, vocabulary, data.age[chosen], data.sex[chosen], seed, BATCH_PATIENTS)
-    codes, later, carried_on = (
-        sum(getattr(each, name) for each in rounds) for name in ("codes", "later", "carried")
+    codes, lengths, carried_on = (
+        sum(getattr(each, name) for each in rounds) for name in ("codes", "lengths", "carried")
     )
     written = sum(len(record.ids) for record in records)
     visits = sum(len(record.offsets) - 1 for record in records)
     assert len(people) == 2000 < visits
     assert float(codes[vocabulary.first_code :].sum()) == pytest.approx(written, rel=0.02)
     assert float(codes[vocabulary.terminators].sum()) == pytest.approx(visits, rel=0.02)
-    assert int(later.sum()) == sum(int((record.visit > 0).sum()) for record in records)
+    later = sum(int((record.visit > 0).sum()) for record in records)
+    assert lengths.sum(-1).tolist() == [[visits - later, later]]
     assert carried_on.tolist() == sum(carried(record) for record in records).tolist()
 
 
-def test_generated_later_visits_end_as_often_as_training_visits(world):
+def test_generated_visits_end_as_often_as_training_visits(world):
     """Where many ended; few ends move little, and no end nothing."""
     _, data, model = world
     later = np.diff(data.offsets)[data.visit > 0]
@@ -188,11 +189,14 @@ def test_generated_later_visits_end_as_often_as_training_visits(world):
     # What was written ends after each code with a chance of 0.6, and after five at the latest.
     chance = np.random.default_rng(0)
     lengths = np.minimum(chance.geometric(0.6, 5000), 5)
-    written = torch.from_numpy(np.bincount(lengths, minlength=n_cells)[None])
+    written = torch.zeros(1, 2, n_cells, dtype=torch.int64)
+    written[0, 1] = torch.from_numpy(np.bincount(lengths, minlength=n_cells))
     before = model.summary.ending.detach().clone()
-    calibrate_later_ending(model, data, written)
+    calibrate_lengths(model, data, written)
     shift = (model.summary.ending - before).detach().numpy()
-    assert not shift[[0, 2]].any(), "first visits, and those of which a part is shown, are another matter"
+    assert not shift[[0, 2]].any(), (
+        "no first visit was written, and those of which a part is shown are another matter"
+    )
     hazard = np.array([real[k] / real[k:].sum() for k in range(1, 4)])
     wanted = np.log(hazard / (1 - hazard)) - np.log(0.6 / 0.4)
     assert real[1] < 80 < real[2]

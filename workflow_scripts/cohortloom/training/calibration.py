@@ -8,9 +8,10 @@ them looks calibrated.
 - The age head. It is trained on states with dropout and used without.
 
 Three things are fitted so that visits generated for the ages and sexes of training patients have the counts
-of training visits: the frequency of each code (rare codes came out a tenth too rare), the ends of later
-visits, and the carry-forward rate. No training visit is scored here, and training counts have the least
-variance. Fidelity is measured against the same counts, so it partly shows this calibration.
+of training visits: the frequency of each code (rare codes came out a tenth too rare), the number of codes of
+each column in first and in later visits, and the carry-forward rate. No training visit is scored here, and
+training counts have the least variance. Fidelity is measured against the same counts, so it partly shows this
+calibration.
 """
 
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def calibrate(model, vocabulary: Vocabulary, train: Examples, val: Examples, see
         if accelerator.num_processes > 1:
             counts = GeneratedCounts(*(accelerator.reduce(sums, "sum") for sums in vars(counts).values()))
         calibrate_frequencies(model, vocabulary, train, counts.codes)
-        calibrate_later_ending(model, train, counts.later)
+        calibrate_lengths(model, train, counts.lengths)
         calibrate_recurrence(model, train, counts.carried)
 
 
@@ -189,12 +190,12 @@ class ExpectedCodes(LogitsProcessor):
 class GeneratedCounts:
     """Counts of visits generated for training patients.
 
-    codes [vocabulary]: expected number of each token. later [columns, max_count]: number of later visits
-    (after the first) with 0, 1, 2 ... codes. carried [columns, 2]: see `carried_codes`.
+    codes [vocabulary]: expected number of each token. lengths [columns, 2, max_count]: number of first and
+    of later visits with 0, 1, 2 ... codes. carried [columns, 2]: see `carried_codes`.
     """
 
     codes: torch.Tensor
-    later: torch.Tensor
+    lengths: torch.Tensor
     carried: torch.Tensor
 
 
@@ -214,7 +215,7 @@ def generate_counts(
     model.eval()
     device = next(model.parameters()).device
     expected, n_columns, max_count = ExpectedCodes(vocabulary, device), data.n_columns, model.config.max_count
-    later, carried = np.zeros((n_columns, max_count)), np.zeros((n_columns, 2))
+    lengths, carried = np.zeros((n_columns, 2, max_count)), np.zeros((n_columns, 2))
     first = np.flatnonzero(data.visit == 0)
     chosen = np.sort(
         generator("calibration: patients", seed).permutation(first)[:PATIENTS][round_number::ROUNDS]
@@ -223,23 +224,25 @@ def generate_counts(
     options = {"shard": shard, "logits_processor": [expected]}
     for batch in synthesize(model, vocabulary, *people, BATCH_PATIENTS, **options):
         column = vocabulary.column_of(batch.ids)
-        later += later_lengths(batch, column, n_columns, max_count)
+        lengths += count_lengths(batch, column, n_columns, max_count)
         carried += carried_codes(batch, column, n_columns)
     return GeneratedCounts(
-        expected.sums, *(torch.from_numpy(counts).to(device) for counts in (later, carried))
+        expected.sums, *(torch.from_numpy(counts).to(device) for counts in (lengths, carried))
     )
 
 
-def later_lengths(
+def count_lengths(
     visits: Examples | GeneratedPatients, column: np.ndarray, n_columns: int, max_count: int
 ) -> np.ndarray:
-    """Number of later visits with 0, 1, 2 ... codes in each column: [n_columns, max_count].
+    """Number of first and of later visits with 0, 1, 2 ... codes in each column: [n_columns, 2, max_count].
 
     column [n_codes]: of each code of `visits`.
     """
-    lengths = lengths_by_column(visits.offsets, column, n_columns)[visits.visit > 0]
-    lengths = np.minimum(lengths, max_count - 1)
-    return np.stack([np.bincount(of_column, minlength=max_count) for of_column in lengths.T])
+    lengths = np.minimum(lengths_by_column(visits.offsets, column, n_columns), max_count - 1)
+    counts = np.zeros((n_columns, 2, max_count), np.int64)
+    for number in range(n_columns):
+        np.add.at(counts[number], ((visits.visit > 0).astype(int), lengths[:, number]), 1)
+    return counts
 
 
 def carried_codes(visits: Examples | GeneratedPatients, column: np.ndarray, n_columns: int) -> np.ndarray:
@@ -274,21 +277,22 @@ def calibrate_recurrence(model, data: Examples, carried: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def calibrate_later_ending(model, data: Examples, later: torch.Tensor) -> None:
-    """Shift the bias on ending in later visits in place to the lengths of the later training visits.
+def calibrate_lengths(model, data: Examples, generated: torch.Tensor) -> None:
+    """Shift the bias on ending in place to the lengths of the columns of first and later training visits.
 
-    later [columns, max_count]: of generated visits, summed over processes. The shift shrinks towards 0 where
-    few columns end.
+    generated [columns, 2, max_count]: of generated visits, summed over processes. A shift shrinks towards 0
+    where few columns end.
     """
-    observed = later_lengths(data, data.column_of(data.ids), *later.shape)
+    n_columns, _, max_count = generated.shape
+    observed = count_lengths(data, data.column_of(data.ids), n_columns, max_count)
     log_odds, weight = [], np.inf
-    for lengths in (observed, later.cpu().numpy()):
-        reached = lengths[:, ::-1].cumsum(1)[:, ::-1]
+    for lengths in (observed, generated.cpu().numpy()):
+        reached = lengths[..., ::-1].cumsum(-1)[..., ::-1]
         log_odds.append(np.log((lengths + 0.5) / (reached - lengths + 0.5)))
         weight = np.minimum(weight, lengths / (lengths + SHRINKAGE))
     shift = torch.from_numpy((log_odds[0] - log_odds[1]) * weight)
-    ending = model.summary.ending
-    ending[1::N_KINDS] += shift.to(ending)
+    ending = model.summary.ending.view(n_columns, N_KINDS, max_count)
+    ending[:, :2] += shift.to(ending)
 
 
 @torch.no_grad()
