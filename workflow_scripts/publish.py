@@ -118,6 +118,7 @@ def publish(
             numbers=sum(tensor.numel() for tensor in weights.values()),
             megabytes=size,
             codes=len(vocabulary.codes),
+            columns=", ".join(f"{size} {column}" for column, size in vocabulary.columns),
             splits={name: sizes(part) for name, part in splits.items()},
             settings=config["train"] | config["runs"][config["main_run"]],
             losses=publication.validation_losses([model_dir, published_model], val),

@@ -43,7 +43,7 @@ def train(
     age_loss_unit: Literal["standardized", "years"] = "standardized",
     heads: Literal["states", "codes", "expected"] = "states",
     forbidden_weight: float = 0.0,
-    tokens: int = 350_000,
+    tokens: int = 500_000,
     batch_tokens: int = 1750,
     learning_rate: float = 1.0,
     dropout: float = 0.3,
@@ -196,14 +196,14 @@ def model_card(trained, history: list[dict], parameters: dict) -> str:
     warning = CANARY_WARNING.format(**parameters) if "canaries" in parameters else ""
     return f"""# PromptBartWithDemographicPrediction
 
-A BART of {trained.num_parameters():,} parameters that generates the ICD-9-CM codes of hospital visits,
+A BART of {trained.num_parameters():,} parameters that generates the codes of hospital visits,
 prompted with age and sex. Trained by Cohortloom; ids are in vocabulary.json, the loss curve in history.csv.
 
 {warning}Validation losses of these weights, with no code revealed: lm {saved["lm_loss"]:.4f} nats a token,
 age {saved["age_loss_years2"]:.3f} years², sex {saved["sex_loss"]:.5f}. The weights are those at token
 {saved["tokens"]}, calibrated. The share of the linear autoencoder in the distribution over codes
-({trained.config.linear_share:.2f}), the bias on ending a visit and the last layer of the age head are fitted
-on the same validation visits. Code frequencies, the ends of later visits and the carry-forward rate of
+({trained.config.linear_share:.2f}), the bias on ending a column and the last layer of the age head are fitted
+on the same validation visits. Code frequencies, the numbers of codes and the carry-forward rates of
 generated visits are fitted to counts of the training visits. Fidelity is measured against the same counts.
 
 `group_bias` in the weights holds smoothed counts of the training visits by age and sex; the biases on length

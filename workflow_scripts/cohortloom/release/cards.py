@@ -40,8 +40,8 @@ COLUMNS = {
     "age": "completed years at this visit; under one year days / 365.25; newborn 0; at most 90",
     "sex": "F or M",
     "diagnoses": "SYSTEM:CODE in upper case without dot, none twice in a visit",
-    "procedures": "the same; empty, since the model generates diagnoses alone",
-    "medications": "the same; empty, since the model generates diagnoses alone",
+    "procedures": "the same; empty where the source has none",
+    "medications": "the same; empty where the source has none",
 }
 Metrics = dict[str, dict[str, str]]
 TAGS = ["synthetic-data", "electronic-health-records", "icd-9-cm", "medical"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from cohortloom.evaluation.records import ALL, HEADLINE
 from cohortloom.reporting.figures import COLORS, ORANGE, STYLES, Figures, data_uri, panel
 from cohortloom.reporting.scorecard import Record
 
@@ -16,8 +17,14 @@ Point = tuple[float, float]
 
 
 def hidden_code_figures(records: list[Record], main_id: str) -> Figures:
-    """One figure for each curve: main run and naive methods, with a marker for the generated visits."""
-    values = {(r["run"], r["metric"], r["subset"]): r["value"] for r in records if r["value"] is not None}
+    """One figure for each curve of the diagnoses: main run and naive methods, with a marker for the generated
+    visits.
+    """
+    values = {
+        (r["run"], r["metric"], r["subset"]): r["value"]
+        for r in records
+        if r["value"] is not None and r["column"] in (ALL, HEADLINE)
+    }
     figures = {}
     for metric, (generated, label) in CURVES.items():
         curves = {
