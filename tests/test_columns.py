@@ -1,5 +1,7 @@
 """Whole visits: several columns of codes and several code systems in one model."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,7 +16,7 @@ from cohortloom.data.examples import (
     first_code_pairs,
     plain_pairs,
 )
-from cohortloom.data.visits import sex_array, write_visits
+from cohortloom.data.visits import code_lists, read_visits, sex_array, write_visits
 from cohortloom.data.vocabulary import NOW, START, Vocabulary
 from cohortloom.generation.grammar import Grammar
 from cohortloom.generation.hidden import ProbableCodes
@@ -22,6 +24,10 @@ from cohortloom.generation.synthesize import generate_visits, synthesize
 from cohortloom.model.initial import make_model
 from cohortloom.model.prompt_bart import MASKED
 from cohortloom.model.scoring import as_tensors, first_code_log_probs, mean_losses
+from evaluate_fidelity import evaluate_fidelity
+from evaluate_reconstruction import evaluate_reconstruction
+from generate import generate
+from generate_naive import generate_naive
 from grammar import BIRTH, IRON, PRESSURE, column_breaches, whole_visits
 
 CPU = torch.device("cpu")
@@ -289,3 +295,80 @@ def test_a_trained_model_writes_whole_visits_and_a_wrong_grammar_is_rejected(who
     )
     assert column_breaches(wrong)["treatments"] > 0.3 * len(made)
     assert mean_losses(model, data)["lm"] < mean_losses(whole[3], data)["lm"]
+
+
+@pytest.fixture(scope="module")
+def files(whole, tmp_path_factory):
+    """A model folder and the three splits of whole visits."""
+    _, vocabulary, _, model = whole
+    folder = tmp_path_factory.mktemp("files")
+    model.save_pretrained(folder / "model")
+    vocabulary.save(folder / "model" / "vocabulary.json")
+    metadata = {"first_ids": ",".join(map(str, vocabulary.first_ids))}
+    for seed, name in enumerate(("train", "val", "test")):
+        table = with_ids(whole_visits(100, seed), vocabulary)
+        write_visits(table, folder / f"{name}.parquet", metadata, dataset_schema(vocabulary))
+    return folder
+
+
+@pytest.mark.parametrize("method", ["model", "prevalence", "markov", "echo", "linear"])
+def test_a_column_can_be_hidden_as_a_whole(files, tmp_path, method):
+    """Medications from diagnoses and procedures: all of these are shown, and none of those."""
+    splits = {name: files / f"{name}.parquet" for name in ("train", "test")}
+    outputs = {"synthetic": tmp_path / "made.parquet", "counts": tmp_path / "counts.json"}
+    given = splits | outputs | {"mode": "reconstruct", "hide": ["medications"]}
+    if method == "model":
+        generate(model_dir=files / "model", device="cpu", threshold=0.05, **given)
+    else:
+        generate_naive(method=method, val=files / "val.parquet", **given)
+    made, real = read_visits(outputs["synthetic"]), read_visits(splits["test"])
+    for column in ("diagnoses", "procedures"):
+        assert made[f"revealed_{column}"].to_pylist() == real[column].to_pylist()
+        assert len(code_lists(made, column)[0]) >= len(code_lists(real, column)[0])
+    assert not len(code_lists(made, "revealed_medications")[0])
+    assert (len(code_lists(made, "medications")[0]) > 0) == (method != "echo")
+    records = tmp_path / "records.json"
+    evaluate_reconstruction(reconstruct=outputs["synthetic"], test=splits["test"], records=records, run="x")
+    found = {(row["column"], row["metric"]): row["value"] for row in json.loads(records.read_text())}
+    assert found["procedures", "hidden_f1"] is None and found["procedures", "jaccard"] > 0.5
+    if method == "linear":  # which drug goes with which diagnosis is the whole of it
+        assert found["medications", "hidden_f1"] > 0.9
+    if method in ("model", "echo"):
+        assert found["medications", "hidden_f1"] < 0.9
+
+
+def test_half_of_each_column_is_revealed_to_all_methods_alike(files, tmp_path):
+    splits = {name: files / f"{name}.parquet" for name in ("train", "test")}
+    outputs = {"synthetic": tmp_path / "made.parquet", "counts": tmp_path / "counts.json"}
+    generate(model_dir=files / "model", device="cpu", mode="reconstruct", **splits, **outputs)
+    by_model = read_visits(outputs["synthetic"])
+    generate_naive(method="echo", mode="reconstruct", **splits, **outputs)
+    by_echo, real = read_visits(outputs["synthetic"]), read_visits(splits["test"])
+    for column in ("diagnoses", "procedures", "medications"):
+        revealed = f"revealed_{column}"
+        assert by_model[revealed].to_pylist() == by_echo[revealed].to_pylist()
+        share = len(code_lists(by_echo, revealed)[0]) / len(code_lists(real, column)[0])
+        assert 0.3 < share < 0.7
+
+
+def test_every_column_has_its_figures(files, tmp_path):
+    made, records = tmp_path / "made.parquet", tmp_path / "records.json"
+    splits = {name: files / f"{name}.parquet" for name in ("train", "test")}
+    outputs = {"synthetic": made, "counts": tmp_path / "counts.json"}
+    generate(model_dir=files / "model", device="cpu", **splits, **outputs)
+    evaluate_fidelity(synthetic=made, train=splits["train"], records=records, run="x")
+    of_column = {}
+    for row in json.loads(records.read_text()):
+        of_column.setdefault(row["column"], {})[row["metric"]] = row["value"]
+    names = {"diagnoses", "procedures", "medications"}
+    assert set(of_column) == {*names, "all"}
+    distances = [of_column[name]["js_distance"] for name in names]
+    assert len(set(distances)) == 3 and all(0 < distance < 1 for distance in distances)
+    # rejected: the drugs of a generator that writes none
+    table = read_visits(made)
+    empty = pa.array([[] for _ in range(len(table))], table.schema.field("medications").type)
+    write_visits(table.set_column(table.column_names.index("medications"), "medications", empty), made, {})
+    evaluate_fidelity(synthetic=made, train=splits["train"], records=records, run="x")
+    for row in json.loads(records.read_text()):
+        if (row["column"], row["metric"]) == ("medications", "mean_codes_per_visit"):
+            assert row["value"] == 0
