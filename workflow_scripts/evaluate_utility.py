@@ -4,9 +4,10 @@ from pathlib import Path
 
 from cohortloom.base.step import main
 from cohortloom.data.absent import has_demographics
-from cohortloom.data.coded import encode, sample_patients, sample_size
-from cohortloom.data.visits import read_visits
-from cohortloom.evaluation.records import SCORED, Figure, of_column, save_figures
+from cohortloom.data.coded import encode, encode_columns, sample_patients, sample_size
+from cohortloom.data.visits import read_visits, used_columns
+from cohortloom.evaluation.across import cross_prediction
+from cohortloom.evaluation.records import HEADLINE, SCORED, Figure, of_column, save_figures
 from cohortloom.evaluation.utility import prediction
 
 
@@ -25,6 +26,8 @@ def evaluate_utility(
 ) -> None:
     """Predict the most frequent codes of `test` by models trained on a sample of `visits` of `synthetic`.
 
+    Diagnoses from the other diagnoses of the visit; procedures and medications from its diagnoses.
+
     They are trained on no more visits than in `held_out`, the reference set of real visits. `train` gives
     only the most frequent codes. `seed` is the run's; it is only recorded. `sample_seed` draws the samples
     and the groups of the intervals.
@@ -36,6 +39,12 @@ def evaluate_utility(
     for column in SCORED:
         coded, names = encode(parts, column)
         figures += of_column(column, prediction(*coded, names, sample_seed, has_demographics(synthetic)))
+    columns = used_columns(reference, tested)
+    if columns[0] == HEADLINE:
+        joint, _, number = encode_columns(parts, columns)
+        for other, column in enumerate(columns[1:], start=1):
+            of_codes = cross_prediction(*joint, number, other, sample_seed, has_demographics(synthetic))
+            figures += of_column(column, of_codes)
     save_figures(records, figures, run, seed, mode)
 
 

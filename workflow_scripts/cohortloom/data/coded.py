@@ -1,6 +1,6 @@
 """Visits as flat integer arrays: what every comparison of two sets of visits counts on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,11 @@ class Coded:
     def codes_of(self, visits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Flat codes of these visits in this order, and their offsets [n + 1]."""
         return select_rows(self.codes, self.offsets, visits)
+
+    def where(self, chosen: np.ndarray) -> "Coded":
+        """The visits with only the codes of the list that `chosen` [n_codes] marks."""
+        keep = chosen[self.codes]
+        return replace(self, codes=self.codes[keep], offsets=row_offsets(keep)[self.offsets])
 
     def groups(self, seed: int) -> tuple[np.ndarray, int]:
         """Jackknife group of each visit, and how many groups there are."""

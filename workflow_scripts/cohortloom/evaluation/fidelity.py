@@ -32,9 +32,16 @@ def fidelity(
     """
     groups, n_groups = scored.groups(seed)
     yield from code_figures(train, scored, n_codes, groups, n_groups)
-    yield from pair_figures(train, scored, n_codes, groups, n_groups)
+    pairs = (pairs_within(part, n_codes) for part in (train, scored))
+    yield from pair_figures(train, scored, *pairs, groups, n_groups)
     yield from sequence_figures(train, scored, n_codes, groups, n_groups)
     yield from _distribution("codes_per_visit", train.lengths, scored.lengths, groups, n_groups)
+    share = ratio(
+        np.bincount(groups[scored.lengths > 0], minlength=n_groups), np.bincount(groups), scored.n_visits, 1.0
+    )
+    yield Figure(
+        "visits_with_code", "", share, train.n_visits, reason=_missing("", train.n_visits, scored.n_visits)
+    )
     if not known_demographics:
         return
     for subset, of_train, of_scored in strata(train, scored):
@@ -166,17 +173,28 @@ def r2_of_shares(
 
 
 def pair_figures(
-    train: Coded, scored: Coded, n_codes: int, groups: np.ndarray, n_groups: int
+    train: Coded,
+    scored: Coded,
+    pairs_of_train: tuple[np.ndarray, np.ndarray],
+    pairs_of_scored: tuple[np.ndarray, np.ndarray],
+    groups: np.ndarray,
+    n_groups: int,
+    names: tuple[str, str] = ("bigram_r2", "cooccurrence_ratio"),
+    what: str = "with two codes",
 ) -> Iterator[Figure]:
-    """R² of unordered pairs, and how often the pairs of a visit occur in training visits."""
-    train_visit, train_pairs = pairs_within(train, n_codes)
+    """R² of unordered pairs, and how often the pairs of a visit occur in training visits.
+
+    pairs_of_train, pairs_of_scored: visit and key of every pair. names: of the two figures. what: the kind of
+    visits that have a pair.
+    """
+    train_visit, train_pairs = pairs_of_train
     keys, inverse, counts = np.unique(train_pairs, return_inverse=True, return_counts=True)
-    visit, pairs = pairs_within(scored, n_codes)
+    visit, pairs = pairs_of_scored
     scored_keys, table = count_by_group(pairs, groups[visit], n_groups)
     visits = np.bincount(groups, minlength=n_groups)
     r2 = r2_of_shares(keys, counts, train.n_visits, scored_keys, table, visits)
-    reason = _missing("with two codes", len(keys), len(pairs)) or FEW_CODES
-    yield Figure("bigram_r2", "", interval(r2, scored.n_visits, high=1.0), train.n_visits, True, reason)
+    reason = _missing(what, len(keys), len(pairs)) or FEW_CODES
+    yield Figure(names[0], "", interval(r2, scored.n_visits, high=1.0), train.n_visits, True, reason)
     # The same of training visits: a pair is counted in the visits of other patients.
     own_counts = _per_patient(train.patient[train_visit], inverse, len(keys))
     train_means = visit_means(counts[inverse] - own_counts, train_visit, train.n_visits)
@@ -189,9 +207,9 @@ def pair_figures(
     has_pair = ~np.isnan(means)
     above = np.bincount(groups[has_pair], weights=means[has_pair], minlength=n_groups)
     below = np.bincount(groups[has_pair], minlength=n_groups) * train_mean
-    reason = _missing("with two codes", len(keys), len(pairs)) or "no pair occurs in two training patients"
+    reason = _missing(what, len(keys), len(pairs)) or "no pair occurs in two training patients"
     estimate = ratio(above, below, int(has_pair.sum()))
-    yield Figure("cooccurrence_ratio", "", estimate, train.n_visits, reason=reason)
+    yield Figure(names[1], "", estimate, train.n_visits, reason=reason)
 
 
 def _per_patient(patients: np.ndarray, pairs: np.ndarray, n_pairs: int) -> np.ndarray:
