@@ -17,7 +17,7 @@ from cohortloom.evaluation.records import Figure, of_column, save_figures
 def evaluate_medical_validity(
     *,
     synthetic: Path,
-    rules: Path,
+    rules: list[Path],
     records: Path,
     counts: list[Path] | None = None,
     held_out: Path | None = None,
@@ -26,7 +26,7 @@ def evaluate_medical_validity(
     mode: str = "synthesize",
     group_seed: int = 0,
 ) -> None:
-    """Count how often the codes of a file break the age and sex edits of a validity table.
+    """Count how often the codes of a file break the age and sex edits of the validity tables `rules`.
 
     No more visits are scored than in `held_out`, the reference set of real visits: a sample of whole
     patients. A foreign file without age and sex gives figures without a value. `counts` (one file) are those

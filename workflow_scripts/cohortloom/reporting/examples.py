@@ -1,7 +1,5 @@
 """Example patients for the report: synthetic ones only, chosen by a rule and not by hand."""
 
-import csv
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +15,6 @@ from cohortloom.reporting.sentences import dotted
 
 MAX_VISITS = 4
 NO_TITLE = "no title in the tables here"
-
-
-def read_titles(path: Path) -> dict[str, str]:
-    """Title of each SYSTEM:CODE, from a table of ICD-9-CM codes."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return {f"ICD9CM:{row['code']}": row["title"] for row in csv.DictReader(file)}
 
 
 def choose_examples(
