@@ -36,7 +36,7 @@ def cohort(folder: Path) -> None:
     names = {"patients": "PATIENTS", "admissions": "ADMISSIONS", "diagnoses": "DIAGNOSES_ICD"}
     tables = [x for key, name in names.items() for x in (f"--{key}-table", folder / f"{name}.csv.gz")]
     counts = [x for path in sorted(resources.glob("simulation_*.csv")) for x in ("--counts", path)]
-    size = ["--rules", resources / "icd9_validity.csv", "--patients", PATIENTS, "--seed", 1]
+    size = ["--rules", resources / "validity", "--patients", PATIENTS, "--seed", 1]
     run("simulate_raw", *tables, *counts, *size)
     written = ["--visits", folder / "visits.parquet", "--audit", folder / "audit.json"]
     run("preprocess", "--raw-dir", folder, "--source", "simulated", *written)
@@ -79,7 +79,7 @@ def measure(sizes: list[int]) -> Iterator[Line]:
             for kind, names in FILES.items():
                 paths = {name: folder / f"{name}.parquet" for name in names}
                 if "rules" in paths:
-                    paths["rules"] = REPOSITORY / "resources" / "icd9_validity.csv"
+                    paths["rules"] = REPOSITORY / "resources" / "validity"
                 options = [x for name, path in paths.items() for x in (f"--{name}", path)]
                 options += ["--visits", visits] if kind in ALL_VISITS else []
                 written = ("--records", folder / "r.json", "--run", "x")

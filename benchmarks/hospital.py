@@ -80,7 +80,7 @@ def both_steps(label: str, scripts: Path, folder: Path) -> Iterator[Line]:
         folder / "audit.json",
     )
     if label == "now":
-        read = (*read, "--icd9-list", REPOSITORY / "resources" / "icd9_titles.csv")
+        read = (*read, "--icd9-list", REPOSITORY / "resources" / "titles" / "ICD9CM.csv")
     for script, options in (
         ("preprocess", read),
         ("build_dataset", ("--visits", visits, *sets, "--vocabulary", folder / "vocabulary.json")),

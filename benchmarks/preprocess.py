@@ -44,7 +44,7 @@ def simulate(folder: Path) -> None:
     )
     tables = [x for name, path in (paths | unused).items() for x in (f"--{name}-table", path)]
     counts = [x for path in sorted(resources.glob("simulation_*.csv")) for x in ("--counts", path)]
-    rules = resources / "icd9_validity.csv"
+    rules = resources / "validity"
     run("simulate_raw", *tables, *counts, "--rules", rules, "--patients", PATIENTS, "--seed", 1)
     path = folder / "DIAGNOSES_ICD.csv.gz"
     table = read(path)

@@ -131,7 +131,7 @@ def derive_simulation(
             "chronic": np.array(chronic)[keep].astype(int),
         },
     )
-    calibrate(resources, resources / "icd9_validity.csv", holds, codes, calibrations, seed)
+    calibrate(resources, resources / "validity", holds, codes, calibrations, seed)
 
 
 def read_survey(raw_dir: Path, *columns: str) -> pa.Table:

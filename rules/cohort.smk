@@ -46,7 +46,7 @@ rule simulate_raw:
 rule preprocess:
     input:
         tables=RAW_TABLES,
-        icd9_list=ancient(TITLES),  # an edited title reruns nothing
+        icd9_list=ancient(workflow_file("resources", "titles", "ICD9CM.csv")),  # an edited title reruns nothing
         code_map=config["cohort"]["code_map"] or [],
         sql=workflow_file("workflow_scripts", "cohortloom", "sources", f"{SQL_OF_SOURCE}.sql"),
         modules=modules_of("preprocess"),

@@ -54,9 +54,15 @@ def workflow_file(*parts):
     return os.path.relpath(WORKFLOW.joinpath(*parts))
 
 
-VALIDITY = workflow_file("resources", "icd9_validity.csv")
+def tables_of(folder):
+    """The tables in a folder of resources/, one a code system."""
+    paths = sorted((WORKFLOW / "resources" / folder).glob("*.csv*"))
+    return [workflow_file("resources", folder, path.name) for path in paths]
+
+
+VALIDITY = tables_of("validity")
+TITLES = tables_of("titles")
 METRICS = workflow_file("resources", "metrics.csv")
-TITLES = workflow_file("resources", "icd9_titles.csv")
 
 
 def of_kind(kind):
@@ -107,7 +113,7 @@ def attacked_model_of_run(wildcards):
 
 
 def edits_if(field):
-    """The validity table, if this field of the run is true."""
+    """The validity tables, if this field of the run is true."""
     return lambda wildcards: VALIDITY if getattr(RUNS[wildcards.run], field) else []
 
 

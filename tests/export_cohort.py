@@ -15,7 +15,7 @@ from export_omop import export_omop
 RESOURCES = REPOSITORY / "resources"
 STEPS = {"meds": export_meds, "omop": export_omop, "mimic4": export_mimic4, "mimic3": export_mimic3}
 KEYWORDS = {
-    "titles": RESOURCES / "icd9_titles.csv",
+    "titles": RESOURCES / "titles",
     "terms": RESOURCES / "publication.yaml",
     "readme": RESOURCES / "export.md.j2",
     "experiment": "test",

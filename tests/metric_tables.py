@@ -9,8 +9,8 @@ from cohortloom.generation.naive import visits_table
 
 
 def named(codes: str) -> list[str]:
-    """Codes separated by blanks, with their system."""
-    return [f"ICD9CM:{code}" for code in codes.split()]
+    """Codes separated by blanks, with their system; of ICD-9-CM where none is written."""
+    return [code if ":" in code else f"ICD9CM:{code}" for code in codes.split()]
 
 
 def visits_of(patients: list[list[tuple]], ages: float = 50.0, sexes: str = "F") -> pa.Table:

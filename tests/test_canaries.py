@@ -24,7 +24,7 @@ from generate import generate
 from test_runs import runs_of
 from train import train
 
-RULES = REPOSITORY / "resources" / "icd9_validity.csv"
+RULES = REPOSITORY / "resources" / "validity"
 PLANTED = {"canaries": 20, "canary_repeats": 16}
 
 

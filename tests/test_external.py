@@ -259,7 +259,7 @@ def test_without_age_and_sex_only_what_needs_neither_is_scored(tmp_path):
     assert json.loads((tmp_path / "made.json").read_text())["absent"] == ["age", "days", "sex"]
     shared = {"synthetic": made, "run": "theirs"}
     two = {"train": files["train"], "test": files["test"]}
-    evaluate_medical_validity(rules=RESOURCES / "icd9_validity.csv", records=tmp_path / "m.json", **shared)
+    evaluate_medical_validity(rules=RESOURCES / "validity", records=tmp_path / "m.json", **shared)
     evaluate_conditioning(records=tmp_path / "c.json", **two, **shared)
     for name in ("m.json", "c.json"):
         rows = json.loads((tmp_path / name).read_text())

@@ -10,7 +10,7 @@ from cohortloom.model.initial import make_model
 from conftest import REPOSITORY
 from test_model import first_batch, world  # noqa: F401
 
-RULES = REPOSITORY / "resources" / "icd9_validity.csv"
+RULES = REPOSITORY / "resources" / "validity"
 
 
 def model_with(world, **losses):  # noqa: F811

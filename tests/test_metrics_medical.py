@@ -15,7 +15,7 @@ from metric_tables import visits_of
 from raw_cohort import read
 
 REPOSITORY = Path(__file__).parents[1]
-TABLE = REPOSITORY / "resources" / "icd9_validity.csv"
+TABLE = REPOSITORY / "resources" / "validity"
 NHDS = REPOSITORY.parent / "shared" / "data" / "nhds2010" / "NHDS10.PU.txt.bz2"
 
 VISITS = [
@@ -56,6 +56,50 @@ def test_figures_by_hand():
     assert value("category_per_100k_visits", "adult") == pytest.approx(1e5 / 6, abs=1e-9)
     assert value("code_per_100k_visits", "ICD9CM:7746") == pytest.approx(1e5 / 6, abs=1e-9)
     assert ("code_per_100k_visits", "ICD9CM:4019") not in found
+
+
+def test_icd10_diagnoses_count_like_icd9_ones():
+    """The births and diseases of VISITS in ICD-10-CM."""
+    found = figures(
+        visits_of(
+            [
+                [("ICD10CM:Z3800 ICD10CM:I10", 0, 0, "M")],
+                [("ICD10CM:Z3800 ICD10CM:H04531", 0, 40, "F")],  # both of newborns, one impossible at 40
+                [("ICD10CM:O80 ICD10CM:N401", 0, 30, "M")],
+                [("ICD10:O80 ICD10CM:I10", 0, 30, "M")],  # WHO's codes have no table and do not count
+            ]
+        )
+    )
+    value = {metric: estimate.value for (metric, subset), estimate in found.items() if not subset}
+    assert value["age_violation_rate"] == pytest.approx(2 / 7, abs=1e-9)
+    assert value["sex_violation_rate"] == pytest.approx(1 / 7, abs=1e-9)
+    assert value["hard_violation_rate"] == pytest.approx(2 / 7, abs=1e-9)
+    assert value["restricted_share"] == pytest.approx(5 / 7, abs=1e-9)
+    assert value["newborn_chronic_rate"] == pytest.approx(1 / 2, abs=1e-9)
+
+
+def test_procedures_are_scored_by_their_own_tables():
+    visits = visits_of([[("4019", 0, 30, "M")], [("4019", 0, 30, "F")]])
+    codes = {
+        "procedures": [["ICD9Proc:7359", "ICD10PCS:0210093"], ["ICD10PCS:10E0XZZ", "ICD9Proc:3961"]],
+        "medications": [["Drug:ASPIRIN"], ["Drug:HEPARIN"]],
+    }
+    for column, values in codes.items():
+        place = visits.schema.get_field_index(column)
+        field = visits.schema.field(place)
+        visits = visits.set_column(place, field, pa.array(values, field.type))
+
+    def of_column(column):
+        return {(f.metric, f.subset): f for f in medical_validity(visits, load_rules(TABLE), 0, column)}
+
+    found = of_column("procedures")
+    assert found["sex_violation_rate", ""].estimate.value == pytest.approx(1 / 4, abs=1e-9)
+    assert found["restricted_share", ""].estimate.value == pytest.approx(2 / 4, abs=1e-9)
+    per_visit = found["code_per_100k_visits", "ICD9Proc:7359"].estimate.value
+    assert per_visit == pytest.approx(1e5 / 2, abs=1e-9)
+    assert ("newborn_chronic_rate", "") not in found  # births are diagnoses
+    none = of_column("medications")["any_violation_rate", ""]
+    assert np.isnan(none.estimate.value) and none.reason.startswith("no code is of a system with limits")
 
 
 def test_a_valid_cohort_scores_zero_with_an_upper_end():

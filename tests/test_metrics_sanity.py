@@ -24,7 +24,7 @@ from metric_worlds import (
 )
 from summarize_inputs import RESOURCES
 
-RULES = RESOURCES / "icd9_validity.csv"
+RULES = RESOURCES / "validity"
 
 
 def without_restricted(table):

@@ -70,7 +70,7 @@ def test_no_evaluation_takes_more_of_a_run_than_of_real(files, tmp_path, evaluat
     """Both numbers of a record, of what is scored and of what it is compared with, are those of real."""
     shared = {name: files[name] for name in more}
     if evaluate is evaluate_medical_validity:
-        shared["rules"] = RESOURCES / "icd9_validity.csv"
+        shared["rules"] = RESOURCES / "validity"
     found = {}
     for run, release, held_out in (
         ("real", "val", None),

@@ -142,5 +142,5 @@ def test_shards_join_to_what_one_job_makes(dataset, one, tmp_path, mode):
 
 
 def test_keywords_become_options():
-    found = options_of({"fast": True, "constrained": False, "canaries": 0, "rules": None})
-    assert found == ["--fast", "--no-constrained", "--canaries=0"]
+    found = options_of({"fast": True, "constrained": False, "canaries": 0, "rules": None, "val": ["a", "b"]})
+    assert found == ["--fast", "--no-constrained", "--canaries=0", "--val=a", "--val=b"]

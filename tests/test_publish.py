@@ -59,7 +59,7 @@ def finished(tmp_path_factory) -> dict:
     tables = [raw / f"{name}.csv.gz" for name in MIMIC3]
     simulate_raw(
         counts=sorted(RESOURCES.glob("simulation_*.csv")),
-        rules=RESOURCES / "icd9_validity.csv",
+        rules=RESOURCES / "validity",
         patients_table=tables[0],
         admissions_table=tables[1],
         diagnoses_table=tables[2],
@@ -107,7 +107,7 @@ def finished(tmp_path_factory) -> dict:
         "scorecard": folder / "scorecard.json",
         "provenance": folder / "provenance.json",
         **files,
-        "rules": RESOURCES / "icd9_validity.csv",
+        "rules": RESOURCES / "validity",
         "metrics": RESOURCES / "metrics.csv",
         "limits": folder / "limits.csv",
         "terms": RESOURCES / "publication.yaml",

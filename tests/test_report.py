@@ -6,20 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from cohortloom.base.errors import UserError
 from cohortloom.data.coded import encode
+from cohortloom.data.titles import titles_of
 from cohortloom.data.validity import load_rules
-from cohortloom.data.visits import write_visits
+from cohortloom.data.visits import code_lists, write_visits
 from cohortloom.evaluation.neighbours import is_copy
 from cohortloom.reporting import curves, examples, figures, report, scorecard
 from cohortloom.reporting.sentences import sentences
 from summarize import summarize
 from summarize_inputs import REAL_VISITS, RESOURCES, SYNTHETIC_VISITS, figure, visits, write_inputs
 
-TITLES = examples.read_titles(RESOURCES / "icd9_titles.csv")
-RULES = load_rules(RESOURCES / "icd9_validity.csv")
+TITLES = titles_of(pc.unique(code_lists(SYNTHETIC_VISITS)[0]).to_pylist(), RESOURCES / "titles")
+RULES = load_rules(RESOURCES / "validity")
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +168,7 @@ def test_examples_are_synthetic_and_no_copies():
     found = examples.choose_examples(SYNTHETIC_VISITS, [REAL_VISITS], TITLES, RULES)
     assert [patient["id"] for patient in found] == ["synthetic-0000002", "synthetic-0000003"]
     assert found[0]["who"] == "Female, newborn at the first visit"
-    codes = found[0]["visits"][0]["codes"]
+    codes = found[0]["visits"][0]["columns"]["diagnoses"]
     assert codes[0]["title"].startswith("Single liveborn") and codes[0]["broken"] == ""
     assert codes[1]["broken"] == "does not fit the patient's age"
     assert found[1]["visits"][1]["when"] == "9 days after the first visit"

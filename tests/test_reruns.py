@@ -219,7 +219,7 @@ def test_a_script_reruns_itself_and_what_follows(edited):
 
 
 def test_a_rule_table_reruns_what_reads_it(edited):
-    jobs = edited("resources", "icd9_titles.csv")
+    jobs = edited("resources", "titles", "ICD9CM.csv")
     assert jobs == SUMMARY
 
 

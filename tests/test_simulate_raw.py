@@ -33,7 +33,7 @@ beside = pytest.mark.skipif(not SURVEY.is_dir(), reason="the NHDS 2010 file is n
 def simulate(folder: Path, patients: int, seed: int, **other) -> Path:
     """The folder with the three tables."""
     tables = [folder / f"{name}.csv.gz" for name in MIMIC3]
-    keywords = {"counts": COUNTS, "rules": RESOURCES / "icd9_validity.csv", **other}
+    keywords = {"counts": COUNTS, "rules": RESOURCES / "validity", **other}
     names = (
         "patients_table",
         "admissions_table",
@@ -134,7 +134,7 @@ def test_chronic_codes_recur_and_acute_ones_seldom(hospital):
 
 def test_no_code_breaks_an_edit(hospital):
     _, visits, _ = hospital
-    rules = load_rules(RESOURCES / "icd9_validity.csv")
+    rules = load_rules(RESOURCES / "validity")
     values, offsets = code_lists(visits)
     ages, sexes = (
         np.repeat(column, np.diff(offsets)) for column in (visits["age"].to_numpy(), sex_index(visits))

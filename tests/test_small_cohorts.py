@@ -12,7 +12,7 @@ from cohortloom.evaluation.records import TOO_FEW, as_records
 from conftest import REPOSITORY
 from metric_tables import visits_of
 
-RULES = load_rules(REPOSITORY / "resources" / "icd9_validity.csv")
+RULES = load_rules(REPOSITORY / "resources" / "validity")
 ADULT_CODES = ["401", "250", "V22", "4019", "6500", "7777", "8888"]
 COHORTS = {  # ages, sexes, codes, visits
     "women": ([20.0, 50.0, 80.0], "F", ADULT_CODES, 60),
@@ -87,7 +87,7 @@ def test_the_reason_names_what_is_missing(fast_boosting):
     women = evaluated(cohort("women", 1), cohort("women", 2), cohort("women", 3))
     assert women["probe_sex_auc"][0]["reason"] == "the training visits are of one sex alone"
     assert women["flip_sex_change"][0]["reason"] == "no woman and man of one band of age to compare"
-    assert women["newborn_chronic_rate"][0]["reason"] == "no visit is a birth (V30-V39)"
+    assert women["newborn_chronic_rate"][0]["reason"] == "no visit is a birth (V30-V39, Z38)"
     assert women["probe_age_r2"][0]["value"] is not None  # they are of several ages
     newborns = evaluated(cohort("newborns", 1), cohort("newborns", 2), cohort("newborns", 3))
     assert newborns["probe_age_r2"][0]["reason"] == "the scored visits are of one age"

@@ -22,7 +22,7 @@ from raw_cohort import (
 )
 
 DEMO = SHARED / "mimic3_demo"
-LIST = REPOSITORY / "resources" / "icd9_titles.csv"
+LIST = REPOSITORY / "resources" / "titles" / "ICD9CM.csv"
 demo = pytest.mark.skipif(not DEMO.is_dir(), reason="the MIMIC-III demo is not beside the repository")
 
 

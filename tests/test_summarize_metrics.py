@@ -33,7 +33,7 @@ def emitted(tmp_path_factory) -> list[dict]:
     shared = {"run": "multitask", "seed": 1}
     evaluate_medical_validity(
         synthetic=folder / "synthetic.parquet",
-        rules=RESOURCES / "icd9_validity.csv",
+        rules=RESOURCES / "validity",
         records=folder / "medical_validity.json",
         **shared,
     )

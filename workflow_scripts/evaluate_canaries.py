@@ -25,7 +25,7 @@ def evaluate_canaries(
     synthetic: Path,
     train: Path,
     vocabulary: Path,
-    rules: Path,
+    rules: list[Path],
     records: Path,
     run: str,
     canaries: int,

@@ -17,7 +17,7 @@ from cohortloom.evaluation.records import HEADLINE, Figure, of_column, save_figu
 def evaluate_medical_validity(
     *,
     synthetic: Path,
-    rules: Path,
+    rules: list[Path],
     records: Path,
     counts: list[Path] | None = None,
     held_out: Path | None = None,
@@ -26,7 +26,7 @@ def evaluate_medical_validity(
     mode: str = "synthesize",
     group_seed: int = 0,
 ) -> None:
-    """Count how often the codes of a file break the age and sex edits of a validity table.
+    """Count how often the codes of a file break the age and sex edits of the validity tables `rules`.
 
     No more visits are scored than in `held_out`, the reference set of real visits: a sample of whole
     patients. A foreign file without age and sex gives figures without a value. `counts` (one file) are those
@@ -42,8 +42,6 @@ def evaluate_medical_validity(
             codes, _ = code_lists(visits, column)
             if n_without := int((~table.apply_to(codes)).sum()):
                 log.info("%s: %d of %d codes are of systems without limits", column, n_without, len(codes))
-            if column != HEADLINE and n_without == len(codes):
-                continue  # medications: there is no table of their limits
             of_codes = medical_validity(visits, table, group_seed, column)
             figures += of_column(column, of_codes)
         for totals in map(read_json, counts or []):

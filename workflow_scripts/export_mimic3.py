@@ -12,7 +12,7 @@ def export_mimic3(
     *,
     synthetic: Path,
     folder: Path,
-    titles: Path,
+    titles: list[Path],
     terms: Path,
     readme: Path,
     experiment: str,
@@ -23,7 +23,7 @@ def export_mimic3(
 ) -> None:
     """Write the visits of `synthetic` into `folder`; six tables.
 
-    `titles` and `terms` are resources/icd9_titles.csv and publication.yaml, `readme` the template of
+    `titles` and `terms` are resources/titles/* and publication.yaml, `readme` the template of
     README.md, which names `experiment`, `run` and the `source` of the training data. `seed` draws dates and
     births. `placeholder_days`: the source knows no days between visits. Raises UserError, with nothing
     written, for visits that no trained run synthesized, codes of ICD-10, and a folder with foreign files.

@@ -14,7 +14,7 @@ def export_omop(
     *,
     synthetic: Path,
     folder: Path,
-    titles: Path,
+    titles: list[Path],
     terms: Path,
     readme: Path,
     cdm: Path,
@@ -29,7 +29,7 @@ def export_omop(
 ) -> None:
     """Write the visits of `synthetic` into `folder`; a file a table.
 
-    `titles` and `terms` are resources/icd9_titles.csv and publication.yaml, `cdm` is omop_cdm54.csv,
+    `titles` and `terms` are resources/titles/* and publication.yaml, `cdm` is omop_cdm54.csv,
     `readme` the template of README.md, which names `experiment`, `run` and the `source` of the training
     data. `seed` draws dates and births. `placeholder_days`: the source knows no days between visits.
     `athena` is the folder of a download of OMOP's vocabularies; a code without a standard concept there, and

@@ -53,7 +53,7 @@ def generate(
     threshold: float = 0.23,
     hide: list[str] | None = None,
     constrained: Literal["none", "hard", "full"] = "none",
-    rules: Path | None = None,
+    rules: list[Path] | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int | None = None,
 ) -> None:
@@ -74,7 +74,7 @@ def generate(
     if not 1 <= shard <= shards:
         raise UserError(f"shard: {shard} is not among 1 to {shards}; give one of these parts")
     if constrained != "none" and not rules:
-        raise UserError(f"generate: constrained {constrained} needs a validity table; give rules")
+        raise UserError(f"generate: constrained {constrained} needs validity tables; give rules")
     quiet_libraries()
     import torch
 
@@ -137,7 +137,7 @@ def generate(
     log.info("%s %s: %s", model_dir.name, mode, ", ".join(f"{value} {key}" for key, value in totals.items()))
 
 
-def _constraint(vocabulary: Vocabulary, rules: Path, tier: str, device: str):
+def _constraint(vocabulary: Vocabulary, rules: list[Path], tier: str, device: str):
     from cohortloom.data.forbidden import forbidden_table
     from cohortloom.data.validity import load_rules
     from cohortloom.generation.constrained import Constraint

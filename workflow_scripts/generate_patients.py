@@ -5,15 +5,24 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import check_own_folder, read_json, write_json
 from cohortloom.base.step import log, main
+from cohortloom.data.titles import titles_of
 from cohortloom.data.validity import load_rules
-from cohortloom.data.visits import check_ending, patient_starts, read_visits, write_visits_csv
+from cohortloom.data.visits import (
+    check_ending,
+    code_lists,
+    patient_starts,
+    read_visits,
+    used_columns,
+    write_visits_csv,
+)
 from cohortloom.generation.requests import draw_patients, write_demographics
 from cohortloom.release.layout import EXPORTED, omop_files
-from cohortloom.reporting.examples import patient_in_words, read_titles
+from cohortloom.reporting.examples import patient_in_words
 from export_meds import export_meds
 from export_mimic3 import export_mimic3
 from export_mimic4 import export_mimic4
@@ -83,7 +92,7 @@ def generate_patients(
             demographics=str(requested),
             patients=patients,
             constrained=constrained,
-            rules=RESOURCES / "icd9_validity.csv",
+            rules=[RESOURCES / "validity"],
             device=device,
             **{key: decoding[key] for key in DECODING},
         )
@@ -104,7 +113,7 @@ def export(visits: Path, folder: Path, format: str, seed: int, model: Path) -> N
     EXPORTS[format](
         synthetic=visits,
         folder=folder,
-        titles=RESOURCES / "icd9_titles.csv",
+        titles=[RESOURCES / "titles"],
         terms=RESOURCES / "publication.yaml",
         readme=RESOURCES / "export.md.j2",
         experiment=model.parent.name,
@@ -117,16 +126,22 @@ def export(visits: Path, folder: Path, format: str, seed: int, model: Path) -> N
 
 def print_patients(visits: pa.Table, show: int) -> None:
     """Print the first `show` patients of a table of visits, each code with its title and violated edits."""
-    titles, rules = read_titles(RESOURCES / "icd9_titles.csv"), load_rules(RESOURCES / "icd9_validity.csv")
     starts = [*patient_starts(visits).tolist(), visits.num_rows]
+    shown = visits.slice(0, starts[: show + 1][-1])
+    codes = [
+        code for column in used_columns(shown) for code in pc.unique(code_lists(shown, column)[0]).to_pylist()
+    ]
+    titles, rules = titles_of(codes, RESOURCES / "titles"), load_rules(RESOURCES / "validity")
     for begin, end in list(zip(starts[:-1], starts[1:], strict=True))[:show]:
         patient = patient_in_words(visits.slice(begin, end - begin), titles, rules)
         print(f"\n{patient['id']}: {patient['who']}")
         for visit in patient["visits"]:
             print(f"  {visit['when']}, {visit['age']}")
-            for code in visit["codes"]:
-                remark = f"  [{code['broken']}]" if code["broken"] else ""
-                print(f"    {code['code']:<7} {code['title']}{remark}")
+            for column, codes in visit["columns"].items():
+                print(f"   {column}")
+                for code in codes:
+                    remark = f"  [{code['broken']}]" if code["broken"] else ""
+                    print(f"    {code['code']:<7} {code['title']}{remark}")
         if patient["more"]:
             print(f"  and {patient['more']} more visits")
 

@@ -29,7 +29,7 @@ def publish(
     train: Path,
     val: Path,
     test: Path,
-    rules: Path,
+    rules: list[Path],
     metrics: Path,
     limits: Path,
     terms: Path,
@@ -45,7 +45,7 @@ def publish(
 
     `model_dir` is the model of the run that `scorecard` judges; `provenance` holds config, commit and source.
     `train`, `val`, `test` are of the dataset; `rules`, `metrics`, `limits`, `terms` are
-    resources/icd9_validity.csv, metrics.csv, publication_limits.csv and publication.yaml; `model_card`,
+    resources/validity/*.csv, metrics.csv, publication_limits.csv and publication.yaml; `model_card`,
     `data_card` are the templates of the cards. `site_terms` is a file of the terms of a source that `terms`
     does not list.
 

@@ -41,7 +41,7 @@ def simulate_raw(
     procedures_table: Path,
     prescriptions_table: Path,
     counts: list[Path],
-    rules: Path,
+    rules: list[Path],
     patients: int,
     seed: int,
 ) -> None:

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from cohortloom.base.files import read_json, write_csv, write_json, write_text
 from cohortloom.base.step import main
+from cohortloom.data.titles import titles_of
 from cohortloom.data.validity import load_rules
-from cohortloom.data.visits import read_visits
+from cohortloom.data.visits import code_lists, read_visits, used_columns
 from cohortloom.evaluation.records import FIELDS
 from cohortloom.reporting import curves, examples, figures
 from cohortloom.reporting import provenance as provenances
@@ -23,8 +26,8 @@ def summarize(
     naive: list[Path],
     train: Path,
     test: Path,
-    titles: Path,
-    validity: Path,
+    titles: list[Path],
+    validity: list[Path],
     metrics: Path,
     template: Path,
     scorecard: Path,
@@ -42,7 +45,7 @@ def summarize(
     Inputs: `records` are all evaluation/<run>/*.json (models, naive methods, `real`); `models` the folders
     models/<run>, for their history.csv; `synthetic` the main run's synthesize.parquet; `naive` the
     synthesize.parquet of the naive methods; `train`, `test` of the dataset; `titles`, `validity`, `metrics`,
-    `template` are resources/icd9_titles.csv, icd9_validity.csv, metrics.csv and report.html.j2.
+    `template` are resources/titles/*, validity/*, metrics.csv and report.html.j2.
 
     Outputs: `scorecard`, `scorecard_csv`, `report`, `provenance`.
 
@@ -57,7 +60,10 @@ def summarize(
     visits = {"training": read_visits(train), "test": read_visits(test), "synthetic": read_visits(synthetic)}
     real = [visits["training"], visits["test"]]
     methods = {path.parent.name: read_visits(path) for path in naive}
-    title_of_code = examples.read_titles(titles)
+    named = {str(record["subset"]) for record in card["records"] if ":" in str(record["subset"])}
+    for column in used_columns(visits["synthetic"]):
+        named.update(pc.unique(code_lists(visits["synthetic"], column)[0]).to_pylist())
+    title_of_code = titles_of(named, titles)
     page = render_report(
         template,
         card=card,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from cohortloom.base.errors import UserError
-from cohortloom.base.files import check_own_folder, replace_own_folder, sha256
+from cohortloom.base.files import check_own_folder, replace_own_folder, sha256, tables_in
 from cohortloom.base.imports import imported_files
 from cohortloom.base.step import log, main, quiet_libraries
 from cohortloom.data.validity import load_rules
@@ -35,7 +35,7 @@ def train(
     vocabulary: Path,
     model_dir: Path,
     checkpoints: Path | None = None,
-    rules: Path | None = None,
+    rules: list[Path] | None = None,
     preset: Literal["tiny", "mini", "small", "base"] = "mini",
     seed: int = 0,
     age_weight: float = 0.3,
@@ -89,9 +89,9 @@ def train(
     from cohortloom.training.trainer import Plan, Trainer
 
     check_own_folder(model_dir, MODEL_FILES)
-    edits = [rules] if forbidden_weight or canaries else []
-    if edits and not rules:
-        raise UserError("train: forbidden_weight and canaries need a validity table; give rules")
+    if (forbidden_weight or canaries) and not rules:
+        raise UserError("train: forbidden_weight and canaries need validity tables; give rules")
+    edits = tables_in(rules) if forbidden_weight or canaries else []
     repeats = assign_repeats(canaries, canary_repeats) if canaries else None
     pick_device(device, devices or 1)
     if (devices or 1) * nodes > 1 and not is_worker():

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,20 @@ def replace_own_folder(folder: Path, names: Collection[str]) -> Iterator[Path]:
             if old.exists():
                 old.rename(folder)
             raise
+
+
+def tables_in(paths: Path | Sequence[Path]) -> list[Path]:
+    """The files themselves, with each folder replaced by its tables (.csv, .csv.gz) in the order of names.
+
+    Raises UserError for a folder without any.
+    """
+    files: list[Path] = []
+    for path in [paths] if isinstance(paths, Path) else paths:
+        found = sorted([*path.glob("*.csv"), *path.glob("*.csv.gz")]) if path.is_dir() else [path]
+        if not found:
+            raise UserError(f"{path}: no table (.csv, .csv.gz) is in this folder; give another")
+        files += found
+    return files
 
 
 def read_json(path: Path) -> Any:

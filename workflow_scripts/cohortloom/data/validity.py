@@ -1,20 +1,23 @@
-"""Which diagnosis codes are impossible or implausible at an age or for a sex.
+"""Which codes of diagnoses and procedures are impossible or implausible at an age or for a sex.
 
-The table (resources/icd9_validity.csv) has one row a code prefix of a system; the longest prefix that a code
-begins with decides, and a row without limits lifts those of a shorter prefix. Codes of a system without a row
-are unconstrained (`Rules.systems` names those with one). The full edit is what the Medicare Code
-Editor rejects; the hard edit is what cannot be rather than what is unlikely. Ages are in completed years.
+The tables (resources/validity/, one a code system) have one row a code prefix. The longest prefix that a code
+begins with decides, and a row without limits lifts those of a shorter prefix. Codes of a system without a
+table, such as all medications, are unconstrained (`Rules.systems` names those with one). The full edit is
+what the Medicare Code Editor rejects; the hard edit is what is impossible rather than unlikely. Ages are in
+completed years. Visits have no calendar dates: one rule a prefix holds, whatever its valid_from and valid_to.
 """
 
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from cohortloom.base.errors import UserError
+from cohortloom.base.files import tables_in
 from cohortloom.data.codes import SYSTEMS, parts
 from cohortloom.data.visits import SEXES
 
@@ -28,6 +31,8 @@ COLUMNS = (
     "hard_age_min",
     "hard_age_max",
     "category",
+    "valid_from",
+    "valid_to",
     "source",
 )
 ANY_SEX = -1
@@ -149,8 +154,19 @@ def completed_years(age: np.ndarray) -> np.ndarray:
     return np.floor(np.asarray(age, np.float64)).astype(np.int64)
 
 
-def load_rules(path: Path) -> Rules:
-    """Read a validity table; raises UserError naming the line and the value that is wrong."""
+def load_rules(tables: Path | Sequence[Path]) -> Rules:
+    """Read validity tables, given as files or as the folder that holds them.
+
+    Raises UserError naming the file, the line and the value that is wrong.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for path in tables_in(tables):
+        _read_table(path, rows)
+    return Rules(rows)
+
+
+def _read_table(path: Path, rows: dict[str, dict[str, str]]) -> None:
+    """Add the rows of one table to `rows`, by SYSTEM:PREFIX."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -158,7 +174,6 @@ def load_rules(path: Path) -> Rules:
                 raise UserError(
                     f"{path}: column {missing[0]} is missing; the columns are {', '.join(COLUMNS)}"
                 )
-            rows: dict[str, dict[str, str]] = {}
             for row in reader:
                 _check(path, reader.line_num, row)
                 prefix = f"{row['system']}:{row['prefix']}"
@@ -167,8 +182,7 @@ def load_rules(path: Path) -> Rules:
                     raise UserError(f"{where}: {row['prefix']!r} stands twice; keep one")
                 rows[prefix] = row
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; rebuild it by resources/build_icd9_validity.py") from None
-    return Rules(rows)
+        raise UserError(f"{path}: no such file; rebuild it by resources/build_code_tables.py") from None
 
 
 def _check(path: Path, line: int, row: dict[str, str]) -> None:
@@ -183,3 +197,10 @@ def _check(path: Path, line: int, row: dict[str, str]) -> None:
     for key in ("age_min", "age_max", "hard_age_min", "hard_age_max"):
         if row[key] and not (row[key].isdecimal() and int(row[key]) < NO_LIMIT):
             raise UserError(f"{where} {key}: {row[key]!r} is not an age; use completed years or nothing")
+    for key in ("valid_from", "valid_to"):
+        try:
+            date.fromisoformat(row[key] or "2000-01-01")
+        except ValueError:
+            raise UserError(
+                f"{where} {key}: {row[key]!r} is not a date; write it as 2015-10-01 or leave it out"
+            ) from None

@@ -22,14 +22,17 @@ from cohortloom.evaluation.records import Figure
 WORST = 10
 PER = 100_000
 NO_CODE = "no visit holds a code"
-BIRTH = r"^ICD9CM:V3[0-9]"
+BIRTH = r"^(ICD9CM:V3[0-9]|ICD10CM:Z38)"
 # Families of chronic disease that a newborn cannot have: diabetes, lipids, senile psychoses, hypertension,
 # coronary disease, chronic bronchitis and emphysema, chronic airway obstruction, prostate, osteoarthrosis.
-ADULT_CHRONIC = r"^ICD9CM:(250|272|290|40[1-5]|41[0-4]|49[0-2]|496|600|715)"
+ADULT_CHRONIC = (
+    r"^(ICD9CM:(250|272|290|40[1-5]|41[0-4]|49[0-2]|496|600|715)"
+    r"|ICD10CM:(E1[0-3]|E78[0-6]|F0[13]|I1[0-6]|I2[0-5]|J4[0-4]|N40|M1[5-9]))"
+)
 
 
 def medical_validity(table: pa.Table, rules: Rules, seed: int, column: str = "diagnoses") -> Iterator[Figure]:
-    """All figures of a table of visits of whole patients."""
+    """All figures of the codes of one column of a table of visits of whole patients."""
     values, offsets = code_lists(table, column)
     n_visits = table.num_rows
     visit, patient = row_of_value(offsets), patient_of_visit(table["visit"])
@@ -63,19 +66,20 @@ def medical_validity(table: pa.Table, rules: Rules, seed: int, column: str = "di
         rate = ratio(n_visits_with(mask), all_visits, n_visits, PER, PER)
         yield _lower_is_better(f"{metric}_per_100k_visits", "", rate, "there is no visit")
     yield Figure("restricted_share", "", ratio(restricted, all_codes, n_visits, 1.0), reason=no_code)
-    yield from newborns(values, visit, groups, n_groups)
+    if column == "diagnoses":
+        yield from newborns(values, visit, groups, n_groups)
     yield from violations_in_detail(values, broken, visit, groups, n_groups, all_visits)
 
 
 def newborns(values: pa.Array, visit: np.ndarray, groups: np.ndarray, n_groups: int) -> Iterator[Figure]:
-    """Share of birth visits (V30-V39) that also hold a chronic disease of adults."""
+    """Share of birth visits (V30-V39, Z38) that also hold a chronic disease of adults."""
     is_birth, is_chronic = np.zeros((2, len(groups)), bool)
     is_birth[visit[_matches(values, BIRTH)]] = True
     is_chronic[visit[_matches(values, ADULT_CHRONIC)]] = True
     both = np.bincount(groups[is_birth & is_chronic], minlength=n_groups)
     births = np.bincount(groups[is_birth], minlength=n_groups)
     rate = ratio(both, births, int(is_birth.sum()), 1.0)
-    yield _lower_is_better("newborn_chronic_rate", "", rate, "no visit is a birth (V30-V39)")
+    yield _lower_is_better("newborn_chronic_rate", "", rate, "no visit is a birth (V30-V39, Z38)")
 
 
 def violations_in_detail(

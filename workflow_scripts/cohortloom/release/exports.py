@@ -9,7 +9,7 @@ Each format is written by SQL from these relations:
 - coded: visit, patient, place (from 1 in its column of the visit), name.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,11 @@ from cohortloom.base.ragged import positions_in_rows, row_of_value
 from cohortloom.base.step import log
 from cohortloom.base.version import VERSION
 from cohortloom.data.codes import CODE_COLUMNS, parts, with_dot
+from cohortloom.data.titles import titles_of
 from cohortloom.data.visits import code_lists, patient_starts, read_visits
 from cohortloom.release.dates import Dates, date_visits
 from cohortloom.release.layout import EXPORT_FACTS
 from cohortloom.release.terms import terms_in_words
-from cohortloom.reporting.examples import read_titles
 
 Write = Callable[[duckdb.DuckDBPyConnection, Path], list[str]]  # into a folder; returns what was lost
 CSV = "FORMAT csv, HEADER, DATEFORMAT '%Y-%m-%d', TIMESTAMPFORMAT '%Y-%m-%d %H:%M:%S'"
@@ -45,7 +45,7 @@ def save_export(
     *,
     synthetic: Path,
     folder: Path,
-    titles: Path,
+    titles: list[Path],
     terms: Path,
     readme: Path,
     experiment: str,
@@ -57,7 +57,7 @@ def save_export(
     """Write the visits of `synthetic` into `folder` by `write`, with README.md and a file of facts.
 
     files: all that is written. held: column -> systems that the format holds, for columns that do not hold
-    all. titles, terms: resources/icd9_titles.csv and publication.yaml; readme: the template of README.md,
+    all. titles, terms: resources/titles/* and publication.yaml; readme: the template of README.md,
     which names `experiment`, `run` and the `source` of the training data. `seed` draws dates and births.
     placeholder_days: the source knows no days between visits. Raises UserError, with nothing written, for
     visits that no trained run synthesized, codes that the format cannot hold, and a folder with foreign
@@ -68,7 +68,7 @@ def save_export(
     check_systems(visits, held, format)
     dates = date_visits(visits, seed)
     with replace_own_folder(folder, files) as new:
-        with relations(visits, dates, read_titles(titles)) as connection:
+        with relations(visits, dates, titles) as connection:
             lost = write(connection, new)
         facts = {
             "format": format,
@@ -128,10 +128,8 @@ def readme_text(template: Path, **facts: Any) -> str:
 
 
 @contextmanager
-def relations(
-    visits: pa.Table, dates: Dates, titles: Mapping[str, str]
-) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in memory that holds the visits as the relations above; titles: of SYSTEM:CODE."""
+def relations(visits: pa.Table, dates: Dates, titles: Sequence[Path]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory that holds the visits as the relations above; titles: tables of titles."""
     starts = patient_starts(visits)
     patient = row_of_value(np.append(starts, visits.num_rows)) + 1
     age = visits["age"].to_numpy()
@@ -177,6 +175,7 @@ def relations(
             )
         connection.register("registered", pa.concat_tables(coded))
         connection.execute("CREATE TABLE coded AS SELECT * FROM registered")
+        title_of = titles_of([name for _, name in names], titles)
         text = lambda values: pa.array(values, pa.string())  # noqa: E731
         _create(
             connection,
@@ -186,7 +185,7 @@ def relations(
             system=text([parts(name)[0] for _, name in names]),
             code=text([parts(name)[1] for _, name in names]),
             dotted=text([with_dot(name) for _, name in names]),
-            title=text([titles.get(name) for _, name in names]),
+            title=text([title_of.get(name) for _, name in names]),
         )
         yield connection
 

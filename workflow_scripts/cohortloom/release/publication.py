@@ -123,7 +123,9 @@ def validation_losses(model_dirs: list[Path], visits: Path) -> list[float]:
     return [mean_losses(model, data)["lm"] for model in models]
 
 
-def cohort_records(cohort: pa.Table, train: pa.Table, test: pa.Table, rules: Path, seed: int) -> list[Record]:
+def cohort_records(
+    cohort: pa.Table, train: pa.Table, test: pa.Table, rules: list[Path], seed: int
+) -> list[Record]:
     """Records of the published visits and, as run `real`, of the held-out test visits.
 
     Violations of the edits and copies of training visits; of the published visits also the attacks by

@@ -1,7 +1,5 @@
 """Example patients for the report: synthetic ones only, chosen by a rule and not by hand."""
 
-import csv
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,19 +8,14 @@ import pyarrow as pa
 from cohortloom.base.ragged import row_of_value
 from cohortloom.data import bands
 from cohortloom.data.coded import encode
+from cohortloom.data.codes import parts
 from cohortloom.data.validity import Rules
-from cohortloom.data.visits import code_lists, patient_starts, sex_index
+from cohortloom.data.visits import code_lists, patient_starts, sex_index, used_columns
 from cohortloom.evaluation.neighbours import is_copy
 from cohortloom.reporting.sentences import dotted
 
 MAX_VISITS = 4
 NO_TITLE = "no title in the tables here"
-
-
-def read_titles(path: Path) -> dict[str, str]:
-    """Title of each SYSTEM:CODE, from a table of ICD-9-CM codes."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return {f"ICD9CM:{row['code']}": row["title"] for row in csv.DictReader(file)}
 
 
 def choose_examples(
@@ -48,23 +41,16 @@ def choose_examples(
 
 
 def patient_in_words(visits: pa.Table, titles: dict[str, str], rules: Rules) -> dict[str, Any]:
-    """One patient in words: a heading and the visits with their codes, each marked if it breaks an edit."""
-    values, offsets = code_lists(visits)
-    row = row_of_value(offsets)
-    broken = rules.violations(values, visits["age"].to_numpy()[row], sex_index(visits)[row])
-    codes = [
-        {
-            "code": dotted(code),
-            "title": titles.get(code, NO_TITLE),
-            "broken": _why(age, sex),
-        }
-        for code, age, sex in zip(values.to_pylist(), broken.age, broken.sex, strict=True)
-    ]
+    """One patient in words: a heading and the visits with their codes by column, each marked if it breaks an
+    edit.
+    """
+    columns = {column: _codes_in_words(visits, column, titles, rules) for column in used_columns(visits)}
     first_visits = [
         {
             "when": _when(visits["days"][number].as_py()),
+            "days": visits["days"][number].as_py(),
             "age": age_in_words(visits["age"][number].as_py()),
-            "codes": codes[offsets[number] : offsets[number + 1]],
+            "columns": {column: codes[number] for column, codes in columns.items() if codes[number]},
         }
         for number in range(min(MAX_VISITS, visits.num_rows))
     ]
@@ -75,6 +61,21 @@ def patient_in_words(visits: pa.Table, titles: dict[str, str], rules: Rules) -> 
         "visits": first_visits,
         "more": visits.num_rows - len(first_visits),
     }
+
+
+def _codes_in_words(
+    visits: pa.Table, column: str, titles: dict[str, str], rules: Rules
+) -> list[list[dict[str, str]]]:
+    """The codes of a column in each visit: code, title and the broken edit. A drug is its own title."""
+    values, offsets = code_lists(visits, column)
+    row = row_of_value(offsets)
+    broken = rules.violations(values, visits["age"].to_numpy()[row], sex_index(visits)[row])
+    codes = []
+    for code, age, sex in zip(values.to_pylist(), broken.age, broken.sex, strict=True):
+        system, name = parts(code)
+        words = {"code": "", "title": name.lower()} if system == "Drug" else {"code": dotted(code)}
+        codes.append({"title": titles.get(code, NO_TITLE), **words, "broken": _why(age, sex)})
+    return [codes[begin:end] for begin, end in zip(offsets[:-1], offsets[1:], strict=True)]
 
 
 def age_in_words(age: float) -> str:

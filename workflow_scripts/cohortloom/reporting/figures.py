@@ -51,11 +51,11 @@ LOSSES = {
 }
 VIOLATIONS = "category_per_100k_visits"
 ATTACKS = {"membership_auc": "by distance", "likelihood_auc": "by the model"}
-# category of resources/icd9_validity.csv -> in words
+# category of resources/validity/ -> in words
 KINDS = {
     "newborn": "newborn",
     "pediatric": "child (0-17)",
-    "maternity": "maternity (12-55)",
+    "maternity": "maternity",
     "adult": "adult (15 and over)",
     "female": "women only",
     "male": "men only",

@@ -70,11 +70,12 @@ def launch(script: str, keywords: dict[str, Any], devices: int, nodes: int, thre
 
 
 def options_of(keywords: dict[str, Any]) -> list[str]:
-    """Keywords of a step as command-line options; None is left out, for the default."""
+    """Keywords of a step as command-line options, one an item of a list; those that are None are left out."""
     named = {key.replace("_", "-"): value for key, value in keywords.items() if value is not None}
     return [
         f"--{'' if value else 'no-'}{key}" if isinstance(value, bool) else f"--{key}={value}"
-        for key, value in named.items()
+        for key, values in named.items()
+        for value in (values if isinstance(values, list) else [values])
     ]
 
 

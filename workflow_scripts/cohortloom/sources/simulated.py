@@ -10,6 +10,7 @@ PERSISTENCE and each chronic code with CARRY; new chronic codes are rarer there 
 The tables are written by resources/derive_simulation.py, which states their source.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def _ratios(rows: dict[str, np.ndarray], code, n_codes: int) -> sp.csr_matrix:
     return sp.csr_matrix((np.r_[ratio, ratio], (np.r_[a, b], np.r_[b, a])), (n_codes, n_codes), np.float32)
 
 
-def forbidden(rules: Path, codes: np.ndarray) -> np.ndarray:
+def forbidden(rules: Path | Sequence[Path], codes: np.ndarray) -> np.ndarray:
     """Whether the full edit forbids an ICD-9-CM code: [91 completed years, 2 sexes, C]."""
     age, sex = np.arange(91)[:, None, None], np.arange(2)[None, :, None]
     return (
