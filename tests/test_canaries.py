@@ -104,7 +104,7 @@ def test_repeats_are_shared_out_and_bad_values_refused(files):
         invent_patients(data, few, load_rules(RULES), 0, 500)
     assert "\n" not in str(caught.value)
     names = {name: files[name] for name in ("train", "val", "vocabulary")}
-    with pytest.raises(UserError, match="need a validity table"):
+    with pytest.raises(UserError, match="need validity tables"):
         train(**names, model_dir=Path("none"), canaries=10)
 
 
