@@ -106,6 +106,8 @@ def tell(source: str, account: Audit, spelling: Spelling) -> None:
         dropped,
         more,
     )
+    if names := account.empty_tables():
+        log.info("tables with a header and no row: %s", ", ".join(names))
     if n := account.normalized["files without a last line end"]:
         log.info("%d files end without a line end: check that they are whole", n)
     for (column, system), n in spelling.unlisted.items():

@@ -46,6 +46,13 @@ class Audit:
             }
         )
 
+    def empty_tables(self) -> list[str]:
+        """Names of tables that have a header and no row."""
+        rows: Counter = Counter()
+        for table in self.tables:
+            rows[table["table"]] += table["rows"]
+        return [name for name, n in rows.items() if not n]
+
     def drop(self, what: str, reason: str, rows: int) -> None:
         """Count dropped rows; a reason that never occurred is listed with 0."""
         self.dropped[what, reason] += int(rows)

@@ -32,7 +32,7 @@ from cohortloom.data.visits import MAX_AGE
 from cohortloom.sources.audit import Audit
 from cohortloom.sources.batches import Arrays, Assembly, in_batches
 from cohortloom.sources.declared import Source
-from cohortloom.sources.rawtable import RawTable, literal, quoted
+from cohortloom.sources.rawtable import RawTable, literal, quoted, sql_type
 from cohortloom.sources.spelling import Spelling
 
 SPILL = ".preprocess-spill-"
@@ -81,8 +81,7 @@ class Intake:
         """Open, check and account for each table; one that is not there is empty."""
         for name, table in self.source.tables.items():
             if name not in self.files:
-                kinds = {"integer": "BIGINT", "time": "TIMESTAMP", "number": "DOUBLE"}
-                columns = [f"{quoted(c.name)} {kinds.get(c.type, 'VARCHAR')}" for c in table.columns]
+                columns = [f"{quoted(c.name)} {sql_type(c)}" for c in table.columns]
                 self.connection.execute(f"CREATE TABLE {quoted(name)} ({', '.join(columns)})")
                 continue
             condition = self.source.rows.get(name)
@@ -188,7 +187,7 @@ class Intake:
     def _refuse_cut_files(self, spelling: Spelling) -> None:
         """A file without a last line end is refused where its last code is in no list: it was cut there."""
         for table in self.tables.values():
-            if all(form.ends_with_line for form in table.forms):
+            if not table.rows or all(form.ends_with_line for form in table.forms):
                 continue
             for column in (column for column in table.columns if column.type == "code"):
                 name = quoted(table.table.name)
