@@ -12,11 +12,11 @@ from cohortloom.base.ragged import patient_of_visit, row_of_value, row_offsets
 from cohortloom.base.step import log, main
 from cohortloom.data.absent import days_metadata
 from cohortloom.data.visits import (
-    MODELLED_COLUMNS,
     SCHEMA,
     code_lists,
     patient_starts,
     read_visits,
+    with_modelled_codes,
     write_visits,
 )
 from cohortloom.data.vocabulary import END, Vocabulary, gap_bins
@@ -91,25 +91,6 @@ def build_dataset(
             full - kept,
         )
     log.info("vocabulary: %d codes, %d gap bins", len(words.codes), len(words.gap_bins))
-
-
-def with_modelled_codes(table: pa.Table) -> pa.Table:
-    """The visits that hold a code of a column that is modelled, numbered anew within their patients."""
-    full = np.zeros(table.num_rows, bool)
-    for column in MODELLED_COLUMNS:
-        full |= np.diff(code_lists(table, column)[1]) > 0
-    if full.all():
-        return table
-    patient = patient_of_visit(table["visit"])[full]
-    table = table.filter(pa.array(full))
-    new = np.diff(patient, prepend=-1) != 0
-    begin = np.flatnonzero(new)[np.cumsum(new) - 1]
-    days = table["days"].to_numpy()
-    for name, values in (("visit", np.arange(len(new)) - begin), ("days", days - days[begin])):
-        column = table.column_names.index(name)
-        field = SCHEMA.field(name)
-        table = table.set_column(column, field, pa.array(values).cast(field.type))
-    return table
 
 
 def split_of_visits(table: pa.Table, val_fraction: float, test_fraction: float, seed: int) -> np.ndarray:

@@ -60,6 +60,7 @@ class Limits:
     max_dropped: float = 0.05  # of the codes of a column
     max_empty: float = 0.2  # of the visits
     memory_mb: int = 2000
+    section: str = "cohort"  # of the config, which has the keys of the two shares
 
 
 @dataclass
@@ -171,7 +172,7 @@ class Intake:
         ).fetchall()
         rows = spelling.map(found, self.audit)
         self._refuse_cut_files(spelling)
-        spelling.check(self.limits.max_dropped, self.audit)
+        spelling.check(self.limits.max_dropped, self._key("max_dropped"))
         table = pa.table(
             {
                 "column": pa.array([row[0] for row in rows], pa.string()),
@@ -242,7 +243,7 @@ class Intake:
         self.audit.drop("patients", "no visit with a code", patients - self.audit.patients)
         if assembly.changing:
             self.audit.normalized["patients whose sex changes between visits"] += assembly.changing
-        spelling.check(self.limits.max_dropped, self.audit, orphans)
+        spelling.check(self.limits.max_dropped, self._key("max_dropped"), orphans)
         if not self.audit.visits:
             raise UserError(
                 "no visit with a code is left after cleaning; check that the tables are the full ones"
@@ -254,11 +255,15 @@ class Intake:
             )
         share = assembly.empty / assembly.visits
         if share > self.limits.max_empty:
+            key = self._key("max_empty")
             raise UserError(
                 f"{assembly.empty:,} of {assembly.visits:,} visits ({share:.1%}) have no code, more than"
-                f" cohort.max_empty ({self.limits.max_empty:.0%}); check that no table is cut off, or raise"
-                " cohort.max_empty to go on without them"
+                f" {key} ({self.limits.max_empty:.0%}); check that no table is cut off, or raise"
+                f" {key} to go on without them"
             )
+
+    def _key(self, limit: str) -> str:
+        return f"{self.limits.section}.{limit}"
 
 
 def connect(spill: Path, memory_mb: int) -> duckdb.DuckDBPyConnection:

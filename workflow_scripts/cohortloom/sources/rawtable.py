@@ -146,12 +146,7 @@ class RawTable:
         self.removed = [name for name in names if name not in kept]
 
     def _missing(self, column: Column, names: list[str]) -> None:
-        first = "".join(names)
-        for delimiter, word in rawfile.DELIMITERS.items():
-            if len(names) <= 2 and delimiter in first:
-                raise UserError(
-                    f"{self.path}: line 1: the delimiter is {word}, not a comma; save the table with commas"
-                )
+        rawfile.check_delimiter(self.path, names)
         place = "" if self._kinds == {"parquet"} else " line 1:"
         found = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
         raise UserError(
@@ -175,6 +170,8 @@ class RawTable:
             of_type = {"integer": "BIGINT", "number": "DOUBLE", "time": "TIMESTAMP"}.get(column.type)
             if of_type:
                 return f"TRY_CAST({text} AS {of_type})"
+            if column.type == "list":  # of text
+                return f"coalesce(CAST({text} AS VARCHAR[]), [])"
             return f"coalesce(CAST({text} AS VARCHAR), '')"
         if column.type == "code":
             return f"coalesce({text}, '')"
