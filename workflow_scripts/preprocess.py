@@ -108,6 +108,8 @@ def tell(source: str, account: Audit, spelling: Spelling) -> None:
         log.info("%d files end without a line end: check that they are whole", n)
     for remark in spelling.remarks():
         log.info(remark)
+    for warning in spelling.warnings():
+        log.warning(warning)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ def read_external(
     log.info(external.in_one_line(source, found, account))
     for remark in spelling.remarks():
         log.info(remark)
+    for warning in spelling.warnings():
+        log.warning(warning)
     empty = account.dropped["visits", "no code"]
     if empty > MANY * (account.visits + empty):
         log.warning("warning: %s of the visits have no code: check that no table is cut off", f"{empty:,}")

@@ -138,13 +138,16 @@ class Spelling:
         return ""
 
     def remarks(self) -> list[str]:
-        """What is said of codes that stay: those in no list, and a warning where they look damaged."""
-        remarks = [
+        """What is said of codes that are in no list, and stay."""
+        return [
             f"{column}: {n:,} codes are in no list of {system}, and stay"
             for (column, system), n in self.unlisted.items()
         ]
+
+    def warnings(self) -> list[str]:
+        """What is said where the codes of a column look damaged."""
         damaged = [column for column in CODE_COLUMNS if self.lost_zeros(column)]
-        return remarks + [f"warning: {column}{self.hint(column)}" for column in damaged]
+        return [f"warning: {column}{self.hint(column)}" for column in damaged]
 
     def lost_zeros(self, column: str) -> bool:
         """Whether a column has many ICD-9 codes and none that begins with 0."""
