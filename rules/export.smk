@@ -4,6 +4,7 @@
 #        or reconstructed visits, and none of a model with planted patients
 # makes  exports/<format>/<run>/   the format's files, README.md, cohortloom.json
 from cohortloom.release.layout import EXPORTED, omop_files
+from cohortloom.release.terms import terms_in_words
 from cohortloom.sources.locate import declared
 
 EXPORTS = f"{RESULTS}/exports"
@@ -11,6 +12,7 @@ EXPORTABLE = [run for run in RUNS.values() if run.exportable]
 ATHENA = config["export"]["athena"]
 OF_OMOP = {key: config["export"][key] for key in ("athena", "unmapped", "table_files")}
 FILES = EXPORTED | {"omop": omop_files(OF_OMOP["table_files"], ATHENA is not None)}  # format -> files
+TERMS_FILE = WORKFLOW / "resources" / "publication.yaml"
 TERMS = workflow_file("resources", "publication.yaml")
 README = workflow_file("resources", "export.md.j2")
 OF_EXPORT = dict(
@@ -21,11 +23,26 @@ OF_EXPORT = dict(
 )
 
 
+def stated_terms(wildcards):
+    """The site's own terms of its source; ends the workflow if their file is faulty, or not for this source.
+
+    Snakemake calls this only to export: other targets do not read them.
+    """
+    if (stated := config["publish"]["terms"]) is None:
+        return []
+    try:
+        terms_in_words(config["cohort"]["source"], TERMS_FILE, Path(stated))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    return stated
+
+
 rule export_meds:
     input:
         synthetic=of_run("synthesized"),
         titles=TITLES,
         terms=TERMS,
+        site_terms=stated_terms,
         readme=README,
         modules=modules_of("export_meds"),
     output:
@@ -55,6 +72,7 @@ use rule export_meds as export_omop with:
         synthetic=of_run("synthesized"),
         titles=TITLES,
         terms=TERMS,
+        site_terms=stated_terms,
         readme=README,
         cdm=workflow_file("resources", "omop_cdm54.csv"),
         vocabularies=athena_files,
@@ -77,6 +95,7 @@ use rule export_meds as export_mimic4 with:
         synthetic=of_run("synthesized"),
         titles=TITLES,
         terms=TERMS,
+        site_terms=stated_terms,
         readme=README,
         modules=modules_of("export_mimic4"),
     output:
@@ -97,6 +116,7 @@ use rule export_meds as export_mimic3 with:
         synthetic=of_run("synthesized"),
         titles=TITLES,
         terms=TERMS,
+        site_terms=stated_terms,
         readme=README,
         modules=modules_of("export_mimic3"),
     output:

@@ -5,10 +5,19 @@
 # makes  synthetic/<name>/synthesize.parquet   the visits, with ids of our own
 #        external.json, external.csv           their records beside real, copy and naive methods
 
+# Tables and events are read as those of the sources are.
+SQL_OF_EXTERNAL = [
+    workflow_file("workflow_scripts", "cohortloom", "sources", f"{name}.sql")
+    for name in ("mimic3", "mimic4", "omop", "eicu", "meds")
+]
+
 
 rule read_external:
     input:
         files=of_run("source_files"),
+        icd9_list=ancient(TITLES),  # an edited title reruns nothing
+        code_map=config["cohort"]["code_map"] or [],
+        sql=SQL_OF_EXTERNAL,
         modules=modules_of("read_external"),
     output:
         synthetic=f"{RESULTS}/synthetic/{{run}}/synthesize.parquet",
@@ -26,6 +35,10 @@ rule read_external:
         runtime=60,
     params:
         source=of_run("source"),
+        settings=named(
+            unmapped=config["cohort"]["unmapped"],
+            max_dropped=config["evaluate"]["max_dropped"],
+        ),
     script:
         "../workflow_scripts/read_external.py"
 

@@ -29,6 +29,15 @@ def test_a_folder_of_vocabularies_must_hold_some(fresh, tmp_path):
     assert "train multitask" in fresh.jobs("evaluate_all", "--config", f"export={{athena: {tmp_path}}}")
 
 
+def test_faulty_terms_end_an_export_before_any_job(fresh, tmp_path):
+    (tmp_path / "terms.yaml").write_text("source: omop\n")
+    text = fresh.plan("export", "--config", f"publish={{terms: {tmp_path}/terms.yaml}}", status=1)
+    assert f"error: publish.terms: {tmp_path}/terms.yaml: the terms of simulated are in" in text
+    assert "train multitask" in fresh.jobs(
+        "evaluate_all", "--config", f"publish={{terms: {tmp_path}/terms.yaml}}"
+    )
+
+
 def test_the_exports_of_the_tiny_experiment(tiny):
     """All formats run; a setting of omop reruns omop alone."""
     formats = "export={formats: [meds, omop, mimic4, mimic3]}"

@@ -237,6 +237,53 @@ def test_a_download_of_vocabularies_gives_standard_concepts(tmp_path):
     assert table.num_rows == 14 and by_system(account)["diagnoses", "ICD9CM"] == 19
 
 
+MOVED = """44829000 Fever Condition ICD9CM 4-dig - 780.6 19700101 20991231 -
+4000004 Temperature Measurement SNOMED Test S 4 20020131 20991231 -
+2000066 Stent_insertion Procedure ICD9Proc 4-dig - 00.66 19700101 20991231 -
+4000005 Infused_drug Drug RxNorm Clinical S 5 20020131 20991231 -
+21600000 heparin Drug ATC ATC - B01AB01 19700101 20991231 -
+4000006 Strip Device SNOMED Device S 6 20020131 20991231 -
+45000000 test_strip Device NDC 11-dig - 00338004904 19700101 20991231 -
+45000001 aspirin Drug NDC 11-dig - 00338004905 19700101 20991231 -
+"""
+MAPS = """44829000 4000004 Maps_to 19700101 20991231 -
+2000066 4000005 Maps_to 19700101 20991231 -
+21600000 4000005 Maps_to 19700101 20991231 -
+45000000 4000006 Maps_to 19700101 20991231 -
+45000001 4000005 Maps_to 19700101 20991231 -
+"""
+DRUGS = (9, 0, 70, 1, "ICD9CM:4019 ICD9CM:7806", "", "ATC:B01AB01 NDC:00338004904 NDC:00338004905")
+
+
+def test_codes_come_back_from_whatever_table_their_standard_concept_has(tmp_path):
+    """Domains move them to observation, measurement and drug_exposure; an NDC alone becomes RxNorm."""
+    downloaded = athena(
+        tmp_path / "athena", CONCEPT=CONCEPT + MOVED, CONCEPT_RELATIONSHIP=RELATIONSHIP + MAPS
+    )
+    visits = cohort([*ROWS, DRUGS, (10, *LONG[1:])])
+    folder = export_as("omop", visits, tmp_path / "out", athena=downloaded)
+    with duckdb.connect() as connection:
+        of_table = f"SELECT count(*) FROM '{folder}/{{}}.csv'"
+        moved = [
+            connection.execute(of_table.format(t)).fetchall()[0][0] for t in ("measurement", "observation")
+        ]
+    assert moved == [2, 2]
+    table, _ = read(folder, "omop", tmp_path / "in")
+    expected = [
+        {k: sorted(v) if isinstance(v, list) else v for k, v in row.items()} for row in without_ids(visits)
+    ]
+    assert expected[14]["medications"] == ["ATC:B01AB01", "NDC:00338004904", "NDC:00338004905"]
+    expected[14]["medications"][2] = "RxNorm:5"
+    found = [
+        {k: sorted(v) if isinstance(v, list) else v for k, v in row.items()} for row in without_ids(table)
+    ]
+    assert found == expected
+    # Without the table of measurements its codes are missing: that is where they were read.
+    (folder / "measurement.csv").unlink()
+    table, _ = read(folder, "omop", tmp_path / "less")
+    assert not any("ICD9CM:7806" in codes for codes in table["diagnoses"].to_pylist())
+
+
 def test_a_folder_that_is_no_download_is_refused(tmp_path):
     for name, change, error in (
         ("empty", {}, "CONCEPT.csv is missing; give the folder of a download from Athena"),

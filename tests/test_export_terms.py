@@ -6,6 +6,7 @@ import yaml
 from cohortloom.base.errors import UserError
 from cohortloom.release.terms import terms_in_words, terms_of
 from conftest import REPOSITORY
+from export_cohort import STEPS, cohort, export_as
 
 LISTED = REPOSITORY / "resources" / "publication.yaml"
 OURS = {
@@ -67,3 +68,24 @@ def test_an_export_says_whose_terms_apply():
     assert "308(d)" in terms_in_words("nhds2010", LISTED)
     assert "do not hand this folder on" in terms_in_words("mimic3", LISTED)
     assert "not known here" in terms_in_words("omop", LISTED)
+
+
+@pytest.mark.parametrize("format", STEPS)
+def test_the_readme_of_an_export_states_the_terms_of_the_site(tmp_path, format):
+    terms = stated(tmp_path, url="https://hospital.example", limits=["One hospital.", "Adults."])
+    folder = export_as(format, cohort(), tmp_path / "out", source="omop", site_terms=terms)
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert (
+        "Source: Records of a hospital (https://hospital.example). Licence: other. The board has agreed."
+        in text
+    )
+    assert "\n- One hospital.\n- Adults.\n" in text and "terms of use are not known here" not in text
+    without = export_as(format, cohort(), tmp_path / "without", source="omop")
+    assert "terms of use are not known here" in (without / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_export_refuses_terms_that_are_not_of_its_source(tmp_path):
+    for source, error in (("mimic3", "the terms of mimic3 are in"), ("meds", "states the terms of 'omop'")):
+        with pytest.raises(UserError, match=error):
+            export_as("meds", cohort(), tmp_path / "out", source=source, site_terms=stated(tmp_path))
+        assert not (tmp_path / "out" / "meds").exists()

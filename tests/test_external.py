@@ -5,6 +5,7 @@ sex.
 import csv
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from cohortloom.data.visits import read_visits, write_visits
 from cohortloom.reporting import scorecard
 from cohortloom.sources import external
 from cohortloom.sources.audit import Audit
+from cohortloom.sources.spelling import Spelling
 from conftest import REPOSITORY
 from evaluate_classifier import evaluate_classifier
 from evaluate_conditioning import evaluate_conditioning
@@ -36,9 +38,11 @@ VISITS = hospital(60, 1)
 COLUMNS = ("visit", "days", "age", "sex", "diagnoses")
 
 
-def read(path: Path) -> tuple[pa.Table, frozenset, Audit]:
+def read(path: Path, **options) -> tuple[pa.Table, frozenset, Audit]:
     account = Audit()
-    return *external.read(path, account), account
+    with TemporaryDirectory() as spill:
+        found = external.read(path, account, Path(spill), **options)
+    return found.visits, found.absent, account
 
 
 def same(table: pa.Table, columns=COLUMNS) -> bool:
@@ -130,6 +134,56 @@ def test_tables_in_the_shape_of_mimic(tmp_path, patients):
     assert lacking == (frozenset() if patients else {"age", "sex"})
 
 
+def test_codes_of_all_columns_are_kept_with_their_systems(tmp_path):
+    """In lists and in cells; what has no system is ICD-9 or the name of a drug."""
+    lists = {
+        "diagnoses": [["ICD10CM:E88.09", "4019"], ["ICD9CM:E8809"], []],
+        "procedures": [["ICD10PCS:5A1D70Z"], ["0045"], ["0045"]],
+        "medications": [["Drug:HEPARIN SODIUM", "aspirin, coated"], [], ["NDC:00338004904"]],
+    }
+    of_patient = {"patient_id": ["a", "a", "b"], "visit": [0, 1, 0]}
+    pq.write_table(pa.table(of_patient | lists), tmp_path / "v.parquet")
+    cells = [
+        (who, visit, *("|".join(codes[row]) for codes in lists.values()))
+        for row, (who, visit) in enumerate(zip(*of_patient.values(), strict=True))
+    ]
+    long_csv(tmp_path / "v.csv", "patient_id,visit,diagnoses,procedures,medications", cells)
+    for name in ("v.parquet", "v.csv"):
+        table, _, account = read(tmp_path / name)
+        assert table["diagnoses"].to_pylist() == [["ICD10CM:E8809", "ICD9CM:4019"], ["ICD9CM:E8809"], []]
+        assert table["procedures"].to_pylist() == [["ICD10PCS:5A1D70Z"], ["ICD9Proc:0045"], ["ICD9Proc:0045"]]
+        drugs = [["Drug:HEPARIN SODIUM", "Drug:ASPIRIN, COATED"], [], ["NDC:00338004904"]]
+        assert table["medications"].to_pylist() == drugs
+        assert account.visits == 3
+        assert "3 medications (Drug 2, NDC 1)" in account.codes_in_words()
+    empty = pa.array([[], [], []], pa.list_(pa.string()))
+    pq.write_table(pa.table(of_patient | dict.fromkeys(lists, empty)), tmp_path / "none.parquet")
+    with pytest.raises(UserError, match="no visit holds a code: nothing is scored"):
+        read(tmp_path / "none.parquet")
+
+
+def test_too_many_rejected_codes_are_refused(tmp_path):
+    listed = Spelling({"ICD9CM": frozenset({"4019", "25000"})})
+    rows = [(f"p{n}", 0, "4019" if n else "1221") for n in range(40)]  # one of 40 is a number of a vocabulary
+    path = long_csv(tmp_path / "x.csv", "id,time,visit_codes", rows)
+    table, _, account = read(path, spelling=listed, max_dropped=0.05)
+    assert table.num_rows == 40 and account.unlisted["diagnoses", "ICD9CM"] == 1
+    long_csv(path, "id,time,visit_codes", rows[:10])
+    error = "x.csv: diagnoses: 1 of 10 codes .* more than evaluate.max_dropped .*in no list of ICD9CM"
+    with pytest.raises(UserError, match=error):
+        read(path, spelling=Spelling({"ICD9CM": frozenset({"4019", "25000"})}), max_dropped=0.05)
+
+
+def test_codes_of_the_cohort_s_own_map(tmp_path):
+    """They are replaced as in the cohort, and stay where the generator learnt them."""
+    spelling = Spelling(code_map={"ICD9CM:4019": "CCS:98"}, keep=False)
+    rows = [("a", 0, "401.9"), ("b", 0, "CCS:98"), ("c", 0, "25000"), ("d", 0, "CCS:99")]
+    table, _, account = read(long_csv(tmp_path / "x.csv", "id,time,visit_codes", rows), spelling=spelling)
+    assert table["diagnoses"].to_pylist() == [["CCS:98"], ["CCS:98"]]
+    assert account.dropped["diagnoses", "not named by cohort.code_map"] == 1
+    assert account.dropped["diagnoses", "code not of the form of ICD9CM"] == 1
+
+
 @pytest.mark.skipif(not DEMO.exists(), reason="the MIMIC-III demo is not at hand")
 def test_the_demo_of_mimic_reads_with_and_without_patients(tmp_path):
     whole, lacking, _ = read(DEMO)
@@ -152,8 +206,28 @@ MISTAKES = {
         "line 2: column age: '-1' is no age",
     ),
     "sex": ("id,time,visit_codes,age,sex", [("a", 0, "4019", 5, "Q")], "column sex: 'Q' is neither F nor M"),
-    "time": ("id,time,visit_codes", [("a", "soon", "4019")], "'soon' is not a whole number"),
+    "time": (
+        "id,time,visit_codes",
+        [("a", "soon", "4019")],
+        "'soon' is neither a date such as 2101-10-20 nor a whole",
+    ),
     "an empty id": ("id,time,visit_codes", [("", 0, "4019")], "line 2: column id: '' is empty"),
+    "another delimiter": ("id;time;visit_codes", [("a;0;4019",)], "line 1: the delimiter is a semicolon"),
+    "two sexes in a visit": (
+        "id,time,visit_codes,age,sex",
+        [("a", 0, "4019", 5, "F"), ("a", 0, "25000", 5, "M")],
+        "line 3: column sex: 'M' is not that",
+    ),
+    "two ages in a visit": (
+        "id,time,visit_codes,age,sex",
+        [("a", 0, "4019", 5, "F"), ("a", 0, "25000", 6, "F")],
+        "line 3: column age: '6' is not that of another row",
+    ),
+    "more visits than a table holds": (
+        "id,time,visit_codes",
+        [("a", n, "4019") for n in range(32_769)],
+        "'32767' is of a patient with more than 32,767 visits",
+    ),
     "nothing left": ("id,time,visit_codes", [("a", 0, "I10")], "no visit with a code is left"),
 }
 
@@ -173,9 +247,6 @@ def test_a_parquet_file_of_another_shape_is_refused(tmp_path):
     (tmp_path / "w.parquet").write_text("no parquet")
     with pytest.raises(UserError, match="neither a readable parquet file nor a .csv"):
         read(tmp_path / "w.parquet")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="table ADMISSIONS is missing"):
-        read(tmp_path / "empty")
 
 
 # What becomes of files that people met: rows of visits, or a part of the message that refuses it.
@@ -217,7 +288,7 @@ CASES = {
         "id_uuid_bin.parquet": "column patient_id is of type BLOB",
         "int_codes.parquet": "column diagnoses is of type BIGINT",
         "large_list.parquet": 3,
-        "meds.parquet": "no visit with a code is left",
+        "meds.parquet": "no other event tells visits",
         "null_code.parquet": 3,
         "sex_int.parquet": "column sex: .* is neither F nor M",
         "sex_null.parquet": "column sex: '' is empty",
@@ -256,7 +327,9 @@ def test_without_age_and_sex_only_what_needs_neither_is_scored(tmp_path):
     made = tmp_path / "made.parquet"
     read_external(source=source, synthetic=made, counts=tmp_path / "made.json")
     assert absent(made) == {"days", "age", "sex"} and absent(files["train"]) == frozenset()
-    assert json.loads((tmp_path / "made.json").read_text())["absent"] == ["age", "days", "sex"]
+    told = json.loads((tmp_path / "made.json").read_text())
+    assert told["absent"] == ["age", "days", "sex"]
+    assert told["shape"] == "long CSV" and told["scored"] == ["diagnoses"]
     shared = {"synthetic": made, "run": "theirs"}
     two = {"train": files["train"], "test": files["test"]}
     evaluate_medical_validity(rules=RESOURCES / "validity", records=tmp_path / "m.json", **shared)

@@ -82,12 +82,58 @@ def test_meds_gives_the_diagnoses_and_procedures_of_the_tables(tmp_path):
     same = ["patient_id", "visit", "days", "age", "sex"]
     assert events.select(same).to_pylist() == tables.select(same).to_pylist()
     assert codes(events, "diagnoses") == codes(tables, "diagnoses")
-    # Without hadm_id five procedures that lie before or after their admission cannot be placed there.
+    # Four procedures were done on days of two later admissions, which have the same codes on the same days:
+    # no event tells that they were billed with an earlier one as well.
     lost = codes(tables, "procedures") - codes(events, "procedures")
-    assert len(lost) == 5 and codes(events, "procedures") < codes(tables, "procedures")
+    assert {(patient, visit) for patient, visit, _ in lost} == {("10019003", 3)} and len(lost) == 4
+    assert codes(events, "procedures") < codes(tables, "procedures")
+    assert normalized(account)["procedures of the day before an admission, put into that visit"] == 1
+    # Drugs are those of MIMIC's table pharmacy, which has no name for some orders and other names for some.
+    drugs = {name: codes(table, "medications") for name, table in (("tables", tables), ("events", events))}
+    assert dropped(account)["medications", "null code"] == 1011
+    assert not any(code == "Drug:UNK" for *_, code in drugs["events"])
+    assert len(drugs["tables"]) == 7279 and len(drugs["events"]) == 7230
+    assert len(drugs["tables"] & drugs["events"]) == 6989
+    assert normalized(account)["medications of the day after a discharge, put into that visit"] == 52
     # What is not read is counted by the first part of its code.
     left = dropped(account, "left_out")
     assert left["data", "LAB"] == 776_411 and left["data", "PROCEDURE"] == 2872
+
+
+@at_hand(MEDS)
+def test_meds_with_ids_of_visits_on_some_events(tmp_path):
+    """MIMIC_IV_MEDS writes hadm_id for admissions and diagnoses, and none for drugs: those go by day."""
+    plain, _ = read(MEDS, "meds", tmp_path / "plain")
+    (tmp_path / "raw" / "data").mkdir(parents=True)
+    duckdb.sql(f"""
+        WITH events AS (FROM '{MEDS}/data/**/*.parquet'),
+        stay AS (
+            SELECT a.subject_id, a.time AS start, min(d.time) AS finish, row_number() OVER () AS hadm_id
+            FROM events a JOIN events d USING (subject_id)
+            WHERE starts_with(a.code, 'HOSPITAL_ADMISSION') AND starts_with(d.code, 'HOSPITAL_DISCHARGE')
+              AND d.time > a.time GROUP BY a.subject_id, a.time
+        )
+        SELECT e.*, s.hadm_id FROM events e LEFT JOIN stay s ON s.subject_id = e.subject_id
+          AND (starts_with(code, 'HOSPITAL_ADMISSION') AND e.time = start
+               OR regexp_matches(code, '^(HOSPITAL_DISCHARGE|DIAGNOSIS)') AND e.time = finish)
+        WHERE NOT starts_with(code, 'LAB')
+    """).write_parquet(str(tmp_path / "raw" / "data" / "0.parquet"))
+    table, _ = read(tmp_path / "raw", "meds", tmp_path / "out")
+    for column in ("diagnoses", "procedures", "medications"):
+        assert codes(table, column) == codes(plain, column)
+    same = ["patient_id", "visit", "days", "age", "sex"]
+    assert table.select(same).to_pylist() == plain.select(same).to_pylist()
+
+
+def test_meds_without_any_visit_is_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    events = "(VALUES (7, 'MEDS_BIRTH', '1960-01-01'), (7, 'DIAGNOSIS//ICD//9//4019', '2010-01-01'))"
+    duckdb.sql(
+        "SELECT subject_id::BIGINT AS subject_id, time::TIMESTAMP AS time, code"
+        f" FROM {events} e(subject_id, code, time)"
+    ).write_parquet(str(tmp_path / "data" / "0.parquet"))
+    with pytest.raises(UserError, match="row 1: column code: 'MEDS_BIRTH' and no other event tells visits"):
+        read(tmp_path, "meds", tmp_path / "out")
 
 
 def omop_tables(tmp_path):

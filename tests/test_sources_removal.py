@@ -61,6 +61,7 @@ VALUES = {  # of the columns that are read; numbers that join are the same every
     "drugname": "HEPARIN",
     "drugordercancelled": "No",
     "drug_source_value": "HEPARIN",
+    "drug_source_concept_id": "0",
 }
 
 

@@ -20,12 +20,14 @@ def export_meds(
     source: str,
     seed: int = 0,
     placeholder_days: bool = False,
+    site_terms: Path | None = None,
 ) -> None:
     """Write the visits of `synthetic` into `folder`; data/ and metadata/ of MEDS 0.4.1.
 
     `titles` and `terms` are resources/titles/* and publication.yaml, `readme` the template of
     README.md, which names `experiment`, `run` and the `source` of the training data. `seed` draws dates,
-    births and the split of the subjects. `placeholder_days`: the source knows no days between visits. Raises
+    births and the split of the subjects. `placeholder_days`: the source knows no days between visits.
+    `site_terms`: the site's own file of the terms of a source that `terms` does not list. Raises
     UserError, with nothing written, for visits that no trained run synthesized and a folder with foreign
     files.
     """

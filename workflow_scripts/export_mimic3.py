@@ -20,13 +20,15 @@ def export_mimic3(
     source: str,
     seed: int = 0,
     placeholder_days: bool = False,
+    site_terms: Path | None = None,
 ) -> None:
     """Write the visits of `synthetic` into `folder`; six tables.
 
     `titles` and `terms` are resources/titles/* and publication.yaml, `readme` the template of
-    README.md, which names `experiment`, `run` and the `source` of the training data. `seed` draws dates and
-    births. `placeholder_days`: the source knows no days between visits. Raises UserError, with nothing
-    written, for visits that no trained run synthesized, codes of ICD-10, and a folder with foreign files.
+    README.md, which names `experiment`, `run` and the `source` of the training data. `seed` draws dates
+    and births. `placeholder_days`: the source knows no days between visits. `site_terms`: the site's own
+    file of the terms of a source that `terms` does not list. Raises UserError, with nothing written, for
+    visits that no trained run synthesized, codes of ICD-10, and a folder with foreign files.
     """
     keywords = dict(locals())
     save_export(

@@ -20,14 +20,16 @@ def export_mimic4(
     source: str,
     seed: int = 0,
     placeholder_days: bool = False,
+    site_terms: Path | None = None,
 ) -> None:
     """Write the visits of `synthetic` into `folder`; the tables of modules hosp and icu.
 
     `titles` and `terms` are resources/titles/* and publication.yaml, `readme` the template of
-    README.md, which names `experiment`, `run` and the `source` of the training data. `seed` draws dates and
-    births. `placeholder_days`: the source knows no days between visits. Raises UserError, with nothing
-    written, for visits that no trained run synthesized, codes that are neither ICD-9 nor ICD-10-CM or -PCS,
-    and a folder with foreign files.
+    README.md, which names `experiment`, `run` and the `source` of the training data. `seed` draws dates
+    and births. `placeholder_days`: the source knows no days between visits. `site_terms`: the site's own
+    file of the terms of a source that `terms` does not list. Raises UserError, with nothing written, for
+    visits that no trained run synthesized, codes that are neither ICD-9 nor ICD-10-CM or -PCS, and a
+    folder with foreign files.
     """
     keywords = dict(locals())
     save_export(

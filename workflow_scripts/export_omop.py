@@ -23,18 +23,20 @@ def export_omop(
     source: str,
     seed: int = 0,
     placeholder_days: bool = False,
+    site_terms: Path | None = None,
     athena: Path | None = None,
     unmapped: Literal["zero", "source"] = "zero",
     table_files: Literal["csv", "parquet"] = "csv",
 ) -> None:
     """Write the visits of `synthetic` into `folder`; a file a table.
 
-    `titles` and `terms` are resources/titles/* and publication.yaml, `cdm` is omop_cdm54.csv,
-    `readme` the template of README.md, which names `experiment`, `run` and the `source` of the training
-    data. `seed` draws dates and births. `placeholder_days`: the source knows no days between visits.
-    `athena` is the folder of a download of OMOP's vocabularies; a code without a standard concept there, and
-    every code without it, has the concept 0 or that of its source (`unmapped`). Raises UserError, with
-    nothing written, for visits that no trained run synthesized, a folder of vocabularies that is none, and a
+    `titles` and `terms` are resources/titles/* and publication.yaml, `cdm` is omop_cdm54.csv, `readme`
+    the template of README.md, which names `experiment`, `run` and the `source` of the training data.
+    `seed` draws dates and births. `placeholder_days`: the source knows no days between visits.
+    `site_terms`: the site's own file of the terms of a source that `terms` does not list. `athena` is the
+    folder of a download of OMOP's vocabularies; a code without a standard concept there, and every code
+    without it, has the concept 0 or that of its source (`unmapped`). Raises UserError, with nothing
+    written, for visits that no trained run synthesized, a folder of vocabularies that is none, and a
     folder with foreign files.
     """
     keywords = dict(locals())

@@ -1,7 +1,6 @@
 """Read a source's raw tables into the one table of visits; race and all else not allowed ends here."""
 
 import hashlib
-from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -91,9 +90,6 @@ def preprocess(
 
 def tell(source: str, account: Audit, spelling: Spelling) -> None:
     """One line on what was read and what was dropped, and a warning where codes look damaged."""
-    codes = ", ".join(f"{account.codes_of(column):,} {column}" for column in CODE_COLUMNS)
-    lost = Counter({key: n for key, n in account.dropped.items() if n}).most_common()
-    dropped = "; ".join(f"{what}: {reason} {n:,}" for (what, reason), n in lost) or "nothing"
     removed = {name for table in account.tables for name in table["columns_removed"]}
     more = f"; beside files not read: {', '.join(account.ignored)}" if account.ignored else ""
     log.info(
@@ -101,18 +97,19 @@ def tell(source: str, account: Audit, spelling: Spelling) -> None:
         source,
         f"{account.patients:,}",
         f"{account.visits:,}",
-        codes,
+        account.codes_in_words(),
         len(removed),
-        dropped,
+        account.dropped_in_words(),
         more,
     )
+    if names := account.empty_tables():
+        log.info("tables with a header and no row: %s", ", ".join(names))
     if n := account.normalized["files without a last line end"]:
         log.info("%d files end without a line end: check that they are whole", n)
-    for (column, system), n in spelling.unlisted.items():
-        log.info("%s: %s codes are in no list of %s, and stay", column, f"{n:,}", system)
-    for column in CODE_COLUMNS:
-        if spelling.lost_zeros(column):
-            log.warning("warning: %s%s", column, spelling.hint(column))
+    for remark in spelling.remarks():
+        log.info(remark)
+    for warning in spelling.warnings():
+        log.warning(warning)
 
 
 if __name__ == "__main__":

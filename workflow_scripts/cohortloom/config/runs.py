@@ -135,10 +135,10 @@ class Run:
 
     @property
     def source_files(self) -> list[str]:
-        """The file of external visits, or the files of its folder."""
+        """The file of external visits, or the files of its folder and of the folders in it."""
         path = Path(self.source)
         return (
-            sorted(str(file) for file in path.iterdir() if file.is_file()) if path.is_dir() else [str(path)]
+            sorted(str(file) for file in path.rglob("*") if file.is_file()) if path.is_dir() else [str(path)]
         )
 
 

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import atomic
-from cohortloom.base.ragged import row_of_value
+from cohortloom.base.ragged import patient_of_visit, row_of_value
 from cohortloom.data.codes import CODE_COLUMNS, SYSTEM_OF_VERSION_1, fault
 
 SCHEMA_VERSION = "2"
@@ -116,6 +116,25 @@ def sex_array(sexes: np.ndarray) -> pa.DictionaryArray:
 def sex_index(table: pa.Table) -> np.ndarray:
     """Sexes as integers [n_visits], 0 for F and 1 for M, whatever the file's dictionary order."""
     return pc.index_in(table["sex"].cast(pa.string()), pa.array(SEXES)).to_numpy()
+
+
+def without_empty_visits(table: pa.Table) -> pa.Table:
+    """The visits that hold a code, numbered anew within their patients."""
+    full = np.zeros(table.num_rows, bool)
+    for column in CODE_COLUMNS:
+        full |= np.diff(code_lists(table, column)[1]) > 0
+    if full.all():
+        return table
+    patient = patient_of_visit(table["visit"])[full]
+    table = table.filter(pa.array(full))
+    new = np.diff(patient, prepend=-1) != 0
+    begin = np.flatnonzero(new)[np.cumsum(new) - 1]
+    days = table["days"].to_numpy()
+    for name, values in (("visit", np.arange(len(new)) - begin), ("days", days - days[begin])):
+        column = table.column_names.index(name)
+        field = SCHEMA.field(name)
+        table = table.set_column(column, field, pa.array(values).cast(field.type))
+    return table
 
 
 def patient_starts(table: pa.Table) -> np.ndarray:

@@ -53,16 +53,19 @@ def save_export(
     source: str,
     seed: int,
     placeholder_days: bool,
+    site_terms: Path | None,
 ) -> None:
     """Write the visits of `synthetic` into `folder` by `write`, with README.md and a file of facts.
 
     files: all that is written. held: column -> systems that the format holds, for columns that do not hold
     all. titles, terms: resources/titles/* and publication.yaml; readme: the template of README.md,
     which names `experiment`, `run` and the `source` of the training data. `seed` draws dates and births.
-    placeholder_days: the source knows no days between visits. Raises UserError, with nothing written, for
-    visits that no trained run synthesized, codes that the format cannot hold, and a folder with foreign
-    files.
+    placeholder_days: the source knows no days between visits. site_terms: the site's own file of the terms of
+    a source that `terms` does not list. Raises UserError, with nothing written, for visits that no trained
+    run synthesized, codes that the format cannot hold, a folder with foreign files, and a faulty file of
+    terms.
     """
+    stated = terms_in_words(source, terms, site_terms)
     origin = check_synthesized(synthetic)
     visits = read_visits(synthetic)
     check_systems(visits, held, format)
@@ -85,9 +88,7 @@ def save_export(
             "not_held": lost,
         }
         write_json(new / EXPORT_FACTS, facts)
-        text = readme_text(
-            readme, terms=terms_in_words(source, terms), placeholder_days=placeholder_days, **facts
-        )
+        text = readme_text(readme, terms=stated, placeholder_days=placeholder_days, **facts)
         (new / "README.md").write_text(text, encoding="utf-8")
     log.info("%s: %d patients, %d visits", folder, facts["patients"], facts["visits"])
 

@@ -378,9 +378,13 @@ def _lost(connection: duckdb.DuckDBPyConnection, athena: bool, unmapped: str) ->
         moved = count(connection, "SELECT count(*) FROM event WHERE domain IN ('Observation', 'Measurement')")
         lines += [
             "One row a code: a code with several standard concepts has a row for each, in the table of its"
-            f" domain ({moved:,} rows are observations or measurements).",
+            f" domain ({moved:,} rows are observations or measurements). The order of a visit's codes over"
+            " several tables is lost.",
             "Table concept holds rows of the downloaded vocabularies: their licences apply to this folder.",
         ]
     if long:
-        lines.append(f"Names of drugs above {LONGEST} characters: {long:,} names are cut there.")
+        lines.append(
+            f"Names of drugs above {LONGEST} characters: {long:,} names are cut there in source values and"
+            " concept codes; concept_name holds them."
+        )
     return lines

@@ -23,10 +23,7 @@ def terms_of(source: str, path: Path, site_terms: Path | None = None) -> dict[st
         if source not in table:
             return _stated(site_terms, source)
         if table[source]["publish"] is True:
-            raise UserError(
-                f"publish.terms: {site_terms}: the terms of {source} are in {Path(path).name};"
-                " take the key out"
-            )
+            raise _listed(site_terms, source, path)
     entry = _entry(source, table)
     if entry["publish"] is not True:
         allowed = ", ".join(name for name, other in table.items() if other["publish"] is True)
@@ -70,14 +67,35 @@ def _stated(path: Path, source: str) -> dict[str, Any]:
     return {"publish": True, "name": entry["title"], **entry}
 
 
-def terms_in_words(source: str, path: Path) -> str:
-    """What the README of an export says on the terms of its source, in one paragraph."""
-    entry = _entry(source, _table(path))
+def terms_in_words(source: str, path: Path, site_terms: Path | None = None) -> str:
+    """What the README of an export says on the terms of its source, in Markdown.
+
+    site_terms: a file that states them for a source that `path` does not list. Raises UserError for a source
+    that it lists, and for a faulty file.
+    """
+    table = _table(path)
+    if site_terms is not None:
+        if source in table:
+            raise _listed(site_terms, source, path)
+        entry = _stated(site_terms, source)
+        title = f"{entry['title']} ({entry['url']})" if entry["url"] else entry["title"]
+        limits = "".join(f"\n- {limit}" for limit in entry["limits"])
+        return (
+            f"Source: {title}. Licence: {entry['license']}. {entry['terms'].strip()}\n\n"
+            f"Limits that the site states, which trained the model:\n{limits}"
+        )
+    entry = _entry(source, table)
     if entry["publish"] is True:
         return f"Source: {entry['title']}. {entry['terms'].strip()}"
     return (
         f"Source: {source}; {entry['reason']}. What is derived from it falls under its terms: do not hand"
         " this folder on before the person responsible for the data has agreed."
+    )
+
+
+def _listed(site_terms: Path, source: str, path: Path) -> UserError:
+    return UserError(
+        f"publish.terms: {site_terms}: the terms of {source} are in {Path(path).name}; take the key out"
     )
 
 

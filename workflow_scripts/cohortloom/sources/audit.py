@@ -46,6 +46,13 @@ class Audit:
             }
         )
 
+    def empty_tables(self) -> list[str]:
+        """Names of tables that have a header and no row."""
+        rows: Counter = Counter()
+        for table in self.tables:
+            rows[table["table"]] += table["rows"]
+        return [name for name, n in rows.items() if not n]
+
     def drop(self, what: str, reason: str, rows: int) -> None:
         """Count dropped rows; a reason that never occurred is listed with 0."""
         self.dropped[what, reason] += int(rows)
@@ -67,6 +74,22 @@ class Audit:
     def codes_of(self, column: str) -> int:
         """Codes written into a column."""
         return sum(n for (where, _), n in self.by_code.items() if where == column)
+
+    def codes_in_words(self) -> str:
+        """Codes written, by column and system: 6 diagnoses (ICD9CM 4, ICD10CM 2), 0 procedures ..."""
+        systems: Counter = Counter()
+        for (column, code), n in self.by_code.items():
+            systems[column, parts(code)[0]] += n
+        words = []
+        for column in CODE_COLUMNS:
+            own = [f"{system} {n:,}" for (where, system), n in systems.most_common() if where == column]
+            words.append(f"{self.codes_of(column):,} {column}" + (f" ({', '.join(own)})" if own else ""))
+        return ", ".join(words)
+
+    def dropped_in_words(self) -> str:
+        """What was dropped, the most first: diagnoses: null code 3; visits: no code 1. Else `nothing`."""
+        lost = Counter({key: n for key, n in self.dropped.items() if n}).most_common()
+        return "; ".join(f"{what}: {reason} {n:,}" for (what, reason), n in lost) or "nothing"
 
     def summary(self, source: str) -> dict:
         """audit.json: sums by reason and the cohort in a few numbers."""

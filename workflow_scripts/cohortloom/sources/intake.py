@@ -32,7 +32,7 @@ from cohortloom.data.visits import MAX_AGE
 from cohortloom.sources.audit import Audit
 from cohortloom.sources.batches import Arrays, Assembly, in_batches
 from cohortloom.sources.declared import Source
-from cohortloom.sources.rawtable import RawTable, literal, quoted
+from cohortloom.sources.rawtable import RawTable, literal, quoted, sql_type
 from cohortloom.sources.spelling import Spelling
 
 SPILL = ".preprocess-spill-"
@@ -60,6 +60,7 @@ class Limits:
     max_dropped: float = 0.05  # of the codes of a column
     max_empty: float = 0.2  # of the visits
     memory_mb: int = 2000
+    section: str = "cohort"  # of the config, which has the keys of the two shares
 
 
 @dataclass
@@ -81,8 +82,7 @@ class Intake:
         """Open, check and account for each table; one that is not there is empty."""
         for name, table in self.source.tables.items():
             if name not in self.files:
-                kinds = {"integer": "BIGINT", "time": "TIMESTAMP", "number": "DOUBLE"}
-                columns = [f"{quoted(c.name)} {kinds.get(c.type, 'VARCHAR')}" for c in table.columns]
+                columns = [f"{quoted(c.name)} {sql_type(c)}" for c in table.columns]
                 self.connection.execute(f"CREATE TABLE {quoted(name)} ({', '.join(columns)})")
                 continue
             condition = self.source.rows.get(name)
@@ -172,7 +172,7 @@ class Intake:
         ).fetchall()
         rows = spelling.map(found, self.audit)
         self._refuse_cut_files(spelling)
-        spelling.check(self.limits.max_dropped, self.audit)
+        spelling.check(self.limits.max_dropped, self._key("max_dropped"))
         table = pa.table(
             {
                 "column": pa.array([row[0] for row in rows], pa.string()),
@@ -188,7 +188,7 @@ class Intake:
     def _refuse_cut_files(self, spelling: Spelling) -> None:
         """A file without a last line end is refused where its last code is in no list: it was cut there."""
         for table in self.tables.values():
-            if all(form.ends_with_line for form in table.forms):
+            if not table.rows or all(form.ends_with_line for form in table.forms):
                 continue
             for column in (column for column in table.columns if column.type == "code"):
                 name = quoted(table.table.name)
@@ -243,7 +243,7 @@ class Intake:
         self.audit.drop("patients", "no visit with a code", patients - self.audit.patients)
         if assembly.changing:
             self.audit.normalized["patients whose sex changes between visits"] += assembly.changing
-        spelling.check(self.limits.max_dropped, self.audit, orphans)
+        spelling.check(self.limits.max_dropped, self._key("max_dropped"), orphans)
         if not self.audit.visits:
             raise UserError(
                 "no visit with a code is left after cleaning; check that the tables are the full ones"
@@ -255,11 +255,15 @@ class Intake:
             )
         share = assembly.empty / assembly.visits
         if share > self.limits.max_empty:
+            key = self._key("max_empty")
             raise UserError(
                 f"{assembly.empty:,} of {assembly.visits:,} visits ({share:.1%}) have no code, more than"
-                f" cohort.max_empty ({self.limits.max_empty:.0%}); check that no table is cut off, or raise"
-                " cohort.max_empty to go on without them"
+                f" {key} ({self.limits.max_empty:.0%}); check that no table is cut off, or raise"
+                f" {key} to go on without them"
             )
+
+    def _key(self, limit: str) -> str:
+        return f"{self.limits.section}.{limit}"
 
 
 def connect(spill: Path, memory_mb: int) -> duckdb.DuckDBPyConnection:

@@ -26,9 +26,9 @@ INSERT INTO pattern VALUES
     (13, '^ATC//?([^/]+)(//start)?$', 'medications', 'ATC'),
     (14, '^NDC//?([^/]+)(//start)?$', 'medications', 'NDC');
 
-CREATE TABLE known AS  -- each distinct code once
+CREATE TABLE known AS  -- each distinct code once; UNK is MIMIC_IV_MEDS' word for a field that is empty
 SELECT code AS written, arg_min(p."column", place) AS "column", arg_min(p.system, place) AS system,
-       arg_min(regexp_extract(code, pattern, 1), place) AS code
+       nullif(arg_min(regexp_extract(code, pattern, 1), place), 'UNK') AS code
 FROM (SELECT DISTINCT code FROM data) JOIN pattern p ON regexp_matches(code, pattern) GROUP BY written;
 
 CREATE VIEW birth AS
@@ -44,7 +44,7 @@ FROM (SELECT subject_id, nullif(upper(regexp_extract(code, '^(?:GENDER//|Gender/
 CREATE TABLE stay AS
 SELECT subject_id, coalesce(CAST(hadm_id AS VARCHAR), nullif(visit_id, '')) AS name,
        coalesce(min(time) FILTER (WHERE regexp_matches(code, '^(HOSPITAL_ADMISSION|Visit/)')), min(time)) AS start,
-       NULL::TIMESTAMP AS finish
+       coalesce(max(time) FILTER (WHERE starts_with(code, 'HOSPITAL_DISCHARGE')), max("end"), max(time)) AS finish
 FROM data WHERE hadm_id IS NOT NULL OR coalesce(visit_id, '') <> '' GROUP BY ALL;
 INSERT INTO stay
 SELECT a.subject_id, 'at ' || CAST(a.time AS VARCHAR), a.time,
@@ -63,20 +63,44 @@ FROM stays LEFT JOIN birth USING (subject_id) LEFT JOIN sex USING (subject_id);
 
 -- The visit of an event: by its id, else the one whose days hold it. Procedures are written at midnight, before
 -- the admission of their day: days are compared. Of two visits on one day, the one that ends at the event's time.
+-- No other visit holds that day: a procedure of the day before an admission was done in the emergency department,
+-- and a drug of the day after a discharge was ordered for the next morning.
 CREATE TABLE placed AS
 WITH coded AS (
     SELECT d.rowid AS row, subject_id, time, coalesce(CAST(hadm_id AS VARCHAR), nullif(visit_id, '')) AS name,
            k."column", k.system, k.code
     FROM data d JOIN known k ON k.written = d.code
+), span AS (
+    SELECT id, subject_id, name, start, finish, date_trunc('day', start) AS first, date_trunc('day', finish) AS last
+    FROM stays
 ), candidate AS (
-    SELECT c.row, s.id, 1 AS same, s.start FROM coded c JOIN stays s USING (subject_id, name)
+    SELECT c.row, s.id, 1 AS fit, s.start FROM coded c JOIN span s USING (subject_id, name)
     UNION ALL
-    SELECT c.row, s.id, CAST(s.finish = c.time AS INTEGER), s.start FROM coded c JOIN stays s
-      ON s.subject_id = c.subject_id AND c.time >= date_trunc('day', s.start)
-         AND c.time < date_trunc('day', s.finish) + INTERVAL 1 DAY
+    SELECT c.row, s.id, CAST(s.finish = c.time AS INTEGER), s.start FROM coded c JOIN span s
+      ON s.subject_id = c.subject_id AND c.time >= first AND c.time < last + INTERVAL 1 DAY
+    UNION ALL
+    SELECT c.row, s.id, -1, s.start FROM coded c JOIN span s
+      ON s.subject_id = c.subject_id AND c."column" = 'procedures'
+         AND c.time >= first - INTERVAL 1 DAY AND c.time < first
+    UNION ALL
+    SELECT c.row, s.id, -1, s.start FROM coded c JOIN span s
+      ON s.subject_id = c.subject_id AND c."column" = 'medications'
+         AND c.time >= last + INTERVAL 1 DAY AND c.time < last + INTERVAL 2 DAY
 )
-SELECT c.row, c."column", c.system, c.code, v.visit_id
-FROM coded c LEFT JOIN (SELECT row, arg_max(id, (same, start)) AS visit_id FROM candidate GROUP BY row) v USING (row);
+SELECT c.row, c."column", c.system, c.code, v.visit_id, v.fit
+FROM coded c LEFT JOIN (SELECT row, arg_max(id, (fit, start)) AS visit_id, max(fit) AS fit FROM candidate GROUP BY row) v
+     USING (row);
 
 CREATE VIEW event AS
 SELECT visit_id, "column", system, code, NULL AS position, row FROM placed;
+
+-- Rows that end the step: of which table, which column, and why.
+CREATE VIEW refused AS
+SELECT 'data' AS "table", min(rowid) AS row, 'code' AS "column",
+       'and no other event tells visits: none is an admission with a discharge, none has a hadm_id or visit_id' AS why
+FROM data HAVING count(*) > 0 AND NOT EXISTS (FROM stay);
+
+-- What is normalised above, for audit.json.
+CREATE VIEW normalized AS
+SELECT "column" || if("column" = 'procedures', ' of the day before an admission', ' of the day after a discharge')
+       || ', put into that visit' AS what, count(*) AS count FROM placed WHERE fit = -1 GROUP BY "column";

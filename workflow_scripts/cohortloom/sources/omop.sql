@@ -10,39 +10,57 @@
 --     condition_start_date time, visit_occurrence_id integer?, condition_source_concept_id integer?
 -- table observation? for diagnoses: observation_id integer, person_id integer in person, observation_date time,
 --     visit_occurrence_id integer?, observation_source_concept_id integer?
+-- table measurement? for diagnoses: measurement_id integer, person_id integer in person, measurement_date time,
+--     visit_occurrence_id integer?, measurement_source_concept_id integer?
 -- table procedure_occurrence? for procedures: procedure_occurrence_id integer, person_id integer in person,
 --     procedure_date time, visit_occurrence_id integer?, procedure_source_concept_id integer?
 -- table drug_exposure? for medications: drug_exposure_id integer, person_id integer in person,
---     drug_exposure_start_date time, visit_occurrence_id integer?, drug_concept_id integer?, drug_source_value code
--- table concept: concept_id integer key, vocabulary_id text, concept_code code
+--     drug_exposure_start_date time, visit_occurrence_id integer?, drug_concept_id integer?,
+--     drug_source_concept_id? integer?, drug_source_value code
+-- table concept: concept_id integer key, vocabulary_id text, concept_code code, concept_name? text
 
--- All that may be a code. A code whose standard concept is no condition (V, Z, E, Y) lies in observation or
--- procedure_occurrence; its system says which column it belongs to.
+-- All that may be a code. The domain of its standard concept decides in which table a code lies: V, Z, E and Y codes
+-- are observations, others measurements or drugs. Its own system says which column it belongs to.
 CREATE VIEW recorded AS
 SELECT person_id, CAST(condition_start_date AS DATE) AS day, visit_occurrence_id, 'diagnoses' AS "from",
        vocabulary_id AS system, concept_code AS code, o.rowid AS row
 FROM condition_occurrence o LEFT JOIN concept ON concept_id = condition_source_concept_id
 UNION ALL
-SELECT person_id, CAST(observation_date AS DATE), visit_occurrence_id, 'observation', vocabulary_id, concept_code,
-       o.rowid
+SELECT person_id, CAST(observation_date AS DATE), visit_occurrence_id, 'observation', vocabulary_id,
+       if(vocabulary_id = 'Drug', coalesce(concept_name, concept_code), concept_code), o.rowid
 FROM observation o LEFT JOIN concept ON concept_id = observation_source_concept_id
+UNION ALL
+SELECT person_id, CAST(measurement_date AS DATE), visit_occurrence_id, 'measurement', vocabulary_id, concept_code,
+       o.rowid
+FROM measurement o LEFT JOIN concept ON concept_id = measurement_source_concept_id
 UNION ALL
 SELECT person_id, CAST(procedure_date AS DATE), visit_occurrence_id, 'procedures', vocabulary_id, concept_code,
        o.rowid
 FROM procedure_occurrence o LEFT JOIN concept ON concept_id = procedure_source_concept_id
-UNION ALL  -- drugs: RxNorm where the concept is known, else the NDC, else the name
+UNION ALL
+-- Drugs: the source's own code where its system is one of ours, but for NDC, which names packages. Then RxNorm where
+-- the standard concept is known, else the NDC, else the name. `Drug` is the vocabulary of our own exports, whose
+-- names may be longer than a concept_code.
 SELECT person_id, CAST(drug_exposure_start_date AS DATE), visit_occurrence_id, 'medications',
-       CASE WHEN vocabulary_id = 'RxNorm' THEN 'RxNorm'
-            WHEN regexp_full_match(trim(drug_source_value), '[0-9]{9,11}') THEN 'NDC' ELSE 'Drug' END,
-       if(vocabulary_id = 'RxNorm', concept_code, drug_source_value), o.rowid
-FROM drug_exposure o LEFT JOIN concept ON concept_id = drug_concept_id;
+       CASE WHEN s.vocabulary_id IN ('Drug', 'RxNorm', 'ATC', 'ICD9CM', 'ICD10CM', 'ICD10', 'ICD9Proc', 'ICD10PCS')
+            THEN s.vocabulary_id
+            WHEN t.vocabulary_id = 'RxNorm' THEN 'RxNorm'
+            WHEN s.vocabulary_id = 'NDC' OR regexp_full_match(trim(drug_source_value), '[0-9]{9,11}') THEN 'NDC'
+            ELSE 'Drug' END AS system,
+       CASE WHEN s.vocabulary_id = 'Drug' THEN coalesce(s.concept_name, s.concept_code)
+            WHEN system = s.vocabulary_id THEN s.concept_code
+            WHEN system = 'RxNorm' THEN t.concept_code
+            ELSE drug_source_value END, o.rowid
+FROM drug_exposure o LEFT JOIN concept s ON s.concept_id = drug_source_concept_id
+LEFT JOIN concept t ON t.concept_id = drug_concept_id;
 
 CREATE VIEW coded AS
 SELECT * EXCLUDE "from",
        CASE WHEN system IN ('ICD9CM', 'ICD10CM', 'ICD10') THEN 'diagnoses'
-            WHEN system IN ('ICD9Proc', 'ICD10PCS') THEN 'procedures'
-            WHEN "from" = 'medications' THEN 'medications' END AS "column"
-FROM recorded WHERE system IN ('ICD9CM', 'ICD10CM', 'ICD10', 'ICD9Proc', 'ICD10PCS') OR "from" = 'medications';
+            WHEN system IN ('ICD9Proc', 'ICD10PCS') THEN 'procedures' ELSE 'medications' END AS "column"
+FROM recorded
+WHERE system IN ('ICD9CM', 'ICD10CM', 'ICD10', 'ICD9Proc', 'ICD10PCS') OR "from" = 'medications'
+   OR "from" = 'observation' AND system IN ('Drug', 'NDC');  -- a device, say; an allergy is not coded so
 
 -- The visit of a code: the one it names or, where it names none that there is, one whose dates hold it.
 CREATE TABLE placed AS
@@ -87,7 +105,8 @@ SELECT "from" AS what, 'source concept of ' || coalesce(nullif(system, ''), 'no 
        count(*) AS rows
 FROM recorded
 WHERE "from" <> 'medications'
-  AND (system IS NULL OR system NOT IN ('ICD9CM', 'ICD10CM', 'ICD10', 'ICD9Proc', 'ICD10PCS')) GROUP BY ALL
+  AND (system IS NULL OR system NOT IN ('ICD9CM', 'ICD10CM', 'ICD10', 'ICD9Proc', 'ICD10PCS')
+                         AND NOT ("from" = 'observation' AND system IN ('Drug', 'NDC'))) GROUP BY ALL
 UNION ALL
 SELECT 'visits', 'no code', count(*) FROM visit_occurrence
 WHERE visit_occurrence_id NOT IN (SELECT visit_id FROM placed WHERE visit_id IS NOT NULL);

@@ -31,9 +31,9 @@ def kind_of(path: Path) -> str:
         with open(path, "rb") as file:
             first = file.read(8)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check raw_dir") from None
+        raise UserError(f"{path}: no such file; correct the path") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check raw_dir and its rights") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its rights") from None
     if not first or first == BOM:
         raise UserError(f"{path}: the file is empty; download it again")
     return next((kind for magic, kind in KINDS if first.startswith(magic)), "plain")
@@ -137,6 +137,15 @@ def header(plain: Path, path: Path) -> list[str]:
         raise UserError(f"{path}: is a web page, not a table; download the table itself")
     text = io.StringIO(content.decode("utf-8", "replace"), newline="")
     return [name.strip() for name in next(csv.reader(text))]
+
+
+def check_delimiter(path: Path, names: list[str]) -> None:
+    """Raise UserError where the names of the columns are one cell, for they are separated otherwise."""
+    for delimiter, word in DELIMITERS.items():
+        if len(names) <= 2 and delimiter in "".join(names):
+            raise UserError(
+                f"{path}: line 1: the delimiter is {word}, not a comma; save the table with commas"
+            )
 
 
 def records(plain: Path, path: Path) -> Iterator[tuple[int, list[str]]]:

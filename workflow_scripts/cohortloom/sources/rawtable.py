@@ -36,11 +36,16 @@ def literal(text: str | Path) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
+def sql_type(column: Column) -> str:
+    """DuckDB's type of a declared column."""
+    return {"integer": "BIGINT", "time": "TIMESTAMP", "number": "DOUBLE"}.get(column.type, "VARCHAR")
+
+
 class RawTable:
     """One table of a source, opened in DuckDB under its declared name.
 
     Raises UserError for a damaged or empty file, a wrong delimiter, a missing column, a row with another
-    number of values and a value that is not of its type.
+    number of values, a value that is not of its type, and a table without a row, unless it is optional.
     """
 
     def __init__(
@@ -68,7 +73,7 @@ class RawTable:
             self._load(source, condition)
             self.forms: list[rawfile.Form] = [form.result() for form in forms]
         self.rows = self._one(f"SELECT count(*) FROM {quoted(table.name)}")
-        if not self.rows and not condition:
+        if not self.rows and not condition and not table.optional:
             raise UserError(
                 f"{self.path}: the table {table.name} has a header but no row; give the full table"
             )
@@ -141,12 +146,7 @@ class RawTable:
         self.removed = [name for name in names if name not in kept]
 
     def _missing(self, column: Column, names: list[str]) -> None:
-        first = "".join(names)
-        for delimiter, word in rawfile.DELIMITERS.items():
-            if len(names) <= 2 and delimiter in first:
-                raise UserError(
-                    f"{self.path}: line 1: the delimiter is {word}, not a comma; save the table with commas"
-                )
+        rawfile.check_delimiter(self.path, names)
         place = "" if self._kinds == {"parquet"} else " line 1:"
         found = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
         raise UserError(
@@ -170,6 +170,8 @@ class RawTable:
             of_type = {"integer": "BIGINT", "number": "DOUBLE", "time": "TIMESTAMP"}.get(column.type)
             if of_type:
                 return f"TRY_CAST({text} AS {of_type})"
+            if column.type == "list":  # of text
+                return f"coalesce(CAST({text} AS VARCHAR[]), [])"
             return f"coalesce(CAST({text} AS VARCHAR), '')"
         if column.type == "code":
             return f"coalesce({text}, '')"
@@ -203,7 +205,8 @@ class RawTable:
                 for bit, c in enumerate(self._trimmed)
             ]
             chosen.append(f'{" + ".join(changed) or "0"} AS "blanks in"')
-        chosen += [f"NULL AS {quoted(c.name)}" for c in self.table.columns if c not in self.columns]
+        absent = [c for c in self.table.columns if c not in self.columns]
+        chosen += [f"CAST(NULL AS {sql_type(c)}) AS {quoted(c.name)}" for c in absent]
         where = f" WHERE {condition}" if condition else ""
         query = f"CREATE TABLE {quoted(self.table.name)} AS SELECT {', '.join(chosen)} FROM {source}{where}"
         try:

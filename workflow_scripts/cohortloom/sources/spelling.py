@@ -10,6 +10,7 @@ from cohortloom.data.codes import CODE_COLUMNS, fault, normalize, parts, sloppin
 from cohortloom.sources.audit import Audit
 
 NAMES = {"lower case": "codes in lower case"}
+OWN = "own"  # the system of a code that is one of cohort.code_map's own already, as SYSTEM:CODE
 MIN_CODES = 500  # of a column before anything is told from how its codes begin
 BLANKS = " \t\r\n\u00a0\"'"
 ICD10 = re.compile(r"[A-TV-Z][0-9][0-9A-Z]\.?[0-9A-Z]{0,4}")
@@ -46,6 +47,11 @@ class Spelling:
         rows = []
         sloppy: dict[str, int] = defaultdict(int)
         for column, system, written, n in found:
+            if system == OWN:
+                self.offered[column] += n
+                self.accepted[column] += n
+                rows.append((column, system, written, self.names.setdefault(written, len(self.names))))
+                continue
             if system not in CODE_COLUMNS[column]:
                 raise ValueError(f"the system {system!r} has no place in the column {column}")
             if not written or not written.strip(BLANKS):
@@ -92,10 +98,11 @@ class Spelling:
             return None
         return name
 
-    def check(self, max_dropped: float, audit: Audit, orphans: Counter | None = None) -> None:
+    def check(self, max_dropped: float, key: str, orphans: Counter | None = None) -> None:
         """Raise UserError where more than `max_dropped` of a column's codes are rejected.
 
         Rejected are those not of their system's form, in no list of it, or (`orphans`) outside any visit.
+        `key` of the config sets the limit.
         """
         for column, offered in self.offered.items():
             parts_of = [
@@ -115,7 +122,7 @@ class Spelling:
                 what = "; ".join(f"{n:,} {text}" for n, text in parts_of)
                 share = f"{rejected:,} of {offered:,} codes ({rejected / offered:.1%})"
                 raise UserError(
-                    f"{column}: {share} are rejected, more than cohort.max_dropped"
+                    f"{column}: {share} are rejected, more than {key}"
                     f" ({max_dropped:.0%}): {what}{self.hint(column)}; correct the table, or raise that key"
                 )
 
@@ -129,6 +136,18 @@ class Spelling:
         if self.lost_zeros(column):
             return ". No code begins with 0: a spreadsheet, or a reader that guesses types, took zeros away"
         return ""
+
+    def remarks(self) -> list[str]:
+        """What is said of codes that are in no list, and stay."""
+        return [
+            f"{column}: {n:,} codes are in no list of {system}, and stay"
+            for (column, system), n in self.unlisted.items()
+        ]
+
+    def warnings(self) -> list[str]:
+        """What is said where the codes of a column look damaged."""
+        damaged = [column for column in CODE_COLUMNS if self.lost_zeros(column)]
+        return [f"warning: {column}{self.hint(column)}" for column in damaged]
 
     def lost_zeros(self, column: str) -> bool:
         """Whether a column has many ICD-9 codes and none that begins with 0."""
