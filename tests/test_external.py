@@ -158,7 +158,7 @@ def test_codes_of_all_columns_are_kept_with_their_systems(tmp_path):
         assert "3 medications (Drug 2, NDC 1)" in account.codes_in_words()
     empty = pa.array([[], [], []], pa.list_(pa.string()))
     pq.write_table(pa.table(of_patient | dict.fromkeys(lists, empty)), tmp_path / "none.parquet")
-    with pytest.raises(UserError, match="no visit holds a code: nothing is scored"):
+    with pytest.raises(UserError, match="no visit with a code is left"):
         read(tmp_path / "none.parquet")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cohortloom.base.errors import UserError
 from cohortloom.data.bands import BROAD, band
-from cohortloom.data.coded import encode
+from cohortloom.data.coded import encode, pairs_within
 from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import code_lists, read_visits, sex_index, write_visits
 from cohortloom.evaluation.fidelity import pair_figures
@@ -207,7 +207,8 @@ def naive_figures(folder: Path, visits: pa.Table) -> tuple[float, float]:
     sizes = overlap(found["reconstruct"], test)
     jaccard = (sizes.common / (sizes.real + sizes.reconstructed - sizes.common)).mean()
     (known, scored), names = encode([train, found["synthesize"]])
-    figures = pair_figures(known, scored, len(names), *scored.groups(0))
+    pairs = (pairs_within(part, len(names)) for part in (known, scored))
+    figures = pair_figures(known, scored, *pairs, *scored.groups(0))
     return float(jaccard), next(estimate.value for name, _, estimate, *_ in figures if name == "bigram_r2")
 
 

@@ -72,8 +72,6 @@ def read(
         except UserError as error:  # of what all files hold together
             raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
     scored = without_empty_visits(table)
-    if not len(scored):
-        raise UserError(f"{path}: no visit holds a code: nothing is scored")
     visits = check_visits(scored.set_column(0, "patient_id", _own_ids(scored)), str(path))
     return External(NAMES[shape.name], visits, absent, len(table) - len(scored), shape.without_rows)
 
