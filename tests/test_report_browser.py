@@ -1,5 +1,6 @@
-"""The report in a real browser: nothing fails, figures are drawn, it fits a phone and prints, and the table of
-all measures is searched and sorted, or complete where no script runs.
+"""The report in a real browser: nothing fails, figures are drawn, it fits a phone and prints.
+
+The table of all measures is searched and sorted, and is complete where no script runs.
 """
 
 import html
@@ -125,11 +126,15 @@ READER = """<script>addEventListener('load', () => {
       field.dispatchEvent(new Event('input'));
       return [rows().map((row) => row[0]), page.querySelector('#search output').textContent];
     };
-    return { page: rows(), ascending: clicked(), descending: clicked(), again: clicked(), field: seen(field),
-      buttons: page.querySelectorAll('#measures button').length, title: page.title, one: found('SINGLE procedures'),
-      judged: found('pass at least'), none: found('no such row'), all: found('') };
+    return {
+      page: rows(), ascending: clicked(), descending: clicked(), again: clicked(),
+      buttons: page.querySelectorAll('#measures button').length, field: seen(field), title: page.title,
+      one: found('SINGLE procedures'), judged: found('pass at least'), none: found('no such row'),
+      all: found(''),
+    };
   };
-  document.title = JSON.stringify([...document.querySelectorAll('iframe')].map((one) => use(one.contentDocument)));
+  const frames = [...document.querySelectorAll('iframe')];
+  document.title = JSON.stringify(frames.map((frame) => use(frame.contentDocument)));
 })</script>"""
 
 
