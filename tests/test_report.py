@@ -157,9 +157,9 @@ def test_rows_name_their_column_mode_and_part():
         ({"pass": False, "metric": "hidden_f1"}, "not above the naive method linear"),
         ({"pass": True, "metric": "hidden_f1"}, "above the naive method linear"),
         ({"pass": False, "metric": "age_head_loss", "target": 5.0}, "not under 5"),
-        ({"reason": "n differs"}, "real's number of cases differs by more than 5%"),
+        ({"reason": "n differs"}, "by more than 5% from real's"),
         ({"reason": scorecard.NO_REAL}, "real's figure has no interval"),
-        ({"reason": scorecard.NO_REAL, "real": None}, "real data have no such figure"),
+        ({"reason": scorecard.NO_REAL, "real": None}, "no such figure of real data"),
         ({"reason": "every patient has one visit"}, "every patient has one visit"),
     ],
 )
@@ -238,7 +238,7 @@ def test_unequal_sizes_are_marked(tmp_path):
     summarize(**inputs)
     text = inputs["report"].read_text(encoding="utf-8")
     assert "0.950†" in text and ">n differs<" in text
-    assert "real&#39;s number of cases differs by more than 5%" in text
+    assert "by more than 5% from real&#39;s" in text
 
 
 def test_attacks_at_two_sets_of_ages_are_said_to_be_two(tmp_path):

@@ -194,7 +194,7 @@ def test_the_margin_is_given_with_the_verdict(better, why):
     assert (found["real_low"], found["real_high"]) == (real["ci_low"], real["ci_high"])
     assert sentences.record_cells(found, METRICS["js_distance"])["why"] == why
     alone = sentences.record_cells(joined(mine), METRICS["js_distance"])
-    assert (alone["verdict"], alone["why"]) == ("not judged", "real data have no such figure")
+    assert (alone["verdict"], alone["why"]) == ("not judged", "no such figure of real data")
 
 
 def test_figures_of_two_columns_of_codes_are_not_mixed():

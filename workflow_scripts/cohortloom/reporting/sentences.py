@@ -20,7 +20,7 @@ from cohortloom.reporting.scorecard import (
 MODES = {"synthesize": "new patients", "reconstruct": "half revealed", "teacher_forced": "teacher-forced"}
 # reason of a record without a verdict -> in words; any other reason is in words already
 REASONS = {
-    N_DIFFERS: "real's number of cases differs by more than 5%",
+    N_DIFFERS: "by more than 5% from real's",
     VOID: "void: its control failed, so it detects too little here",
     NOT_TRAINED: "the head has weight 0",
 }
@@ -92,7 +92,7 @@ def verdict_reason(record: Record, metric: dict[str, str]) -> str:
     if passed is None:
         if record["reason"] == NO_REAL:
             return (
-                "real data have no such figure" if record["real"] is None else "real's figure has no interval"
+                "no such figure of real data" if record["real"] is None else "real's figure has no interval"
             )
         return REASONS.get(str(record["reason"]), str(record["reason"] or ""))
     if record["target"] is not None:
