@@ -401,7 +401,7 @@ def test_a_sentence_gives_the_value_and_real_and_the_verdict_of_the_record():
 
 def test_a_sentence_that_names_the_column_is_made_for_each_but_the_diagnoses():
     records = [
-        {**figure(run, metric, value), "column": column}
+        {**figure(run, metric, value, better=None), "column": column}
         for metric in ("visits_with_code", "mean_codes_per_visit")
         for run, value in (("multitask", 0.5), ("real", 0.6))
         for column in ("diagnoses", "medications", "procedures")
