@@ -62,12 +62,8 @@ KINDS = {
 }
 # The panels of the ablation's figure
 ABLATED = (
-    "any_violation_rate",
-    "hard_per_100k_visits",
-    "lm_loss",
-    "js_distance",
-    "bigram_r2",
-    "carried_codes",
+    *("any_violation_rate", "hard_per_100k_visits", "lm_loss"),
+    *("js_distance", "bigram_r2", "carried_codes"),
 )
 Figures = dict[str, dict[str, str]]  # name -> uri, and `shows`: the compared sets, for the alternative text
 
