@@ -52,7 +52,8 @@ FIGURES = [
 
 def figure(run, metric, value, *, mode="synthesize", subset="", n=100, half=0.01, better=False):
     """A record as an evaluation writes it; `half` is half its interval."""
-    return record(run, 1, mode, metric, subset, value, value - half, value + half, n, 800, better)
+    ends = (None, None) if value is None else (value - half, value + half)
+    return record(run, 1, mode, metric, subset, value, *ends, n, 800, better)
 
 
 def visits(rows: list[tuple[str, int, int, float, str, list[str]]]) -> pa.Table:

@@ -1,5 +1,8 @@
 """report.html: self-contained, honest about small samples, free of real rows, and it opens in a browser."""
 
+import base64
+import hashlib
+import html
 import json
 import re
 from pathlib import Path
@@ -11,12 +14,14 @@ import pytest
 
 from cohortloom.base.errors import UserError
 from cohortloom.data.coded import encode
+from cohortloom.data.codes import CODE_COLUMNS
 from cohortloom.data.titles import titles_of
 from cohortloom.data.validity import load_rules
-from cohortloom.data.visits import code_lists, write_visits
+from cohortloom.data.visits import SCHEMA, code_lists, write_visits
 from cohortloom.evaluation.neighbours import is_copy
 from cohortloom.reporting import curves, examples, figures, report, scorecard
-from cohortloom.reporting.sentences import sentences
+from cohortloom.reporting.sentences import sentences, verdict_reason
+from grammar import whole_visits
 from summarize import summarize
 from summarize_inputs import REAL_VISITS, RESOURCES, SYNTHETIC_VISITS, figure, visits, write_inputs
 
@@ -43,9 +48,20 @@ def page(folder) -> str:
 def test_nothing_is_fetched(page):
     text = re.sub(r'src="data:image/svg\+xml;base64,[A-Za-z0-9+/=]+"', 'src="data:"', page)
     assert not re.findall(r"https?:", text)
-    assert "<script" not in text and "<link" not in text and "@import" not in text and "url(" not in text
+    assert "<link" not in text and "@import" not in text and "url(" not in text
     assert set(re.findall(r'src="([^"]*)"', text)) == {"data:"}
     assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)"', text))
+
+
+def test_one_script_is_permitted_by_its_digest(page):
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert page.count("<script") == 1 and not re.findall(r"\son\w+=", page)
+    assert script.count("\n") < 60
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="(.*?)"', page)[1]
+    assert "default-src 'none'" in policy and f"script-src 'sha256-{digest}'" in policy
+    changed = base64.b64encode(hashlib.sha256(script.upper().encode()).digest()).decode()
+    assert changed not in policy
 
 
 def test_no_real_patient_and_nothing_of_reconstruct(page):
@@ -82,11 +98,90 @@ def test_a_test_set_that_is_large_enough_is_not(tmp_path, monkeypatch):
     assert "mean nothing at this size" not in inputs["report"].read_text(encoding="utf-8")
 
 
+def rows(page: str) -> list[list[str]]:
+    """The cells of the table of all measures, without markup."""
+    table = re.search(r'<table id="measures">.*?<tbody>(.*?)</tbody>', page, re.DOTALL)[1]
+    cells = [
+        re.findall(r"<td.*?>(.*?)</td>", row, re.DOTALL) for row in re.findall("<tr>.*?</tr>", table, re.S)
+    ]
+    return [[html.unescape(re.sub("<.*?>", "", cell)).strip() for cell in row] for row in cells]
+
+
 def test_every_column_of_a_row_is_filled(page):
-    row = re.search(r"<tr><td>Jensen-Shannon distance.*?</tr>", page, re.DOTALL)[0]
-    cells = [re.sub("<.*?>", "", cell).strip() for cell in re.findall(r'<td class="num">(.*?)</td>', row)]
-    assert cells == ["0.125", "0.115 to 0.135", "0.120", "0.110", "0.122", "100"]
+    (row,) = (row for row in rows(page) if row[0].startswith("Jensen-Shannon distance"))
+    assert row[0] == "Jensen-Shannon distance of code counts fidelity"
+    assert row[1:4] == ["all", "new patients", ""]
+    assert row[4:8] == ["0.125", "0.115 to 0.135", "0.120", "0.122"]
+    assert row[8:] == ["pass: at most 0.130, the worse end of real's interval", "100"]
     assert "built-in" not in page
+
+
+def test_the_table_has_a_row_for_each_record_of_the_main_run(page, folder):
+    card = json.loads((folder / "scorecard.json").read_text(encoding="utf-8"))
+    assert len(rows(page)) == sum(record["run"] == "multitask" for record in card["records"]) == 8
+
+
+def test_rows_name_their_column_mode_and_part():
+    records = [
+        {**figure("multitask", "carried_codes", 0.5), "column": column}
+        for column in ("procedures", "diagnoses")
+    ]
+    records.append(
+        {**figure("multitask", "hidden_f1", None, mode="reconstruct", half=None), "reason": "no guess"}
+    )
+    records += [
+        figure("multitask", "code_per_100k_visits", 3.5, subset=code) for code in ("ICD9CM:4019", "x")
+    ]
+    titles = {"ICD9CM:4019": "Hypertension"}
+    found = report.measures(scorecard.join(records, METRICS), METRICS, {}, titles)
+    assert [(row["metric"], row["column"], row["how"], row["part"]) for row in found] == [
+        ("code_per_100k_visits", "all", "new patients", "401.9 Hypertension"),
+        ("code_per_100k_visits", "all", "new patients", "x"),
+        ("hidden_f1", "all", "half revealed", ""),
+        ("carried_codes", "diagnoses", "new patients", ""),
+        ("carried_codes", "procedures", "new patients", ""),
+    ]
+    assert found[0]["numbers"]["value"] == 3.5 and found[0]["group"] == "medical validity"
+    missing = found[2]
+    assert (missing["value"], missing["numbers"]["value"]) == ("–", None)
+    assert (missing["verdict"], missing["why"]) == ("not judged", "no guess")
+
+
+@pytest.mark.parametrize(
+    "fields, why",
+    [
+        ({"pass": False}, "above 0.960, the worse end of real's interval"),
+        ({"pass": True}, "at most 0.960, the worse end of real's interval"),
+        ({"pass": False, "higher_is_better": True}, "below 0.800, the worse end of real's interval"),
+        ({"pass": False, "higher_is_better": None}, "outside real's interval, 0.800 to 0.960"),
+        ({"pass": False, "metric": "hidden_f1"}, "not above the naive method linear"),
+        ({"pass": True, "metric": "hidden_f1"}, "above the naive method linear"),
+        ({"pass": False, "metric": "age_head_loss", "target": 5.0}, "not under 5"),
+        ({"reason": "n differs"}, "by more than 5% from real's"),
+        ({"reason": scorecard.NO_REAL}, "real's figure has no interval"),
+        ({"reason": scorecard.NO_REAL, "real": None}, "no such figure of real data"),
+        ({"reason": "every patient has one visit"}, "every patient has one visit"),
+    ],
+)
+def test_a_verdict_says_why(fields, why):
+    judged = {
+        "metric": "js_distance",
+        "pass": None,
+        "reason": None,
+        "target": None,
+        "higher_is_better": False,
+    }
+    record = judged | {"real": 0.9, "real_low": 0.8, "real_high": 0.96} | fields
+    assert verdict_reason(record, METRICS[record["metric"]]) == why
+
+
+def test_no_verdict_of_a_page_is_without_a_reason(page):
+    """Of the tables: each FAIL and each figure that is not judged."""
+    for row in rows(page):
+        words = row[8].removeprefix("pass").removeprefix("FAIL").removeprefix("not judged").removeprefix(": ")
+        assert len(words) > 5, row
+    marks = re.findall(r'<span class="verdict (?:no|open)"(.*?)>', page[: page.index('id="physician"')])
+    assert marks and all("title=" in mark for mark in marks)
 
 
 def test_violations_by_kind_name_every_set():
@@ -143,6 +238,7 @@ def test_unequal_sizes_are_marked(tmp_path):
     summarize(**inputs)
     text = inputs["report"].read_text(encoding="utf-8")
     assert "0.950†" in text and ">n differs<" in text
+    assert "by more than 5% from real&#39;s" in text
 
 
 def test_attacks_at_two_sets_of_ages_are_said_to_be_two(tmp_path):
@@ -207,8 +303,62 @@ def test_a_cohort_without_several_visits_has_no_figure_of_them():
     single = REAL_VISITS.filter(pa.compute.equal(REAL_VISITS["visit"], 0))
     sets = dict.fromkeys(("training", "test", "synthetic"), single)
     found = figures.visit_figures(sets, {}, "multitask")
-    assert set(found) == {"prevalence", "prevalence_real", "codes_per_visit"}
+    assert set(found) == {"prevalence_diagnoses", "prevalence_real_diagnoses", "codes_per_visit_diagnoses"}
     assert "visits_per_patient" in figures.visit_figures(sets | {"test": REAL_VISITS}, {}, "multitask")
+
+
+def test_each_column_of_the_cohort_has_figures_and_examples(tmp_path):
+    whole = whole_visits(60, 1)
+    sets = dict.fromkeys(("training", "test", "synthetic"), whole)
+    found = figures.visit_figures(sets, {"markov": whole}, "multitask")
+    names = [f"{name}_{column}" for column in CODE_COLUMNS for name in FIGURES_OF_A_COLUMN]
+    assert list(found) == [*names, "visits_per_patient"]
+    assert len({found[name]["uri"] for name in names}) == len(names)
+    inputs = write_inputs(tmp_path)
+    for name in ("synthetic", "train", "test"):
+        write_visits(whole.cast(SCHEMA), inputs[name], {"source": "test"})
+    summarize(**inputs)
+    text = inputs["report"].read_text(encoding="utf-8")
+    assert "which diagnoses, procedures and medications occur together" in text
+    for column in CODE_COLUMNS:
+        assert f"Share of visits by number of {column}:" in text and f"<h5>{column.capitalize()}</h5>" in text
+
+
+def test_a_cohort_of_diagnoses_has_figures_of_them_alone(page):
+    assert "Share of visits by number of diagnoses:" in page and "which diagnoses occur together" in page
+    assert "number of procedures" not in page and "<h5>" not in page
+
+
+def test_the_line_of_time_has_a_mark_for_each_visit():
+    time = examples.line_of_time([0, 34, 97], [78.0, 78.0, 78.0])
+    assert [mark["x"] for mark in time["marks"]] == [8, 107.5, 292]
+    assert [mark["label"] for mark in time["marks"]][1:] == ["day 34, 78 years", "day 97, 78 years"]
+    assert time["words"] == "Visits in time: day 0, 78 years; day 34, 78 years; day 97, 78 years"
+    assert [mark["row"] for mark in time["marks"]] == [0, 1, 0] and time["rows"] == 2  # the second touches
+    close = examples.line_of_time([0, 1, 2, 1000, 2000], [0.0, 0.01, 0.01, 2.0, 5.0])
+    assert [mark.get("row") for mark in close["marks"]] == [
+        0,
+        1,
+        2,
+        0,
+        None,
+    ]  # only listed visits have labels
+    assert close["rows"] == 3 and all(0 <= mark["x"] <= 300 for mark in close["marks"])
+    assert all(0 <= mark["start"] < 300 for mark in close["marks"][:4])
+
+
+def test_only_a_patient_with_several_days_has_a_line_of_time(page):
+    assert page.count('<svg class="time"') == 1
+    assert 'aria-label="Visits in time: day 0, 66 years; day 9, 66 years"' in page
+
+
+def test_days_that_are_placeholders_are_not_shown(tmp_path):
+    inputs = write_inputs(tmp_path)
+    write_visits(REAL_VISITS, inputs["train"], {"source": "test", "days": "placeholder"})
+    summarize(**inputs)
+    text = inputs["report"].read_text(encoding="utf-8")
+    assert "<h4>Visit 2, 66 years</h4>" in text
+    assert '<svg class="time"' not in text and "after the first visit" not in text
 
 
 def test_each_of_three_readers_has_a_part(page):
@@ -222,6 +372,7 @@ def test_each_of_three_readers_has_a_part(page):
     assert "synthetic-0000003" in physician
 
 
+FIGURES_OF_A_COLUMN = ("prevalence", "prevalence_real", "codes_per_visit")
 METRICS = scorecard.read_metrics(RESOURCES / "metrics.csv")
 
 
@@ -231,7 +382,7 @@ def test_a_sentence_has_a_reader_and_names_only_what_a_record_holds():
     for metric in METRICS.values():
         assert bool(metric["sentence"]) == bool(metric["reader"])
         assert "{value}" in metric["sentence"] or not metric["sentence"]
-        assert set(re.findall(r"{(.*?)}", metric["sentence"])) <= {"value", "real", "low", "high"}
+        assert set(re.findall(r"{(.*?)}", metric["sentence"])) <= {"value", "real", "low", "high", "column"}
 
 
 def test_a_sentence_gives_the_value_and_real_and_the_verdict_of_the_record():
@@ -246,6 +397,22 @@ def test_a_sentence_gives_the_value_and_real_and_the_verdict_of_the_record():
     assert found["verdict"] == "FAIL"
     assert sentences(joined[1:2], "multitask", "steward", METRICS) == []
     assert sentences(joined, "multitask", "physician", METRICS) == []
+
+
+def test_a_sentence_that_names_the_column_is_made_for_each_but_the_diagnoses():
+    records = [
+        {**figure(run, metric, value, better=None), "column": column}
+        for metric in ("visits_with_code", "mean_codes_per_visit")
+        for run, value in (("multitask", 0.5), ("real", 0.6))
+        for column in ("diagnoses", "medications", "procedures")
+    ]
+    said = sentences(scorecard.join(records, METRICS), "multitask", "physician", METRICS)
+    assert [item["text"] for item in said] == [
+        "A synthetic visit has 0.500 diagnoses on average, a real one 0.600.",
+        "Of the synthetic visits, 50.0% hold procedures; of real visits 60.0%.",
+        "Of the synthetic visits, 50.0% hold medications; of real visits 60.0%.",
+    ]
+    assert said[1]["verdict"] == "FAIL" and said[1]["why"] == "outside real's interval, 59.0% to 61.0%"
 
 
 def test_planted_patients_have_a_row_for_each_number_of_repeats():

@@ -180,15 +180,21 @@ def test_where_n_differs_there_is_no_verdict_but_that_of_a_criterion(field):
 
 
 @pytest.mark.parametrize(
-    "better, margin", [(False, "at most 0.110"), (True, "at least 0.090"), (None, "0.090 to 0.110")]
+    "better, why",
+    [
+        (False, "at most 0.110, the worse end of real's interval"),
+        (True, "at least 0.090, the worse end of real's interval"),
+        (None, "within real's interval, 0.090 to 0.110"),
+    ],
 )
-def test_the_margin_is_given_with_the_verdict(better, margin):
+def test_the_margin_is_given_with_the_verdict(better, why):
     """It is real's interval, which is wider where fewer visits are held out."""
     mine, real = (figure(run, "js_distance", 0.1, better=better) for run in ("multitask", "real"))
     found = joined(mine, real)
     assert (found["real_low"], found["real_high"]) == (real["ci_low"], real["ci_high"])
-    assert sentences.record_cells(found, METRICS["js_distance"])["margin"] == margin
-    assert sentences.record_cells(joined(mine), METRICS["js_distance"])["margin"] == ""
+    assert sentences.record_cells(found, METRICS["js_distance"])["why"] == why
+    alone = sentences.record_cells(joined(mine), METRICS["js_distance"])
+    assert (alone["verdict"], alone["why"]) == ("not judged", "no such figure of real data")
 
 
 def test_figures_of_two_columns_of_codes_are_not_mixed():
@@ -352,8 +358,7 @@ def test_a_criterion_without_a_value_has_a_reason(tmp_path, capsys):
     ]
     assert reason in (tmp_path / "scorecard.csv").read_text()
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    for title in ("age head loss", "Jensen-Shannon distance of code counts"):
-        assert f"<strong>No value</strong> ({reason}): {title}." in page
+    assert page.count(f"not judged</span>: <small>{reason}</small>") == 3  # the criterion is in two tables
     terminal.show_scorecard(results=tmp_path)
     assert f"age head loss has no value: {reason}" in capsys.readouterr().out
 

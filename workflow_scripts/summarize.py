@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from cohortloom.base.files import read_json, write_csv, write_json, write_text
 from cohortloom.base.step import main
+from cohortloom.data.absent import absent
 from cohortloom.data.titles import titles_of
 from cohortloom.data.validity import load_rules
 from cohortloom.data.visits import code_lists, read_visits, used_columns
@@ -75,7 +76,9 @@ def summarize(
         visits=visits,
         figures=figures.report_figures(card["records"], main_run, list(models), visits, methods)
         | curves.hidden_code_figures(card["records"], main_run),
-        examples=examples.choose_examples(visits["synthetic"], real, title_of_code, load_rules(validity)),
+        examples=examples.choose_examples(
+            visits["synthetic"], real, title_of_code, load_rules(validity), "days" not in absent(train)
+        ),
         titles=title_of_code,
     )
     write_json(scorecard, card)

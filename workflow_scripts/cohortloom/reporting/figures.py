@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohortloom.base.errors import UserError
-from cohortloom.data.visits import code_lists, patient_starts
+from cohortloom.data.visits import code_lists, patient_starts, used_columns
 from cohortloom.evaluation.records import HEADLINE, is_headline
 from cohortloom.reporting.scorecard import REAL, Record
 
@@ -62,12 +62,8 @@ KINDS = {
 }
 # The panels of the ablation's figure
 ABLATED = (
-    "any_violation_rate",
-    "hard_per_100k_visits",
-    "lm_loss",
-    "js_distance",
-    "bigram_r2",
-    "carried_codes",
+    *("any_violation_rate", "hard_per_100k_visits", "lm_loss"),
+    *("js_distance", "bigram_r2", "carried_codes"),
 )
 Figures = dict[str, dict[str, str]]  # name -> uri, and `shows`: the compared sets, for the alternative text
 
@@ -122,25 +118,26 @@ def loss_points(rows: list[dict[str, str]], split: str, column: str) -> tuple[np
 
 
 def visit_figures(visits: dict[str, pa.Table], methods: dict[str, pa.Table], main_id: str) -> Figures:
-    """Prevalence (synthetic and real), codes a visit and, where patients return, visits a patient."""
-    synthetic, test = visits["synthetic"], visits["test"]
-    shares = code_shares(visits["training"])
-    reference = np.array([shares[code] for code in sorted(shares)])
-    floor = 1 / max(1, min(synthetic.num_rows, test.num_rows))
-    figures = {}
-    for name, label, table, color in (
-        ("prevalence", "synthetic", synthetic, ORANGE),
-        ("prevalence_real", "held-out real", test, BLUE),
-    ):
-        other = code_shares(table)
-        scored = np.array([other.get(code, 0.0) for code in sorted(shares)])
-        uri = _prevalence(reference, scored, floor, label, color)
-        figures[name] = {"uri": uri, "shows": f"{table.num_rows:,} {label} visits"}
+    """Of each column of codes: prevalence (synthetic and real) and codes a visit, named <figure>_<column>;
+    and, where patients return, visits a patient.
+    """
+    test, synthetic = visits["test"], visits["synthetic"]
     sets = {"real, held out": test, f"synthetic ({main_id})": synthetic}
+    floor = 1 / max(1, min(synthetic.num_rows, test.num_rows))
     naive = {name: table for name, table in methods.items() if name != "copy"}
-    lengths = {name: np.diff(code_lists(table)[1]) for name, table in (sets | naive).items()}
-    shows = ", ".join(lengths)
-    figures["codes_per_visit"] = {"uri": _histogram(lengths, "diagnosis codes in a visit"), "shows": shows}
+    figures = {}
+    for column in used_columns(*visits.values()):
+        shares = code_shares(visits["training"], column)
+        parts = ("", "synthetic", synthetic, ORANGE), ("_real", "held-out real", test, BLUE)
+        for name, label, table, color in parts:
+            uri = _prevalence(shares, code_shares(table, column), floor, label, color)
+            figures[f"prevalence{name}_{column}"] = {
+                "uri": uri,
+                "shows": f"{table.num_rows:,} {label} visits",
+            }
+        lengths = {name: np.diff(code_lists(table, column)[1]) for name, table in (sets | naive).items()}
+        uri = _histogram(lengths, f"{column} in a visit")
+        figures[f"codes_per_visit_{column}"] = {"uri": uri, "shows": ", ".join(lengths)}
     returns = {name: visits_per_patient(table) for name, table in sets.items()}
     if max(counts.max(initial=1) for counts in returns.values()) > 1:
         uri = _histogram(returns, "visits of a patient")
@@ -148,9 +145,9 @@ def visit_figures(visits: dict[str, pa.Table], methods: dict[str, pa.Table], mai
     return figures
 
 
-def code_shares(table: pa.Table) -> dict[str, float]:
-    """Share of visits with each code."""
-    counts = pc.value_counts(code_lists(table)[0])
+def code_shares(table: pa.Table, column: str = HEADLINE) -> dict[str, float]:
+    """Share of visits with each code of a column."""
+    counts = pc.value_counts(code_lists(table, column)[0])
     pairs = zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True)
     return {code: count / table.num_rows for code, count in pairs}
 
@@ -289,14 +286,15 @@ def _loss_curves(curves: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]]
     return data_uri(figure)
 
 
-def _prevalence(reference: np.ndarray, scored: np.ndarray, floor: float, label: str, color: str) -> str:
-    """Share of visits with each code [n_codes], training on x, scored set on y, both logarithmic.
+def _prevalence(
+    training: Mapping[str, float], other: Mapping[str, float], floor: float, label: str, color: str
+) -> str:
+    """Share of visits with each code of training, training on x, the other set on y, both logarithmic.
 
-    Codes that the scored set lacks are drawn on a line below `floor`.
+    Codes that the other set lacks are drawn on a line below `floor`.
     """
-    figure, axes = panel(
-        "share of training visits with the code", f"share of {label} visits with the code", 4.3
-    )
+    reference, scored = np.array([(training[c], other.get(c, 0)) for c in sorted(training)]).reshape(-1, 2).T
+    figure, axes = panel("share of training visits", f"share of {label} visits", 4.3)
     occurs = scored > 0
     n_missing = int((~occurs).sum())
     axes.plot([floor / 3, 1], [floor / 3, 1], color="#888888", linewidth=1, label="equal")
@@ -309,8 +307,8 @@ def _prevalence(reference: np.ndarray, scored: np.ndarray, floor: float, label: 
     axes.xaxis.set_major_formatter(FuncFormatter(_percent))
     axes.yaxis.set_major_formatter(FuncFormatter(_percent))
     if n_missing:
-        text = f"{n_missing:,} codes never occur"
-        axes.text(0.97, 0.03, text, transform=axes.transAxes, ha="right", fontsize=8)
+        words = f"{n_missing:,} codes never occur"
+        axes.text(0.97, 0.03, words, transform=axes.transAxes, ha="right", fontsize=8)
     axes.legend(loc="upper left")
     return data_uri(figure)
 

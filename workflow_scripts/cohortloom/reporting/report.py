@@ -8,6 +8,8 @@ The page shows rates and shares of real data, and rows of synthetic data only. r
 holds real codes, is not an input.
 """
 
+import base64
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import jinja2
 import pyarrow as pa
 
-from cohortloom.data.visits import patient_starts
+from cohortloom.data.visits import patient_starts, used_columns
 from cohortloom.evaluation.records import ALL, HEADLINE, NOT_TRAINED
 from cohortloom.reporting.scorecard import (
     AGES_OF_TRAINING,
@@ -29,7 +31,15 @@ from cohortloom.reporting.scorecard import (
     key,
     unequal_sizes,
 )
-from cohortloom.reporting.sentences import NONE, against_naive, dotted, format_number, record_cells, sentences
+from cohortloom.reporting.sentences import (
+    NONE,
+    against_naive,
+    column_order,
+    dotted,
+    format_number,
+    record_cells,
+    sentences,
+)
 
 Metrics = dict[str, dict[str, str]]
 
@@ -61,7 +71,7 @@ def render_report(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"dotted": dotted, "count": lambda value: format_number(value, "count")}
+    environment.filters |= {"count": lambda value: format_number(value, "count"), "sha256": _sha256}
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         experiment=card["experiment"],
         main_id=main_id,
@@ -73,12 +83,13 @@ def render_report(
         passed=sum(record["pass"] is True for record in card["criteria"]),
         runs=runs,
         criteria_by_run=_by_run([r for r in records if r["target"] is not None], runs, metrics),
-        groups=_groups([r for r in records if r["run"] == main_id], metrics, marks, titles),
+        measures=measures([r for r in records if r["run"] == main_id], metrics, marks, titles),
         methods=methods,
         by_method=_by_run(records, methods, metrics),
         audit=audit,
         figures=figures,
         examples=examples,
+        columns=used_columns(*visits.values()),
         meanings=[metric for name, metric in metrics.items() if name in emitted],
         physician=sentences(records, main_id, "physician", metrics),
         twice=any(r["run"] == main_id and r["subset"] == AGES_OF_TRAINING for r in records),
@@ -101,7 +112,7 @@ def render_report(
     )
 
 
-_REFERENCES = {"real": "real", "copied": "copy", "naive": "naive"}  # cell of a row -> field of a record
+_REFERENCES = {"real": "real", "naive": "naive"}  # cell of a row -> field of a record
 
 
 def _row(record: Record, metrics: Metrics, marks: dict[tuple[str, Key], list[str]]) -> dict[str, Any]:
@@ -119,8 +130,7 @@ def _ordered(records: list[Record], metrics: Metrics) -> list[Record]:
     def sort_key(record: Record) -> tuple:
         stem, _, last = str(record["subset"] or "").rpartition(" ")
         part = (stem, int(last), "") if last.isdigit() and stem else (str(record["subset"]), 0, last)
-        column = record["column"] not in (ALL, HEADLINE), record["column"]
-        return order[record["metric"]], record["mode"] == "reconstruct", column, part
+        return order[record["metric"]], record["mode"] == "reconstruct", column_order(record), part
 
     return sorted(records, key=sort_key)
 
@@ -141,37 +151,21 @@ def _by_run(records: list[Record], runs: list[str], metrics: Metrics) -> list[di
     return rows
 
 
-def _groups(records: list[Record], metrics: Metrics, marks: dict, titles: dict[str, str]) -> list[dict]:
-    """The main run's records by group.
-
-    Each group has `rows` (figures of the whole set), `subsets` (figures of a part) and `missing` (titles of
-    the figures without a value, by reason). The six criteria are in another table; the same rate in the other
-    mode is in a group.
+def measures(
+    records: list[Record], metrics: Metrics, marks: dict[tuple[str, Key], list[str]], titles: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Rows of the table of all measures, one a record: its cells, its group, and `numbers`, what the table is
+    sorted by. Parts that are codes have their titles.
     """
-    order = list(dict.fromkeys(metric["group"] for metric in metrics.values()))
-    groups: dict[str, dict[str, Any]] = {}
+    rows = []
     for record in _ordered(records, metrics):
-        name = metrics[str(record["metric"])]["group"]
-        if name == "criteria":
-            name = "generation" if record["metric"] == "duplicate_rate" else "medical validity"
-        is_relevant = any(record[field] is not None for field in ("value", "real", "naive"))
-        is_relevant |= record["reason"] == NOT_TRAINED
-        if record["target"] is not None:
-            continue
         row = _row(record, metrics, marks)
-        if row["subset"] in titles:
-            row["subset"] = f"{dotted(row['subset'])} {titles[row['subset']]}"
-        group = groups.setdefault(name, {"name": name, "rows": [], "subsets": [], "missing": {}})
-        if record["value"] is None:
-            part = f"{row['title']}, {row['subset']}" if row["subset"] else row["title"]
-            group["missing"].setdefault(row["reason"], []).append(part)
-        if is_relevant:  # not, for example, gaps in a cohort where every patient has one visit
-            group["subsets" if record["subset"] else "rows"].append(row)
-    for group in groups.values():
-        rows = group["rows"] + group["subsets"]
-        group["judged"] = any(row["real"] != NONE for row in rows)
-        group["compared"] = any(row["naive"] != NONE for row in rows)
-    return sorted(groups.values(), key=lambda group: order.index(group["name"]))
+        code = row["subset"]
+        row["part"] = f"{dotted(code)} {titles[code]}" if code in titles else code
+        row["group"] = metrics[row["metric"]]["group"]
+        row["numbers"] = {name: record[name] for name in ("value", "ci_low", "real", "naive", "n")}
+        rows.append(row)
+    return rows
 
 
 def planted_patients(records: list[Record], metrics: Metrics) -> dict[str, Any] | None:
@@ -229,6 +223,11 @@ def _over_seeds(spread: list[dict[str, Any]], metrics: Metrics) -> list[dict[str
         mode = mode if entry["column"] in (ALL, HEADLINE) else f"{entry['column']}, {mode}".removesuffix(", ")
         rows.append({"title": metric["title"], "run": entry["run"], "mode": mode, **cells, "passed": passed})
     return rows
+
+
+def _sha256(text: str) -> str:
+    """The digest of a script as a Content-Security-Policy names it."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 def _settings(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -4,10 +4,26 @@ Used by the report, the cards, the quality page and the terminal. The sentences 
 each in the row of its metric (columns reader and sentence).
 """
 
-from cohortloom.data.codes import parts, with_dot
+from cohortloom.data.codes import CODE_COLUMNS, parts, with_dot
 from cohortloom.evaluation.records import ALL, HEADLINE, NOT_TRAINED, is_headline
-from cohortloom.reporting.scorecard import CRITERIA, N_DIFFERS, Record, naive_floors
+from cohortloom.reporting.scorecard import (
+    CRITERIA,
+    MUST_BEAT,
+    N_DIFFERS,
+    NO_REAL,
+    VOID,
+    Record,
+    naive_floors,
+)
 
+# mode of a record -> in words
+MODES = {"synthesize": "new patients", "reconstruct": "half revealed", "teacher_forced": "teacher-forced"}
+# reason of a record without a verdict -> in words; any other reason is in words already
+REASONS = {
+    N_DIFFERS: "by more than 5% from real's",
+    VOID: "void: its control failed, so it detects too little here",
+    NOT_TRAINED: "the head has weight 0",
+}
 SIGNS = {"<": "under", "<=": "at most", "=": "exactly", ">=": "at least", ">": "over"}
 NONE = "–"
 
@@ -65,26 +81,37 @@ def format_verdict(record: dict) -> str:
     return "pass" if record["pass"] else "FAIL"
 
 
-def format_margin(record: Record, unit: str) -> str:
-    """The bound of a figure that is judged against real: an end of real's interval, or both ends.
+def verdict_reason(record: Record, metric: dict[str, str]) -> str:
+    """Why a record has its verdict, or none, in a few words for a reader; `metric` is its row in metrics.csv.
 
-    >>> format_margin({"pass": True, "target": None, "higher_is_better": False, "real_low": 1, "real_high":
-    2}, "") 'at most 2.00'
+    >>> record = {"pass": False, "target": None, "higher_is_better": False, "real_low": 0.8, "real_high": 1}
+    >>> verdict_reason(record, {"metric": "js_distance", "unit": ""})
+    "above 1.00, the worse end of real's interval"
     """
-    if record["pass"] is None or record["target"] is not None:
-        return ""
+    passed, unit = record["pass"], metric["unit"]
+    if passed is None:
+        if record["reason"] == NO_REAL:
+            return (
+                "no such figure of real data" if record["real"] is None else "real's figure has no interval"
+            )
+        return REASONS.get(str(record["reason"]), str(record["reason"] or ""))
+    if record["target"] is not None:
+        return ("" if passed else "not ") + format_target(metric["target"], unit)
+    if metric["metric"] in MUST_BEAT:
+        return ("above" if passed else "not above") + f" the naive method {MUST_BEAT[metric['metric']]}"
     low, high = (format_number(record[end], unit) for end in ("real_low", "real_high"))
     if record["higher_is_better"] is None:
-        return f"{low} to {high}"
-    return f"at least {low}" if record["higher_is_better"] else f"at most {high}"
+        return f"{'within' if passed else 'outside'} real's interval, {low} to {high}"
+    if record["higher_is_better"]:
+        return f"{'at least' if passed else 'below'} {low}, the worse end of real's interval"
+    return f"{'at most' if passed else 'above'} {high}, the worse end of real's interval"
 
 
 def record_cells(record: Record, metric: dict[str, str]) -> dict[str, str]:
     """The cells of a record for a table; `metric` is its row of metrics.csv.
 
     The cell `mode` is a remark: "half revealed" where a reader expects new patients, and the column of codes
-    if it is not the diagnoses. The figure of copy is `copied`, because row.copy in a template is the method
-    of a dict.
+    if it is not the diagnoses; `how` is the mode itself in words.
     """
     unit, reconstructs = metric["unit"], CRITERIA.get(metric["metric"]) == "reconstruct"
     expected = reconstructs or metric["group"] == "reconstruction"
@@ -95,15 +122,16 @@ def record_cells(record: Record, metric: dict[str, str]) -> dict[str, str]:
         "title": metric["title"],
         "unit": "" if unit in ("fraction", "count") else unit,
         "mode": ", ".join(remarks),
+        "column": str(record["column"]),
+        "how": MODES.get(str(record["mode"]), ""),
         "subset": str(record["subset"] or ""),
         "value": format_number(record["value"], unit),
         "interval": format_interval(record, unit),
         "target": format_target(metric["target"], unit) if record["target"] is not None else "",
         "verdict": format_verdict(record),
-        "margin": format_margin(record, unit),
+        "why": verdict_reason(record, metric),
         "n": format_number(record["n"], "count"),
         "real": format_number(record["real"], unit),
-        "copied": format_number(record["copy"], unit),
         "naive": format_number(record["naive"], unit),
         "reason": str(record.get("reason") or ""),
     }
@@ -111,10 +139,13 @@ def record_cells(record: Record, metric: dict[str, str]) -> dict[str, str]:
 
 def against_naive(records: list[Record], run: str, metrics: dict[str, dict[str, str]]) -> list[str]:
     """Sentences on whether a run beats the naive method that it must beat, one a figure."""
-    return [
-        floor_sentence(metrics[str(record["metric"])], record["value"], method, value)
-        for record, method, value in naive_floors(records, run)
-    ]
+    said = []
+    for record, method, value in sorted(naive_floors(records, run), key=lambda floor: column_order(floor[0])):
+        metric = metrics[str(record["metric"])]
+        if not is_headline(record):
+            metric = metric | {"title": f"{metric['title']} ({record['column']})"}
+        said.append(floor_sentence(metric, record["value"], method, value))
+    return said
 
 
 def floor_sentence(metric: dict[str, str], value: float, method: str, floor: float) -> str:
@@ -133,20 +164,30 @@ def sentences(
 ) -> list[dict[str, str]]:
     """Sentences on a run's figures for a reader (physician, steward, control), in the order of metrics.csv.
 
-    Each entry has text and verdict. A figure without a value has no sentence.
+    A sentence that names {column} is made for each column of codes but the diagnoses, any other for the
+    diagnoses. Each entry has text, verdict and why. A figure without a value has no sentence.
     """
-    by_metric = {
-        r["metric"]: r for r in records if r["run"] == run and is_headline(r) and r["mode"] != "reconstruct"
-    }
+    by_metric: dict[str, list[Record]] = {}
+    for record in records:
+        of_new_patients = record["mode"] != "reconstruct" and not record["subset"]
+        if record["run"] == run and of_new_patients and record["value"] is not None:
+            by_metric.setdefault(str(record["metric"]), []).append(record)
     result = []
     for name, metric in metrics.items():
-        record = by_metric.get(name)
-        if metric["reader"] == reader and record is not None and record["value"] is not None:
+        by_column = "{column}" in metric["sentence"]
+        own = by_metric.get(name, []) if metric["reader"] == reader else []
+        for record in sorted((r for r in own if is_headline(r) != by_column), key=column_order):
             low, high = (format_number(record[end], metric["unit"]) for end in ("ci_low", "ci_high"))
             cells = record_cells(record, metric)
             text = metric["sentence"].format(**cells, low=low, high=high)
-            result.append({"text": text, "verdict": cells["verdict"]})
+            result.append({"text": text, "verdict": cells["verdict"], "why": cells["why"]})
     return result
+
+
+def column_order(record: Record) -> int:
+    """Place of a record's column among those of the visits table, after the figures of no single column."""
+    columns = (ALL, *CODE_COLUMNS)
+    return columns.index(record["column"]) if record["column"] in columns else len(columns)
 
 
 def dotted(code: str) -> str:
