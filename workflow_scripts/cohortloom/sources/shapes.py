@@ -42,7 +42,7 @@ NEEDED = {
 ENDINGS = (".csv", ".csv.gz", ".zip")
 GIVE = (
     "give visits as Parquet or long CSV, or a folder of tables of MIMIC-III, MIMIC-IV, OMOP or eICU, or of"
-    " MEDS events (docs/report.md)"
+    " MEDS events (docs/external.md)"
 )
 
 
