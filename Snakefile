@@ -23,6 +23,7 @@ include: "rules/ablation.smk"  # what each part of the model is worth: arms, tra
 include: "rules/quality.smk"  # the table of targets: several generation seeds and one large sample, judged
 include: "rules/export.smk"  # synthesized visits in formats that other tools read
 include: "rules/publish.smk"  # the main model and a cohort of it, for others
+include: "rules/blind_test.smk"  # a page on which readers tell real from synthetic visits
 
 
 # Every run in every mode, the scorecard and the report.

@@ -120,6 +120,7 @@ GIVEN = {
     "export_omop": {*OF_AN_EXPORT, "seed"},
     "export_mimic4": {*OF_AN_EXPORT, "seed"},
     "export_mimic3": {*OF_AN_EXPORT, "seed"},
+    "blind_test": {"experiment", "run", "source"},
 }
 
 
@@ -143,6 +144,7 @@ def keys_of(script: str) -> dict[str, Any]:
         },
         "evaluate_curve": revealing,
         "publish": {"patients": config["publish"]["patients"], "seed": generate["seed"]},
+        "blind_test": config["blind_test"],
         "export_omop": {key: config["export"][key] for key in ("unmapped", "table_files")},
     }
     attacks = ("privacy", "likelihood")
