@@ -15,7 +15,7 @@ SQL_OF_EXTERNAL = [
 rule read_external:
     input:
         files=of_run("source_files"),
-        icd9_list=ancient(TITLES),  # an edited title reruns nothing
+        icd9_list=ancient(workflow_file("resources", "titles", "ICD9CM.csv")),  # an edited title reruns nothing
         code_map=config["cohort"]["code_map"] or [],
         sql=SQL_OF_EXTERNAL,
         modules=modules_of("read_external"),

@@ -165,8 +165,16 @@ def test_a_tiny_ablation_answers_in_a_table_and_a_figure(ablated):
     assert len(lines) == len(rows) and [r["arm"] for r in lines] == [r["arm"] for r in rows]
     means = {(r["arm"], r["metric"]): r for r in rows if r["seed"] is None}
     assert (
-        means["bound", "any_violation_rate"]["value"] == 0 < means["multitask", "any_violation_rate"]["value"]
+        means["bound", "any_violation_rate"]["value"]
+        == 0
+        <= means["multitask", "any_violation_rate"]["value"]
     )
+    # the constraint had something to do: so few visits may break no limit by themselves
+    bound = [
+        path for path in (results / "evaluation").glob("*/medical_validity.json") if "bound" in str(path)
+    ]
+    removed = [r["value"] for path in bound for r in read_json(path) if r["metric"] == "removed_mass"]
+    assert removed and min(removed) > 0
     assert means["bound", "lm_loss"]["verdict"] == "the same"
     assert 0 < means["bound", "removed_mass"]["value"] < 1 and ("multitask", "removed_mass") not in means
     single = [r for r in rows if r["metric"] == "lm_loss" and r["seed"] is not None]

@@ -16,7 +16,7 @@ import publish as script
 from build_dataset import build_dataset
 from cohortloom.base.errors import UserError
 from cohortloom.config.check import check_config
-from cohortloom.data.visits import SCHEMA, code_lists, read_visits, write_visits
+from cohortloom.data.visits import SCHEMA, code_lists, read_visits, with_empty_columns, write_visits
 from cohortloom.data.vocabulary import NOW, START
 from cohortloom.model.prompt_bart import PromptBartWithDemographicPrediction
 from cohortloom.release import publication
@@ -188,9 +188,11 @@ def test_the_weights_are_rounded_and_no_more(finished, published):
 def test_only_positions_that_no_training_patient_reaches_are_left_out(finished, tmp_path):
     """512 positions fit two short visits; a record of 600 codes needs them all."""
     room = json.loads((finished["model_dir"] / "generation_config.json").read_text())["max_new_tokens"] + 8
-    train = pa.table({"patient_id": ["a", "a", "b"], "diagnoses": [["1"] * 3, ["2"] * 2, ["3"]]})
+    train = with_empty_columns(
+        pa.table({"patient_id": ["a", "a", "b"], "diagnoses": [["1"] * 3, ["2"] * 2, ["3"]]})
+    )
     assert publication.reached_positions(train, finished["model_dir"]) == 3 + 1 + 2 + 1 + room < 512
-    long = pa.table({"patient_id": ["a"], "diagnoses": [["1"] * 600]})
+    long = with_empty_columns(pa.table({"patient_id": ["a"], "diagnoses": [["1"] * 600]}))
     assert publication.reached_positions(long, finished["model_dir"]) == 512
     weights = publication.round_weights(finished["model_dir"] / "model.safetensors")
     fewer = publication.keep_positions(weights, 50)
