@@ -5,8 +5,9 @@ import pyarrow as pa
 import pytest
 
 from cohortloom.data.coded import encode_columns
-from cohortloom.evaluation.across import cross_pairs, cross_prediction, pairs_between
+from cohortloom.evaluation.across import cross_pairs, pairs_between
 from cohortloom.evaluation.fidelity import fidelity
+from cohortloom.evaluation.utility import cross_prediction
 from grammar import whole_visits
 
 COLUMNS = ["diagnoses", "procedures", "medications"]

@@ -6,9 +6,8 @@ from cohortloom.base.step import main
 from cohortloom.data.absent import has_demographics
 from cohortloom.data.coded import encode, encode_columns, sample_patients, sample_size
 from cohortloom.data.visits import read_visits, used_columns
-from cohortloom.evaluation.across import cross_prediction
 from cohortloom.evaluation.records import HEADLINE, SCORED, Figure, of_column, save_figures
-from cohortloom.evaluation.utility import prediction
+from cohortloom.evaluation.utility import cross_prediction, prediction
 
 
 def evaluate_utility(

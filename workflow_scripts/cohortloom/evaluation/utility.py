@@ -97,3 +97,62 @@ def _features(visits: Coded, codes: np.ndarray, n_codes: int, known_demographics
         rows = demographics(visits)
         parts.append(sparse.csr_matrix(np.column_stack([rows[:, 0], rows[:, 0] ** 2, rows[:, 1]])))
     return sparse.hstack(parts, format="csr").astype(np.float64)
+
+
+def cross_prediction(
+    train: Coded,
+    real: Coded,
+    release: Coded,
+    column: np.ndarray,
+    other: int,
+    seed: int,
+    known_demographics: bool = True,
+) -> Iterator[Figure]:
+    """Mean AUC on `real` of predicting the frequent codes of column `other` from the diagnoses, age and sex.
+
+    As in `prediction`, ridge regressions are trained on `release`; `train` gives only the most
+    frequent codes; a code too rare in the release to be learned scores 0.5; the interval is over both sets.
+    """
+    n_codes = len(column)
+    inputs, outputs = (
+        most_frequent(train.codes[column[train.codes] == number], n_codes, most)
+        for number, most in ((0, FEATURES), (other, PREDICTED))
+    )
+    rows = [_inputs(part, inputs, n_codes, known_demographics) for part in (release, real)]
+    targets = [code_matrix(part, outputs, n_codes).toarray() for part in (release, real)]
+    truth = targets[1] > 0
+    tested = np.flatnonzero(np.minimum(truth.sum(0), (~truth).sum(0)) >= MIN_VISITS)
+    if not len(tested) or not release.n_visits:
+        reason = f"no frequent code has {MIN_VISITS} held-out visits with it and {MIN_VISITS} without"
+        reason = reason if release.n_visits else "the release has no visit"
+        yield Figure("cross_prediction_auc", "", UNDEFINED, release.n_visits, True, reason)
+        return
+    groups = [part.groups(seed + number)[0] for number, part in enumerate((release, real))]
+    values = []
+    for without in range(-1, min(int(part.max(initial=-1)) for part in groups) + 1):
+        in_training, in_test = (part != without for part in groups)
+        weights = ridge(rows[0][in_training], targets[0][in_training])
+        values.append(aucs(truth[in_test][:, tested], (rows[1][in_test] @ weights)[:, tested]).mean())
+    estimate = interval(np.array(values), real.n_visits, 0.0, 1.0)
+    yield Figure("cross_prediction_auc", "", estimate, release.n_visits, True)
+
+
+def ridge(rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Weights [columns, targets] of ridge regressions on rows [n, columns], without intercept.
+
+    The AUC needs only ranks. The weights of a target that is too rare or too frequent are 0.
+    """
+    centred = rows - rows.mean(0)
+    gram = centred.T @ centred + PENALTY * np.eye(rows.shape[1])
+    weights = np.linalg.solve(gram, centred.T @ (targets - targets.mean(0)))
+    count = targets.sum(0)
+    weights[:, np.minimum(count, len(targets) - count) < MIN_VISITS] = 0.0
+    return weights
+
+
+def _inputs(visits: Coded, codes: np.ndarray, n_codes: int, known_demographics: bool) -> np.ndarray:
+    parts = [code_matrix(visits, codes, n_codes).toarray()]
+    if known_demographics:
+        age, sex = demographics(visits).T
+        parts.append(np.column_stack([age, age**2, sex]))
+    return np.concatenate(parts, 1).astype(np.float64)
