@@ -23,20 +23,6 @@ OF_EXPORT = dict(
 )
 
 
-def stated_terms(wildcards):
-    """The site's own terms of its source; ends the workflow if their file is faulty, or not for this source.
-
-    Snakemake calls this only to export: other targets do not read them.
-    """
-    if (stated := config["publish"]["terms"]) is None:
-        return []
-    try:
-        terms_in_words(config["cohort"]["source"], TERMS_FILE, Path(stated))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    return stated
-
-
 rule export_meds:
     input:
         synthetic=of_run("synthesized"),
