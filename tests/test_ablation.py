@@ -164,11 +164,7 @@ def test_a_tiny_ablation_answers_in_a_table_and_a_figure(ablated):
         lines = list(csv.DictReader(file))
     assert len(lines) == len(rows) and [r["arm"] for r in lines] == [r["arm"] for r in rows]
     means = {(r["arm"], r["metric"]): r for r in rows if r["seed"] is None}
-    assert (
-        means["bound", "any_violation_rate"]["value"]
-        == 0
-        <= means["multitask", "any_violation_rate"]["value"]
-    )
+    assert means["bound", "any_violation_rate"]["value"] == 0
     # the constraint had something to do: so few visits may break no limit by themselves
     bound = [
         path for path in (results / "evaluation").glob("*/medical_validity.json") if "bound" in str(path)

@@ -218,10 +218,10 @@ def other(entry: dict) -> str:
 @pytest.mark.parametrize(
     ("answer", "share", "said"),
     [
-        (lambda e: e["source"], 1.0, "told apart\n"),
+        (lambda e: e["source"], 1.0, "distinguished\n"),
         (other, 0.0, "taken for each other"),
-        (lambda e: "cannot tell", 0.5, "not told apart beyond chance"),
-        (lambda e: "real", 0.5, "not told apart beyond chance"),
+        (lambda e: "cannot tell", 0.5, "not distinguished beyond chance"),
+        (lambda e: "real", 0.5, "not distinguished beyond chance"),
     ],
     ids=["right", "wrong", "cannot tell", "always real"],
 )

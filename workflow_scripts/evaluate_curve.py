@@ -8,9 +8,9 @@ import numpy as np
 from cohortloom.base.errors import UserError
 from cohortloom.base.files import read_json
 from cohortloom.base.methods import FITTED
-from cohortloom.base.ragged import row_offsets
+from cohortloom.base.ragged import patient_of_visit, row_offsets
 from cohortloom.base.step import main, quiet_libraries
-from cohortloom.data.coded import encode_columns
+from cohortloom.data.coded import encode_columns, patient_groups
 from cohortloom.data.guesses import best_threshold, highest
 from cohortloom.data.linear import Linear
 from cohortloom.data.reveal import joint_mask, revealed_masks, validation_masks
@@ -58,7 +58,8 @@ def evaluate_curve(
     else:
         guesses = list(_guesses_of_method(method, counts, tables, masks, columns))
     (of_val, column_of_val), (of_test, column_of_test) = guesses
-    group, _ = encode_columns(tables[2:], columns)[0][0].groups(group_seed)
+    patient = patient_of_visit(tables[2]["visit"])
+    group = patient_groups(int(patient.max(initial=-1)) + 1, group_seed)[patient]
     figures: list[Figure] = []
     for column in columns:
         n_hidden = [int((~mask[column]).sum()) for mask in masks]

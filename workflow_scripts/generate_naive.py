@@ -21,6 +21,7 @@ from cohortloom.base.step import log, main
 from cohortloom.base.version import VERSION
 from cohortloom.data import linear
 from cohortloom.data.coded import Coded, as_lists, encode, encode_columns
+from cohortloom.data.codes import CODE_COLUMNS
 from cohortloom.data.reveal import joint_mask, revealed_masks, revealed_share, validation_masks
 from cohortloom.data.visits import (
     RECONSTRUCT_SCHEMA,
@@ -96,8 +97,7 @@ def generate_naive(
         "tool_version": VERSION,
     }
     write_visits(table, synthetic, metadata, RECONSTRUCT_SCHEMA if mode == "reconstruct" else SCHEMA)
-    sizes = sum(np.diff(code_lists(table, column)[1]) for column in used_columns(table))
-    sizes = np.zeros(table.num_rows, int) + sizes
+    sizes = np.sum([np.diff(code_lists(table, column)[1]) for column in CODE_COLUMNS], axis=0)
     totals = {
         "patients": int((table["visit"].to_numpy() == 0).sum()),
         "visits": table.num_rows,

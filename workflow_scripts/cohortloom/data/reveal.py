@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
+from cohortloom.base.errors import UserError
 from cohortloom.base.ragged import join_rows
 from cohortloom.base.seeds import generator, seed_of
 from cohortloom.data.codes import CODE_COLUMNS
@@ -28,12 +29,18 @@ def revealed_share(column: str, prompt_prob: float, hide: list[str] | None) -> f
 def revealed_masks(
     table: pa.Table, prompt_prob: float, seed: int, hide: list[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Of each column, which of the flat codes of the visits in `table` are revealed: bool [codes]."""
+    """Of each column, which of the flat codes of the visits in `table` are revealed: bool [codes].
+
+    Raises UserError for a column to hide in which the visits hold no code.
+    """
+    sizes = {column: len(code_lists(table, column)[0]) for column in CODE_COLUMNS}
+    for column in hide or ():
+        if not sizes[column]:
+            held = ", ".join(name for name, size in sizes.items() if size)
+            raise UserError(f"generate.reconstruct.hide: the visits hold no {column}; hide of {held}")
     return {
-        column: revealed_mask(
-            len(code_lists(table, column)[0]), revealed_share(column, prompt_prob, hide), seed, column
-        )
-        for column in CODE_COLUMNS
+        column: revealed_mask(size, revealed_share(column, prompt_prob, hide), seed, column)
+        for column, size in sizes.items()
     }
 
 

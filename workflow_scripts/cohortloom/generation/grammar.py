@@ -4,6 +4,8 @@ go together.
 The order of the columns is the model's own: it gives other tokens no probability (model/prompt_bart.py).
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from transformers import LogitsProcessor
@@ -11,6 +13,21 @@ from transformers import LogitsProcessor
 from cohortloom.base.ragged import row_of_value, row_offsets
 from cohortloom.data.codes import parts
 from cohortloom.data.vocabulary import NOW, Vocabulary
+
+
+@lru_cache(maxsize=4)
+def system_tables(vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
+    """Number of the code system of each token [vocabulary], and which systems exclude which, bool [n, n].
+
+    The last number is of all tokens that exclude nothing.
+    """
+    names = sorted({name for pair in vocabulary.apart for name in pair})
+    number = {name: n for n, name in enumerate(names)}
+    systems = [number.get(parts(code)[0], len(names)) for code in vocabulary.codes]
+    excludes = torch.zeros(len(names) + 1, len(names) + 1, dtype=torch.bool)
+    for one, other in vocabulary.apart:
+        excludes[number[one], number[other]] = excludes[number[other], number[one]] = True
+    return torch.tensor([len(names)] * vocabulary.first_code + systems), excludes
 
 
 class Grammar(LogitsProcessor):
@@ -32,22 +49,13 @@ class Grammar(LogitsProcessor):
         """
         encoder, lengths = rows
         self.first_code, self.terminators = vocabulary.first_code, vocabulary.terminators
-        names = sorted({name for pair in vocabulary.apart for name in pair})
-        self.system = torch.full((len(vocabulary),), len(names), device=device)  # the last excludes nothing
-        excludes = torch.zeros(len(names) + 1, len(names) + 1, dtype=torch.bool)
-        if names:
-            number = {name: n for n, name in enumerate(names)}
-            numbers = [number.get(parts(code)[0], len(names)) for code in vocabulary.codes]
-            self.system[self.first_code :] = torch.tensor(numbers, device=device)
-            for one, other in vocabulary.apart:
-                excludes[number[one], number[other]] = excludes[number[other], number[one]] = True
-        self.excludes = excludes.to(device)
+        self.system, self.excludes = (table.to(device) for table in system_tables(vocabulary))
         row = row_of_value(row_offsets(lengths))
         after_now = np.cumsum(encoder == NOW) > row  # each visit holds one NOW
         revealed = np.flatnonzero(after_now & (encoder >= self.first_code))
         self.may_end = torch.full((len(lengths),), not needs_code, device=device)
         self.may_end[torch.from_numpy(row[revealed]).to(device)] = True
-        self.holds = torch.zeros(len(lengths), len(names) + 1, dtype=torch.bool, device=device)
+        self.holds = torch.zeros(len(lengths), len(self.excludes), dtype=torch.bool, device=device)
         of_revealed = self.system[torch.from_numpy(encoder[revealed]).to(device)]
         self.holds[torch.from_numpy(row[revealed]).to(device), of_revealed] = True
 

@@ -76,9 +76,8 @@ def generate_visits(
     prompts = (np.full(N_PROMPTS * n, START), np.full(n, N_PROMPTS))
     encoder, lengths = join_rows(prompts, rows)
     processor = constraint.processor(age, sex) if constraint else None
-    processors = [Grammar(vocabulary, rows, needs_code, device), *options.pop("logits_processor", ())]
-    if processor:
-        processors.insert(0, processor)
+    processors = [Grammar(vocabulary, rows, needs_code, device), *([processor] if processor else [])]
+    processors += options.pop("logits_processor", ())
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), fast_products(device):
         torch.manual_seed(seed)

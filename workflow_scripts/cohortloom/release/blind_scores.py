@@ -1,4 +1,4 @@
-"""Scores of the blind test: the share of visits told apart, by reader and age band, beside the classifier's.
+"""Scores of the blind test: the share of visits distinguished, by reader and age band, and the classifier's.
 
 An answer is right (1), wrong (0) or "cannot tell", which counts as half right, as a guess would on average. A
 share of 0.5 is guessing. Over several readers a visit counts once, with the mean over its readers, because
@@ -38,7 +38,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Score:
-    """Share of `visits` told apart by `who` at `ages`, with its interval."""
+    """Share of `visits` distinguished by `who` at `ages`, with its interval."""
 
     who: str
     ages: str
@@ -153,10 +153,10 @@ def clopper_pearson(right: float, n: int, level: float = LEVEL) -> tuple[float, 
 def verdict(score: Score) -> str:
     """What a score means, in words."""
     if score.low > 0.5:
-        return "told apart"
+        return "distinguished"
     if score.high < 0.5:
-        return "told apart, but taken for each other"
-    return "not told apart beyond chance"
+        return "distinguished, but taken for each other"
+    return "not distinguished beyond chance"
 
 
 def _read_object(path: Path, what: str, names: Sequence[str]) -> dict[str, Any]:
