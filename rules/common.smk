@@ -15,11 +15,12 @@ if str(SCRIPTS) not in sys.path:
     sys.path.append(str(SCRIPTS))
 
 from cohortloom.base.errors import UserError
+from cohortloom.base.files import tables_in
 from cohortloom.base.imports import imported_files
 from cohortloom.base.methods import FITTED, NAIVE
 from cohortloom.config import runs as registry
 from cohortloom.config.check import check_braces, check_config, raw_dir, raw_tables, tracked_config
-from cohortloom.release.terms import terms_of
+from cohortloom.release.terms import terms_in_words, terms_of
 
 try:
     config = check_config(
@@ -56,7 +57,7 @@ def workflow_file(*parts):
 
 def tables_of(folder):
     """The tables in a folder of resources/, one a code system."""
-    paths = sorted((WORKFLOW / "resources" / folder).glob("*.csv*"))
+    paths = tables_in(WORKFLOW / "resources" / folder)
     return [workflow_file("resources", folder, path.name) for path in paths]
 
 
@@ -207,7 +208,7 @@ def exported_files(wildcards):
 def stated_terms(wildcards):
     """The site's own terms of its source; ends the workflow if their file is faulty, or not for this source.
 
-    Snakemake calls this only to export: other targets do not read them.
+    Snakemake calls this only to export: other targets do not read them. What it calls stands in export.smk.
     """
     if (stated := config["publish"]["terms"]) is None:
         return []

@@ -4,7 +4,6 @@
 #        or reconstructed visits, and none of a model with planted patients
 # makes  exports/<format>/<run>/   the format's files, README.md, cohortloom.json
 from cohortloom.release.layout import EXPORTED, omop_files
-from cohortloom.release.terms import terms_in_words
 from cohortloom.sources.locate import declared
 
 EXPORTS = f"{RESULTS}/exports"

@@ -30,9 +30,10 @@ from cohortloom.data.validity import Rules
 from cohortloom.data.visits import sex_index, used_columns
 from cohortloom.evaluation.classifier import BOOSTING, TOP
 from cohortloom.evaluation.features import code_matrix, demographics
+from cohortloom.release.blind_scores import SOURCES
 from cohortloom.reporting.examples import age_in_words, patient_in_words
 
-REAL, SYNTHETIC = "real", "synthetic"
+REAL, SYNTHETIC = SOURCES
 MOST_OTHERS, FEWEST_OTHERS = 20_000, 100  # visits of each kind that the classifier is trained on
 
 
