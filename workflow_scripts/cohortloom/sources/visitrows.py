@@ -42,7 +42,6 @@ NEEDED = ("id", "time", "diagnoses")
 WITHOUT_SYSTEM = {"diagnoses": "ICD9CM", "procedures": "ICD9Proc", "medications": "Drug"}
 ICD = r"[\s,;|\[\]()'\"]+"  # what may separate the codes of a cell, brackets of a list included
 BETWEEN = {"diagnoses": ICD, "procedures": ICD, "medications": r"\s*\|\s*"}
-TEXTS = ("VARCHAR[", "ENUM", '"NULL"')  # how types of lists of text, or without any value, begin
 MOST_VISITS = 32_767  # of a patient: the number of a visit is an int16
 MOST_DAYS = 100_000  # from a patient's first visit: times beyond are no days
 OLDEST = 130  # age in years that a generator may give; it is capped like real ones
